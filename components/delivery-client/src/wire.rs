@@ -1,0 +1,80 @@
+//! Paths, headers, records and the framing of `/delivery/v1/`.
+//!
+//! A request to `POST messages` is a row of frames, one a message: the length of the JSON `MessageMeta` (u32,
+//! big-endian), that JSON, the length of the message (u32, big-endian), the RFC 5322 bytes. The answer is a JSON array of
+//! `MessageAnswer`, one a frame, in order.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the seam, sent by the edge in `SEAM_HEADER`.
+pub const SEAM_VERSION: &str = "1";
+pub const SEAM_HEADER: &str = "x-posthaste-seam";
+/// The same at both ends; made by whoever serves the request first.
+pub const REQUEST_ID_HEADER: &str = "x-posthaste-request-id";
+pub const AUTH_PATH: &str = "/delivery/v1/auth";
+pub const MESSAGES_PATH: &str = "/delivery/v1/messages";
+pub const MESSAGES_TYPE: &str = "application/vnd.posthaste.messages";
+
+/// `POST auth`: the caller's credential, to be checked by the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "scheme", rename_all = "snake_case")]
+pub enum AuthRequest {
+    /// `Authorization: Bearer KEY`.
+    Bearer { key: String },
+}
+
+/// Who the caller is and what they may do. A wrong credential is 401 instead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthAnswer {
+    pub tenant: String,
+    /// Stands for the credential in `POST messages`, as `Authorization: Bearer`. Short-lived.
+    pub token: String,
+    pub message_bytes: u64,
+    pub recipients: usize,
+    /// From domains that may be used; a subdomain of one may be used too.
+    pub domains: Vec<String>,
+    /// Any From domain may be used (a development host).
+    pub any_domain: bool,
+    /// Whether this edge may run the tenant's stages itself.
+    pub run_stages: bool,
+    /// To be repeated in every message; a stale one is 409.
+    pub component_revision: u64,
+}
+
+/// What goes with the bytes of a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageMeta {
+    /// UUID, made by the edge, so that a request whose answer was lost can be repeated.
+    pub id: String,
+    /// The reverse path; absent for `<>`.
+    pub sender: Option<String>,
+    pub recipients: Vec<String>,
+    /// Which of the recipients are in no header field.
+    #[serde(default)]
+    pub bcc: Vec<String>,
+    #[serde(default)]
+    pub attributes: Vec<(String, String)>,
+    #[serde(default)]
+    pub tags: Vec<(String, String)>,
+    pub idempotency: Option<Idempotency>,
+    pub component_revision: u64,
+}
+
+/// An `Idempotency-Key` and what it was used for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idempotency {
+    /// At most 256 characters.
+    pub key: String,
+    /// Lower-case hexadecimal SHA-256 of the request body.
+    pub digest: String,
+}
+
+/// What became of one message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+pub enum MessageAnswer {
+    /// Durable. `id` is the message's, or that of the message the idempotency key was used for before.
+    Accepted { id: String, replayed: bool },
+    /// Not stored: the same HTTP status, name and text that the sending API shows.
+    Refused { status: u16, name: String, text: String },
+}

@@ -1,0 +1,50 @@
+//! The queue: leases what is due, sorts it by site, hands it to connections, and completes it with outcomes.
+//!
+//! Bodies stay on disk; memory holds only what is due, bounded. A task per connection, never per message. The network
+//! is behind `Courier`, with two implementations: SMTP (`deliver`) and the development host's capture (`inbox`).
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use mail::{Address, Domain, Outcome, ReversePath};
+
+/// Where mail for a domain goes. All domains with the same key share connections and limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// The same for the same set of MX hosts, port, policy and credentials.
+    pub key: Arc<str>,
+    pub plan: Arc<crate::route::Plan>,
+}
+
+/// One transaction on a connection: one message for one or more recipients.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    pub message: uuid::Uuid,
+    pub sender: ReversePath,
+    pub recipients: Vec<Address>,
+    pub body: Bytes,
+}
+
+/// The seam between queue and network.
+#[async_trait]
+pub trait Courier: Send + Sync + 'static {
+    /// Where mail for a domain goes; the outcome for every recipient there where that cannot be found.
+    async fn route(&self, domain: &Domain) -> Result<Site, Box<Outcome>>;
+
+    /// Opens a session: tries the site's hosts in order until one greets. The outcome is for every message waiting for the site.
+    async fn connect(&self, site: &Site) -> Result<Box<dyn Session>, Box<Outcome>>;
+}
+
+/// An open session with a peer.
+#[async_trait]
+pub trait Session: Send {
+    /// Sends one message; the outcomes stand in the order of the recipients, one each. Never fails otherwise.
+    async fn send(&mut self, transaction: &Transaction) -> Vec<Outcome>;
+
+    /// Whether it can take another message.
+    fn is_open(&self) -> bool;
+
+    /// Says QUIT and closes.
+    async fn close(self: Box<Self>);
+}

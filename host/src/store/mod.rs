@@ -1,0 +1,250 @@
+//! Everything durable, behind two traits of few async operations: `Store` for mail, `Directory` for who may send.
+//!
+//! Embedded, both are one SQLite database (WAL, synchronous=FULL, one writer thread with group commit) and spool
+//! segments beside it. PostgreSQL can stand behind the same traits when a fleet shares one queue, so nothing outside
+//! may assume that one process owns the queue.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use mail::{Address, Event, Outcome, ReversePath};
+use thiserror::Error;
+use uuid::Uuid;
+
+/// A tenant's name. `default` always exists.
+pub type TenantId = String;
+
+/// What became of a call into the store.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The idempotency key was used before for another request.
+    #[error("the idempotency key was used before for a different request")]
+    IdempotencyMismatch,
+    /// The message id exists for another message.
+    #[error("the message id is taken")]
+    DuplicateId,
+    #[error("already there: {0}")]
+    Exists(String),
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// The disk is full or over its reserve.
+    #[error("no space left to store mail")]
+    Full,
+    /// Storage failed. After a failed sync nothing is accepted any more.
+    #[error("storage failed: {0}")]
+    Io(String),
+}
+
+/// Where a body lies. Opaque outside the store.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BodyRef(pub String);
+
+/// A message to be made durable.
+#[derive(Clone, Debug)]
+pub struct NewMessage {
+    pub id: Uuid,
+    pub tenant: TenantId,
+    pub sender: ReversePath,
+    pub recipients: Vec<Address>,
+    /// Recipients that stand in no header field.
+    pub bcc: Vec<Address>,
+    /// RFC 5322, signed.
+    pub body: Bytes,
+    pub attributes: Vec<(String, String)>,
+    pub tags: Vec<(String, String)>,
+    pub idempotency: Option<Idempotency>,
+    pub accepted_at: Timestamp,
+}
+
+/// An idempotency key and the digest of the request it came with. Kept for 24 h.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    pub key: String,
+    pub digest: String,
+}
+
+/// What became of a message that was to be accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// Durable now.
+    Stored,
+    /// The same request was accepted before, as this message. Nothing new is stored.
+    Replayed(Uuid),
+}
+
+/// Recipients of one message that are due, in this caller's hands until completed.
+#[derive(Clone, Debug)]
+pub struct Leased {
+    pub message: Uuid,
+    pub tenant: TenantId,
+    pub sender: ReversePath,
+    pub body: BodyRef,
+    pub size_bytes: u64,
+    pub accepted_at: Timestamp,
+    pub recipients: Vec<LeasedRecipient>,
+}
+
+#[derive(Clone, Debug)]
+pub struct LeasedRecipient {
+    /// Its place in the message's envelope.
+    pub index: u32,
+    pub address: Address,
+    /// Attempts made before.
+    pub attempts: u32,
+}
+
+/// What an attempt came to, and what follows.
+#[derive(Clone, Debug)]
+pub struct Completion {
+    pub message: Uuid,
+    pub index: u32,
+    pub next: Next,
+    /// Events to record in the same transaction.
+    pub events: Vec<Event>,
+    pub at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The recipient is done with; its last event says how.
+    Done,
+    /// Due again. Counts as an attempt.
+    Retry(Timestamp),
+    /// Back to due at once, not counted: the attempt was never made (shutdown).
+    Release,
+}
+
+/// A message as its owner sees it.
+#[derive(Clone, Debug)]
+pub struct MessageView {
+    pub id: Uuid,
+    pub tenant: TenantId,
+    pub sender: ReversePath,
+    pub recipients: Vec<Address>,
+    pub bcc: Vec<Address>,
+    pub body: BodyRef,
+    pub size_bytes: u64,
+    pub accepted_at: Timestamp,
+    pub tags: Vec<(String, String)>,
+    /// The latest of its recipients' events.
+    pub last_event: Option<String>,
+}
+
+/// An event as stored.
+#[derive(Clone, Debug)]
+pub struct EventRecord {
+    /// Unique and stable: `evt_` and a UUID.
+    pub id: String,
+    pub message: Uuid,
+    pub tenant: TenantId,
+    pub at: Timestamp,
+    pub event: Event,
+}
+
+/// One page of a list, oldest or newest first as the call says.
+#[derive(Clone, Debug)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// Hand it in to get the next page; absent on the last.
+    pub next: Option<String>,
+}
+
+/// Mail: from acceptance to the last recipient's end.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Makes messages durable, each on its own: the answers stand in order. `Ok` means that body, envelope, idempotency
+    /// key and the `email.sent` event of each recipient survive a power cut. Repeating a call with the same id, tenant and digest is
+    /// answered `Replayed`.
+    async fn accept(&self, batch: Vec<NewMessage>) -> Vec<Result<Accepted, StoreError>>;
+
+    /// Recipients due at `now`, at most `limit` of them, oldest due first, and leased to the caller. A restart of the process owes no
+    /// wait: what was leased is due again.
+    async fn lease(&self, now: Timestamp, limit: usize) -> Result<Vec<Leased>, StoreError>;
+
+    /// Resolves when something may have become due since the last `lease`: an accept, or the time of the next retry.
+    async fn due(&self, now: Timestamp) -> Duration;
+
+    /// Ends leases: outcomes and events in one transaction.
+    async fn complete(&self, batch: Vec<Completion>) -> Result<(), StoreError>;
+
+    /// The bytes of a message.
+    async fn body(&self, body: &BodyRef) -> Result<Bytes, StoreError>;
+
+    async fn message(&self, tenant: &str, id: Uuid) -> Result<MessageView, StoreError>;
+
+    /// Newest first.
+    async fn messages(&self, tenant: &str, cursor: Option<&str>, limit: usize)
+    -> Result<Page<MessageView>, StoreError>;
+
+    /// Events of one message (all tenants' where `message` is absent is not offered), oldest first.
+    async fn events(
+        &self,
+        tenant: &str,
+        message: Uuid,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<EventRecord>, StoreError>;
+
+    /// Adds events that come from outside an attempt (a complaint).
+    async fn record(&self, message: Uuid, events: Vec<Event>, at: Timestamp) -> Result<(), StoreError>;
+
+    /// Recipients not done with yet, leased or waiting.
+    async fn queued(&self) -> Result<u64, StoreError>;
+}
+
+/// An API key as its owner sees it. The key itself is shown once and never stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiKey {
+    /// `key_` and a UUID.
+    pub id: String,
+    pub tenant: TenantId,
+    pub name: String,
+    /// The first characters, to know it by.
+    pub prefix: String,
+    pub created_at: Timestamp,
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// A sending domain of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendingDomain {
+    pub tenant: TenantId,
+    pub domain: mail::Domain,
+    pub created_at: Timestamp,
+    pub keys: Vec<DkimKey>,
+}
+
+/// A DKIM key pair; the private half is sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DkimKey {
+    /// `dkim_` and a UUID: the `key-id` of `posthaste:keys`.
+    pub id: String,
+    pub selector: String,
+    pub algorithm: mail::dkim::Algorithm,
+    /// What the DNS record's `p=` holds, before base64: SubjectPublicKeyInfo DER for RSA, 32 raw bytes for Ed25519.
+    pub public: Vec<u8>,
+    /// PKCS#8 DER under the master key.
+    pub sealed_private: Vec<u8>,
+}
+
+/// Who may send: tenants, API keys, domains.
+#[async_trait]
+pub trait Directory: Send + Sync + 'static {
+    /// The live key with this SHA-256.
+    async fn key_by_hash(&self, hash: [u8; 32]) -> Result<Option<ApiKey>, StoreError>;
+    async fn add_key(&self, key: ApiKey, hash: [u8; 32]) -> Result<(), StoreError>;
+    async fn keys(&self, tenant: Option<&str>) -> Result<Vec<ApiKey>, StoreError>;
+    /// `NotFound` where there is none, or none live.
+    async fn revoke_key(&self, id: &str, at: Timestamp) -> Result<(), StoreError>;
+    async fn add_domain(&self, domain: SendingDomain) -> Result<(), StoreError>;
+    async fn domains(&self, tenant: Option<&str>) -> Result<Vec<SendingDomain>, StoreError>;
+    async fn domain(&self, tenant: &str, domain: &mail::Domain) -> Result<Option<SendingDomain>, StoreError>;
+    async fn remove_domain(&self, tenant: &str, domain: &mail::Domain) -> Result<(), StoreError>;
+}
+
+/// The name of the last event, for a recipient whose attempt came to this outcome.
+pub fn is_final(outcome: &Outcome) -> bool {
+    !matches!(outcome.verdict, mail::Verdict::Deferred)
+}
