@@ -5,6 +5,9 @@
 //! finds the peer, `deliver` speaks to it, `event` tells what happened. `api` is the seam for components and people,
 //! `inbox` the development host's page, `cli` the commands people type, `serve` wires it all.
 
+/// The tenant that always exists, so that a single-tenant user never meets the word.
+pub const DEFAULT_TENANT: &str = "default";
+
 pub mod accept;
 pub mod api;
 pub mod cli;

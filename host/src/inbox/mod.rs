@@ -1,0 +1,164 @@
+//! The development host's inbox: mail is captured instead of sent, and shown on a live page.
+//!
+//! `Capture` stands where SMTP delivery stands in a serving host; everything before it (pipeline, signatures, store, queue, events) is the real
+//! thing. The page is server-rendered, needs no login and no JavaScript, and answers loopback names only, so that no
+//! web page elsewhere can read it by rebinding a name to 127.0.0.1. A mail's HTML never stands outside a sandboxed frame.
+
+mod capture;
+mod page;
+mod verdict;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use uuid::Uuid;
+
+use crate::store::{Directory, Store, StoreError};
+
+pub use capture::Capture;
+
+/// Mails on the list page.
+const LISTED: usize = 100;
+
+/// The page at `/inbox` and everything below it.
+pub struct Inbox {
+    store: Arc<dyn Store>,
+    directory: Arc<dyn Directory>,
+    /// A command that sends a mail, shown while the inbox is empty.
+    example: String,
+}
+
+impl Inbox {
+    pub fn new(store: Arc<dyn Store>, directory: Arc<dyn Directory>, example: String) -> Inbox {
+        Inbox { store, directory, example }
+    }
+
+    /// Answers one request for `/inbox` or a path below it.
+    pub async fn handle(&self, request: Request<Bytes>) -> Response<Bytes> {
+        if !is_loopback_host(&request) {
+            return plain(
+                StatusCode::FORBIDDEN,
+                "The inbox answers on loopback names only: use http://127.0.0.1 or http://localhost.",
+            );
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return plain(StatusCode::METHOD_NOT_ALLOWED, "The inbox is for reading: GET only.");
+        }
+        let query = request.uri().query().unwrap_or_default();
+        let path: Vec<&str> = request.uri().path().trim_matches('/').split('/').skip(1).collect();
+        let answer = match path.as_slice() {
+            [] => self.list(None).await,
+            ["list"] => self.list(Some(&request)).await,
+            [id] => self.message(id, query).await,
+            [id, "html"] => self.html(id, query).await,
+            [id, "source"] => self.source(id).await,
+            [id, "parts", index] => self.part(id, index).await,
+            _ => Err(StoreError::NotFound("this page".to_owned())),
+        };
+        answer.unwrap_or_else(|error| match error {
+            StoreError::NotFound(what) => plain(StatusCode::NOT_FOUND, &format!("Not found: {what}.")),
+            error => plain(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        })
+    }
+
+    /// The list; with `poll`, only the fragment that the live page asks for, 304 while nothing has changed.
+    async fn list(&self, poll: Option<&Request<Bytes>>) -> Result<Response<Bytes>, StoreError> {
+        let mails = self.store.messages(crate::DEFAULT_TENANT, None, LISTED).await?.items;
+        let mut rows = Vec::with_capacity(mails.len());
+        for mail in &mails {
+            let body = self.store.body(&mail.body).await.unwrap_or_default();
+            rows.push(page::Row::new(mail, &body));
+        }
+        let tag = page::etag(&rows);
+        let Some(request) = poll else { return Ok(page::list(&rows, &tag, &self.example)) };
+        let known = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+        if known == Some(tag.as_str()) {
+            return Ok(Response::builder()
+                .status(StatusCode::NOT_MODIFIED)
+                .header(header::ETAG, tag)
+                .body(Bytes::new())
+                .unwrap_or_default());
+        }
+        Ok(page::fragment(&rows, &tag, &self.example))
+    }
+
+    async fn message(&self, id: &str, query: &str) -> Result<Response<Bytes>, StoreError> {
+        let (mail, body) = self.read(id).await?;
+        let events = self.store.events(&mail.tenant, mail.id, None, 1000).await?.items;
+        let domains = self.directory.domains(None).await?;
+        let verdicts = verdict::verify(&body, &domains).await;
+        Ok(page::message(&mail, &body, &events, &verdicts, query))
+    }
+
+    async fn html(&self, id: &str, query: &str) -> Result<Response<Bytes>, StoreError> {
+        let (_, body) = self.read(id).await?;
+        Ok(page::frame(&body, page::wants_remote(query)))
+    }
+
+    async fn source(&self, id: &str) -> Result<Response<Bytes>, StoreError> {
+        let (mail, body) = self.read(id).await?;
+        Ok(page::download("text/plain; charset=utf-8", &format!("{}.eml", mail.id), body, true))
+    }
+
+    async fn part(&self, id: &str, index: &str) -> Result<Response<Bytes>, StoreError> {
+        let (_, body) = self.read(id).await?;
+        let missing = || StoreError::NotFound(format!("part {index}"));
+        let number: usize = index.parse().map_err(|_| missing())?;
+        let (content_type, content) = mail::message::part_content(&body, number).ok_or_else(missing)?;
+        let name = mail::message::parse(&body).parts.get(number).and_then(|part| part.file_name.clone());
+        let name = name.unwrap_or_else(|| format!("part-{number}"));
+        Ok(page::download(&content_type, &name, Bytes::from(content), false))
+    }
+
+    async fn read(&self, id: &str) -> Result<(crate::store::MessageView, Bytes), StoreError> {
+        let id = Uuid::parse_str(id).map_err(|_| StoreError::NotFound(format!("the mail {id}")))?;
+        let mail = self.store.message(crate::DEFAULT_TENANT, id).await?;
+        let body = self.store.body(&mail.body).await?;
+        Ok((mail, body))
+    }
+}
+
+/// Whether the Host field (or the URI's authority) names loopback.
+fn is_loopback_host(request: &Request<Bytes>) -> bool {
+    let field = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
+    let Some(host) = field.or_else(|| request.uri().authority().map(http::uri::Authority::as_str)) else {
+        return false;
+    };
+    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+fn plain(status: StatusCode, text: &str) -> Response<Bytes> {
+    Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, "text/plain; charset=utf-8")
+        .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+        .body(Bytes::from(format!("{text}\n")))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(host: &str, expect: bool) {
+        let request = Request::builder().uri("/inbox").header("host", host).body(Bytes::new()).expect("a request");
+        assert_eq!(is_loopback_host(&request), expect, "{host}");
+    }
+
+    #[test]
+    fn answers_loopback_names_only() {
+        check("127.0.0.1:8080", true);
+        check("localhost", true);
+        check("LOCALHOST:1", true);
+        check("[::1]:8080", true);
+        check("127.9.9.9", true);
+        check("evil.example", false);
+        check("localhost.evil.example", false);
+        check("192.0.2.1:8080", false);
+        check("", false);
+    }
+}
