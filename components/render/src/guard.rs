@@ -47,11 +47,12 @@ pub fn check_template(source: &str) -> Result<(), (String, Position)> {
             depth += 1;
         } else if tag.starts_with('/') {
             depth = depth.saturating_sub(1 + blocks.pop().unwrap_or(0));
-        } else if tag.starts_with("else") && tag.trim_end() != "else" {
-            if let Some(branches) = blocks.last_mut() {
-                *branches += 1;
-                depth += 1;
-            }
+        } else if tag.starts_with("else")
+            && tag.trim_end() != "else"
+            && let Some(branches) = blocks.last_mut()
+        {
+            *branches += 1;
+            depth += 1;
         }
         if depth > BLOCK_DEPTH {
             return Err((format!("blocks are nested more than {BLOCK_DEPTH} deep"), position(source, start)));
