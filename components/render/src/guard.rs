@@ -1,0 +1,169 @@
+//! Refuses sources that are cheap to write and dear to read: deep nesting (the parser, the tree and the renderer all
+//! recurse) and floods of tags. Runs before the parser and counts a little too much rather than too little.
+
+use contract::Position;
+
+/// Blocks inside blocks, links of an `else if` chain included.
+const BLOCK_DEPTH: usize = 64;
+/// Brackets inside brackets of one tag: subexpressions and literals.
+const BRACKET_DEPTH: usize = 16;
+/// Tags of one source.
+const TAGS: usize = 10_000;
+/// Open elements of an HTML document.
+const ELEMENT_DEPTH: usize = 256;
+/// Elements of an HTML document.
+const ELEMENTS: usize = 10_000;
+
+/// Checks a Handlebars source. The error says what is too much and where.
+pub fn check_template(source: &str) -> Result<(), (String, Position)> {
+    // One entry a block: how many `else` branches it has so far.
+    let mut blocks: Vec<usize> = Vec::new();
+    let mut depth = 0usize;
+    let mut at = 0;
+    let mut tags = 0;
+    while let Some(found) = source.get(at..).and_then(|rest| rest.find("{{")) {
+        let start = at + found;
+        let tag = source[start..].trim_start_matches('{').trim_start_matches('~').trim_start();
+        let inner = source.len() - tag.len();
+        tags += 1;
+        if tags > TAGS {
+            return Err((format!("it has more than {TAGS} tags"), position(source, start)));
+        }
+        let end = match tag.strip_prefix("!--") {
+            Some(comment) => comment.find("--}}").map(|length| inner + 3 + length),
+            None => tag.find("}}").map(|length| inner + length),
+        };
+        // What is not closed is the parser's to report.
+        let Some(end) = end else { return Ok(()) };
+        at = end + 2;
+        let escaped = source[..start].ends_with('\\');
+        if escaped || tag.starts_with('!') {
+            continue;
+        }
+        let tag = &source[inner..end];
+        if tag.starts_with(['#', '^']) && tag.len() > 1 || source[start..].starts_with("{{{{") && !tag.starts_with('/')
+        {
+            blocks.push(0);
+            depth += 1;
+        } else if tag.starts_with('/') {
+            depth = depth.saturating_sub(1 + blocks.pop().unwrap_or(0));
+        } else if tag.starts_with("else")
+            && tag.trim_end() != "else"
+            && let Some(branches) = blocks.last_mut()
+        {
+            *branches += 1;
+            depth += 1;
+        }
+        if depth > BLOCK_DEPTH {
+            return Err((format!("blocks are nested more than {BLOCK_DEPTH} deep"), position(source, start)));
+        }
+        if bracket_depth(tag) > BRACKET_DEPTH {
+            return Err((format!("brackets are nested more than {BRACKET_DEPTH} deep"), position(source, start)));
+        }
+    }
+    Ok(())
+}
+
+/// Whether an HTML document is small and flat enough to make a text part of.
+pub fn is_modest_html(html: &str) -> bool {
+    let mut depth = 0usize;
+    let mut elements = 0usize;
+    for rest in html.split('<').skip(1) {
+        elements += 1;
+        if rest.starts_with('/') {
+            depth = depth.saturating_sub(1);
+        } else if rest.starts_with(|c: char| c.is_ascii_alphabetic()) && nests(rest) {
+            depth += 1;
+        }
+        if depth > ELEMENT_DEPTH || elements > ELEMENTS {
+            return false;
+        }
+    }
+    true
+}
+
+/// Whether an element stays open until it is closed: not the void ones (HTML s13.1.2) and not those that their
+/// next sibling closes, whose end tags are often left out.
+fn nests(tag: &str) -> bool {
+    let name = tag.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+    let closed = [
+        "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr", "p",
+        "li", "td", "th", "tr", "tbody", "dt", "dd", "option",
+    ];
+    !closed.iter().any(|closed| name.eq_ignore_ascii_case(closed))
+}
+
+fn bracket_depth(tag: &str) -> usize {
+    let (mut depth, mut deepest) = (0usize, 0);
+    for byte in tag.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// Line and column of a byte of a text, both from 1, columns in characters.
+pub fn position(source: &str, at: usize) -> Position {
+    let before = source.get(..at).unwrap_or(source);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    Position { line: count(line), column: count(column) }
+}
+
+/// A count as the contract has it.
+pub fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn ordinary_templates_pass() {
+        for source in [
+            "",
+            "Hello {{name}}, {{{raw}}} {{~#if a~}} x {{~else if b~}} y {{else}} z {{~/if~}}",
+            r"\{{#a}} \{{#a}}",
+            "{{! {{#if }} {{!-- {{#if a}} --}}",
+            "{{#each (lookup (lookup a 'b') \"c\")}}{{this.[0]}}{{/each}}",
+            "{{#if a}}{{/if}}".repeat(100).as_str(),
+            "{{#if a}}{{else if b}}{{else if c}}{{/if}}".repeat(100).as_str(),
+            "{{{{raw}}}} {{#x}} {{{{/raw}}}}",
+            "{{",
+        ] {
+            assert_eq!(check_template(source), Ok(()), "{source}");
+        }
+    }
+
+    #[test]
+    fn excess_is_refused_with_its_place() {
+        let check = |source: String, line, column, words: &str| {
+            let (text, position) = check_template(&source).unwrap_err();
+            assert!(text.contains(words), "{text}");
+            assert_eq!(position, Position { line, column });
+        };
+        check("{{#if a}}\n".repeat(65), 65, 1, "64 deep");
+        check(format!("{{{{#if a}}}}{}", "\nü{{else if b}}".repeat(70)), 65, 2, "64 deep");
+        check("{{{{a}}}}".repeat(65), 1, 64 * 9 + 1, "64 deep");
+        check(format!("{{{{f {}1}}}}", "(f ".repeat(17)), 1, 1, "brackets");
+        check("{{a}}".repeat(10_001), 1, 50_001, "10000 tags");
+    }
+
+    #[test]
+    fn modest_html() {
+        assert!(is_modest_html("<p>a<p>b<br>".repeat(2000).as_str()));
+        assert!(is_modest_html("<div></div>".repeat(1000).as_str()));
+        assert!(!is_modest_html("<div>".repeat(257).as_str()));
+        assert!(!is_modest_html("<br>".repeat(10_001).as_str()));
+        assert!(is_modest_html(&"a < b ".repeat(300)));
+    }
+}
