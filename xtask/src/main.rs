@@ -1,1 +1,76 @@
-fn main() {}
+//! `cargo xtask`: everything a developer does with this repository, set-up included.
+//!
+//! Invariant: all native cargo calls select the workspace's default members (never `-p`) and the dev or the release
+//! profile, so that check, build, test and bench share one set of compiled dependencies; the WASM engine is large.
+
+mod bench;
+mod components;
+mod dev;
+mod interop;
+mod run;
+mod suite;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+/// A verb, what may follow it, and its line in the help.
+const VERBS: &[(&str, &str, &str)] = &[
+    ("dev", "[-- ARGS]", "build all and start a development host on loopback; ARGS go to `posthaste dev`"),
+    ("build", "[--release]", "build the components and the host with the components embedded"),
+    ("test", "[ARGS]", "set up what the tests need and run them all; ARGS (a test's name) go to the test runner"),
+    ("bench", "NAME [ARGS]", "measure: `bench pipeline`, `bench relay --vs postfix`"),
+    ("check-tidy", "", "check the house rules: who depends on whom, file sizes, documents that drift"),
+    ("fuzz", "", "not yet"),
+    ("soak", "", "not yet"),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: &[String]) -> Result<()> {
+    let Some((verb, rest)) = arguments.split_first() else {
+        println!("{}", help());
+        return Ok(());
+    };
+    match verb.as_str() {
+        "help" | "--help" | "-h" => println!("{}", help()),
+        "dev" => dev::start(rest)?,
+        "build" => build(rest)?,
+        "test" => suite::run(rest)?,
+        "bench" => bench::run(rest)?,
+        "check-tidy" => tidy::check()?,
+        "fuzz" | "soak" => bail!("`cargo xtask {verb}` does not exist yet"),
+        _ => bail!("`{verb}` is not a command\n\n{}", help()),
+    }
+    Ok(())
+}
+
+fn build(arguments: &[String]) -> Result<()> {
+    let profile = match arguments {
+        [] => components::Profile::Dev,
+        [flag] if flag == "--release" => components::Profile::Release,
+        _ => bail!("usage: cargo xtask build [--release]"),
+    };
+    components::build()?;
+    let binary = components::build_host(profile)?;
+    println!("{}", binary.display());
+    Ok(())
+}
+
+fn help() -> String {
+    let mut text = String::from("usage: cargo xtask COMMAND\n\n");
+    for (verb, arguments, line) in VERBS {
+        text.push_str(&format!("  {:<20} {line}\n", format!("{verb} {arguments}")));
+    }
+    text
+}

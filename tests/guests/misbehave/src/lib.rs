@@ -1,0 +1,57 @@
+//! A validator that does what the subject says: it traps, loops, grows or answers nonsense. Any other subject passes.
+//!
+//! What the host makes of each is asserted in `tests/system/misbehaviour.rs`.
+
+/// Bindings to the contract, as generated.
+#[allow(unsafe_code)]
+mod bindings {
+    wit_bindgen::generate!({
+        path: "../../../wit",
+        world: "posthaste:worlds/validate-stage",
+        generate_all,
+        with: { "posthaste:types/types@0.1.0": contract },
+    });
+
+    use super::Misbehave;
+    export!(Misbehave);
+}
+
+use bindings::exports::posthaste::validator::validator::Guest;
+use contract::{Acceptance, StageError, ValidatorInput, Wants};
+
+struct Misbehave;
+
+impl Guest for Misbehave {
+    fn describe() -> Result<Wants, StageError> {
+        Ok(Wants::default())
+    }
+
+    fn validate(input: ValidatorInput) -> Result<Acceptance, StageError> {
+        let subject = input.headers.iter().find(|header| header.name.eq_ignore_ascii_case("subject"));
+        match subject.map_or("", |header| header.value.trim()) {
+            "trap" => panic!("asked to trap"),
+            "loop" => spin(),
+            "grow" => grow(),
+            // More than any host should take for an answer.
+            "nonsense" => Ok(Acceptance { warnings: vec!["nonsense".repeat(1 << 20); 4], ..Acceptance::default() }),
+            "unavailable" => Err(StageError::Unavailable("asked to be unavailable".to_owned())),
+            _ => Ok(Acceptance::default()),
+        }
+    }
+}
+
+/// Never comes back, and is not optimized away.
+fn spin() -> ! {
+    let mut turns = 0_u64;
+    loop {
+        turns = std::hint::black_box(turns.wrapping_add(1));
+    }
+}
+
+/// Allocates until the memory limit, then traps.
+fn grow() -> ! {
+    let mut all: Vec<Vec<u8>> = Vec::new();
+    loop {
+        all.push(std::hint::black_box(vec![1; 1 << 20]));
+    }
+}

@@ -1,0 +1,92 @@
+//! Building the components for WASI and the host that embeds them.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::run;
+
+/// What the components are built for.
+const TARGET: &str = "wasm32-wasip2";
+
+/// The components that the host embeds.
+pub const SHIPPED: &[&str] = &["validate", "render", "sign", "submit"];
+
+/// Components that only tests use.
+const GUESTS: &[&str] = &["misbehave"];
+
+/// How the host is built. Dependencies are optimized in both.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    Dev,
+    Release,
+}
+
+/// Builds the shipped components into `target/components/`.
+pub fn build() -> Result<()> {
+    compile(SHIPPED)?;
+    install(SHIPPED, "components")
+}
+
+/// Builds the shipped components, and those of the tests into `target/guests/`.
+pub fn build_with_guests() -> Result<()> {
+    let all: Vec<&str> = SHIPPED.iter().chain(GUESTS).copied().collect();
+    compile(&all)?;
+    install(SHIPPED, "components")?;
+    install(GUESTS, "guests")
+}
+
+/// Builds the binary `posthaste` and says where it lies.
+pub fn build_host(profile: Profile) -> Result<PathBuf> {
+    let mut arguments = vec!["build", "--bin", "posthaste"];
+    if profile == Profile::Release {
+        arguments.push("--release");
+    }
+    run::show(&mut run::cargo(&arguments))?;
+    let folder = match profile {
+        Profile::Dev => "debug",
+        Profile::Release => "release",
+    };
+    Ok(run::target().join(folder).join("posthaste"))
+}
+
+fn compile(packages: &[&str]) -> Result<()> {
+    ensure_target()?;
+    // Components are always optimized: the host that runs them is judged by their speed.
+    let mut arguments = vec!["build", "--release", "--target", TARGET];
+    for package in packages {
+        arguments.extend(["--package", package]);
+    }
+    run::show(&mut run::cargo(&arguments))
+}
+
+fn ensure_target() -> Result<()> {
+    // A toolchain without rustup (a distribution's own) either has the target or fails with the compiler's own words.
+    let Ok(installed) = run::quiet(&mut run::command("rustup", &["target", "list", "--installed"])) else {
+        return Ok(());
+    };
+    if installed.lines().any(|target| target == TARGET) {
+        return Ok(());
+    }
+    run::show(&mut run::command("rustup", &["target", "add", TARGET]))
+}
+
+/// Copies what has changed: an untouched file keeps its time, and the host is not built again.
+fn install(packages: &[&str], folder: &str) -> Result<()> {
+    let built = run::target().join(TARGET).join("release");
+    let folder = run::target().join(folder);
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    for package in packages {
+        let (from, to) = (built.join(format!("{package}.wasm")), folder.join(format!("{package}.wasm")));
+        let new = std::fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+        if std::fs::read(&to).is_ok_and(|old| old == new) {
+            continue;
+        }
+        // By rename: whoever reads the folder at the same moment sees a whole file.
+        let part = folder.join(format!(".{package}.part"));
+        std::fs::write(&part, &new)
+            .and_then(|()| std::fs::rename(&part, &to))
+            .with_context(|| format!("cannot write {}", to.display()))?;
+    }
+    Ok(())
+}
