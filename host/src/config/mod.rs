@@ -1,12 +1,21 @@
 //! The configuration: one TOML file, read at start. What stands here is the resolved form: durations, parsed
 //! addresses, every default filled in. `load` reports all faults at once, each with its line and a hint.
 
+pub mod fault;
+mod load;
+mod reader;
+pub mod schema;
+mod value;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use mail::Domain;
+
+pub use fault::{Fault, Faults, Place};
+pub use load::{TENANT_NAME_BYTES, is_tenant_name, load, parse};
 
 /// Everything the host needs to know at start.
 #[derive(Clone, Debug)]

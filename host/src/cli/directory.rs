@@ -1,0 +1,287 @@
+//! `key`, `domain`, `tenant`, `queue`, `status`: a route of the control API each, and its answer printed.
+
+use clap::{Args, Subcommand};
+use http::Method;
+use jiff::Timestamp;
+
+use super::link::Link;
+use super::{Failure, Target};
+use crate::api::control::{CreatedKey, DomainView, KeyView, Listing, NewDomain, NewKey, QueueView, Status};
+use crate::api::records::DnsRecord;
+
+/// One tenant, or all where none is named.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct OfTenant {
+    /// The tenant: lower-case letters, digits, `-` and `_`.
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<String>,
+}
+
+impl OfTenant {
+    fn query(&self) -> String {
+        self.tenant.as_ref().map_or(String::new(), |tenant| format!("?tenant={}", encode(tenant)))
+    }
+}
+
+/// Escapes what a user typed for a place in a path or query.
+fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Make a key and print it, alone, on stdout. It is shown this once and cannot be shown again.
+    Create {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        of: OfTenant,
+        /// What the key is for, to know it by in lists.
+        #[arg(long, default_value = "")]
+        name: String,
+    },
+    /// List keys: id, first characters, tenant, name.
+    List {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        of: OfTenant,
+    },
+    /// Revoke a key: what it is used for is refused from now on.
+    Revoke {
+        #[command(flatten)]
+        target: Target,
+        /// The key's id as `key list` shows it (`key_…`).
+        id: String,
+    },
+}
+
+impl Key {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self {
+            Key::Create { target, of, name } => {
+                let new = NewKey { tenant: of.tenant, name: Some(name) };
+                let created: CreatedKey = Link::open(&target).await?.call(Method::POST, "keys", &new).await?;
+                println!("{}", created.key);
+            }
+            Key::List { target, of } => {
+                let path = format!("keys{}", of.query());
+                let keys: Listing<KeyView> = Link::open(&target).await?.call(Method::GET, &path, &()).await?;
+                let rows = keys.data.into_iter().map(|key| {
+                    let state = if key.revoked_at.is_some() { "revoked" } else { "live" };
+                    [key.id, format!("{}…", key.prefix), key.tenant, state.to_owned(), day(key.created_at), key.name]
+                });
+                table(["ID", "KEY", "TENANT", "STATE", "CREATED", "NAME"], rows);
+            }
+            Key::Revoke { target, id } => {
+                let path = format!("keys/{}", encode(&id));
+                let _: serde_json::Value = Link::open(&target).await?.call(Method::DELETE, &path, &()).await?;
+                println!("{id} is revoked");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Domain {
+    /// Add a sending domain: makes its DKIM keys and prints the DNS records to publish.
+    Add {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        of: OfTenant,
+        /// The domain in From addresses; its subdomains may send too.
+        domain: String,
+    },
+    /// List sending domains.
+    List {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        of: OfTenant,
+    },
+    /// Remove a sending domain and its keys: mail from it is refused from now on.
+    Remove {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        of: OfTenant,
+        domain: String,
+    },
+    /// Print the DNS records of a sending domain again.
+    Records {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        of: OfTenant,
+        domain: String,
+    },
+}
+
+impl Domain {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self {
+            Domain::Add { target, of, domain } => {
+                let new = NewDomain { domain, tenant: of.tenant };
+                let made: DomainView = Link::open(&target).await?.call(Method::POST, "domains", &new).await?;
+                print_records(&made.records);
+            }
+            Domain::List { target, of } => {
+                let path = format!("domains{}", of.query());
+                let domains: Listing<DomainView> = Link::open(&target).await?.call(Method::GET, &path, &()).await?;
+                let rows = domains.data.into_iter().map(|domain| {
+                    let keys = domain.records.iter().filter(|record| record.required).count();
+                    [domain.domain, domain.tenant, format!("{keys} DKIM keys"), day(domain.created_at)]
+                });
+                table(["DOMAIN", "TENANT", "KEYS", "CREATED"], rows);
+            }
+            Domain::Remove { target, of, domain } => {
+                let path = format!("domains/{}{}", encode(&domain), of.query());
+                let _: serde_json::Value = Link::open(&target).await?.call(Method::DELETE, &path, &()).await?;
+                println!(
+                    "{domain} is removed. Leave its DNS records until all mail signed with its keys has arrived (5 days)."
+                );
+            }
+            Domain::Records { target, of, domain } => {
+                let path = format!("domains/{}{}", encode(&domain), of.query());
+                let view: DomainView = Link::open(&target).await?.call(Method::GET, &path, &()).await?;
+                print_records(&view.records);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lines of a zone file, so that they can be pasted as they stand.
+fn print_records(records: &[DnsRecord]) {
+    for record in records {
+        println!("; {}{}", if record.required { "" } else { "advice: " }, record.purpose);
+        println!("{}", record.zone_line());
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Queue {
+    /// List the newest messages of a tenant that are not delivered yet.
+    List {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        of: OfTenant,
+    },
+}
+
+impl Queue {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let Queue::List { target, of } = self;
+        let path = format!("queue{}", of.query());
+        let queue: QueueView = Link::open(&target).await?.call(Method::GET, &path, &()).await?;
+        println!("{} recipients wait, of all tenants", queue.queued);
+        if queue.messages.is_empty() {
+            return Ok(());
+        }
+        let rows = queue.messages.into_iter().map(|message| {
+            let sender = message.sender.unwrap_or_else(|| "<>".to_owned());
+            let event = message.last_event.unwrap_or_else(|| "-".to_owned());
+            [message.id, sender, message.recipients.to_string(), message.accepted_at.to_string(), event]
+        });
+        table(["ID", "SENDER", "TO", "ACCEPTED", "LAST EVENT"], rows);
+        Ok(())
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tenant {
+    /// List tenants. `default` is the one of keys made without --tenant.
+    List {
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+impl Tenant {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let Tenant::List { target } = self;
+        let tenants: Listing<String> = Link::open(&target).await?.call(Method::GET, "tenants", &()).await?;
+        tenants.data.iter().for_each(|tenant| println!("{tenant}"));
+        Ok(())
+    }
+}
+
+/// `posthaste status`.
+pub(super) async fn status(target: &Target) -> Result<(), Failure> {
+    let link = Link::open(target).await?;
+    let status: Status = link.call(Method::GET, "status", &()).await?;
+    match status.uptime_s {
+        Some(uptime_s) => println!("running   {} (posthaste {})", duration(uptime_s), status.version),
+        None => println!("stopped   no host runs on this data folder (posthaste {})", status.version),
+    }
+    println!("hostname  {}", status.hostname);
+    for address in &status.http {
+        println!("http      {address}");
+    }
+    for address in &status.smtp {
+        println!("smtp      {address}");
+    }
+    println!("queue     {} recipients wait", status.queued);
+    if link.is_live() { Ok(()) } else { Err(Failure::Told) }
+}
+
+/// `2d 3h`, `3h 4m`, `4m 5s`, `5s`.
+fn duration(seconds: u64) -> String {
+    let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+    let mut rest = seconds;
+    let mut parts = Vec::new();
+    for (size, name) in units {
+        if rest >= size || (size == 1 && parts.is_empty()) {
+            parts.push(format!("{}{name}", rest / size));
+            rest %= size;
+        }
+    }
+    parts.truncate(2);
+    parts.join(" ")
+}
+
+fn day(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d").to_string()
+}
+
+/// Prints rows in columns as wide as their widest cell.
+fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) {
+    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    for row in &rows {
+        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        println!("{}", line.join("  ").trim_end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_for_people() {
+        let check = |seconds, expect| assert_eq!(duration(seconds), expect);
+        check(0, "0s");
+        check(59, "59s");
+        check(61, "1m 1s");
+        check(3_600, "1h");
+        check(180_000, "2d 2h");
+    }
+
+    #[test]
+    fn what_users_type_is_escaped() {
+        assert_eq!(encode("example.com"), "example.com");
+        assert_eq!(encode("a/b?c=ü"), "a%2Fb%3Fc%3D%C3%BC");
+    }
+}

@@ -1,0 +1,48 @@
+//! `posthaste serve`: runs the host until it is told to end.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Failure;
+use crate::config;
+use crate::serve::{Host, Options};
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The configuration file; docs/configuration.md tells all keys.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl Serve {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let config = config::load(&self.config)?;
+        let host = Host::start(config, Options::default()).await?;
+        for address in host.http_addrs() {
+            tracing::info!(%address, "sending API");
+        }
+        for address in host.smtp_addrs() {
+            tracing::info!(%address, "SMTP submission");
+        }
+        until_told(host).await
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, then drains; a second signal ends the drain.
+pub(super) async fn until_told(host: Host) -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::io("cannot listen for SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::io("cannot listen for SIGINT"))?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("ending: finishing what is under way");
+    tokio::select! {
+        () = host.shutdown() => tracing::info!("ended"),
+        _ = terminate.recv() => tracing::warn!("ended at once by a second signal"),
+        _ = interrupt.recv() => tracing::warn!("ended at once by a second signal"),
+    }
+    Ok(())
+}

@@ -1,0 +1,281 @@
+//! Every section and key of the configuration file, once: the reader takes defaults and did-you-mean hints from this
+//! table, and `docs/configuration.md` is printed from it.
+
+/// One table of the file.
+pub struct Section {
+    /// `smtp`; empty for the keys at the top of the file; `*` stands for a name of the operator's choice.
+    pub path: &'static str,
+    /// Whether it is written `[[route]]` and may stand many times.
+    pub repeats: bool,
+    /// What it is for.
+    pub doc: &'static str,
+    pub keys: &'static [Key],
+}
+
+/// One key of a section.
+pub struct Key {
+    pub name: &'static str,
+    /// What is to be written, for people.
+    pub form: &'static str,
+    /// The default as TOML, read by the same code as the file; absent where there is none.
+    pub default: Option<&'static str>,
+    /// Meaning, unit, and the effect of leaving it out.
+    pub doc: &'static str,
+}
+
+const fn key(name: &'static str, form: &'static str, default: &'static str, doc: &'static str) -> Key {
+    Key { name, form, default: Some(default), doc }
+}
+
+/// A key without default: left out, it is simply absent (or, where the doc says so, demanded).
+const fn bare(name: &'static str, form: &'static str, doc: &'static str) -> Key {
+    Key { name, form, default: None, doc }
+}
+
+const fn section(path: &'static str, doc: &'static str, keys: &'static [Key]) -> Section {
+    Section { path, repeats: false, doc, keys }
+}
+
+const ADDRESS: &str = "address:port";
+const ADDRESSES: &str = "list of address:port";
+const COUNT: &str = "number";
+const DURATION: &str = "duration";
+const FILE: &str = "path";
+const SIZE: &str = "size";
+
+const STAGE_FILES: &[Key] = &[
+    bare("validator", FILE, "Checks each message before it is signed."),
+    bare("renderer", FILE, "Renders templates to subject, HTML and text."),
+    bare(
+        "transformer",
+        FILE,
+        "Rewrites each message between validation and signing. Left out: messages pass unchanged.",
+    ),
+    bare(
+        "signer",
+        FILE,
+        "Signs each message with DKIM. It never sees a private key: it asks the host to sign digests.",
+    ),
+    bare("shaper", FILE, "Shapes and signs the webhook of an event."),
+];
+
+pub const SECTIONS: &[Section] = &[
+    section(
+        "",
+        "At the top of the file.",
+        &[
+            bare(
+                "hostname",
+                "domain name",
+                "Demanded. The name this host calls itself in EHLO, greetings and `Received`. It should resolve to the address mail leaves from, and that address back to it.",
+            ),
+            bare(
+                "data",
+                FILE,
+                "Demanded. Folder of queue, spool, keys, caches and the control socket; created where it lacks. One host at a time uses it.",
+            ),
+            bare(
+                "master_key_file",
+                FILE,
+                "File with the key that seals secrets at rest. Left out: made on first start as `master.key` in the data folder; then whoever copies the folder has the key too.",
+            ),
+        ],
+    ),
+    section(
+        "http",
+        "The sending API without TLS, and `/healthz` and `/readyz`. Left out: no such listener.",
+        &[bare("listen", ADDRESS, "Demanded in this section. Port 0 takes a free one.")],
+    ),
+    section(
+        "https",
+        "The same routes over TLS, with the pair of `[tls]`. Left out: no such listener.",
+        &[bare("listen", ADDRESS, "Demanded in this section.")],
+    ),
+    section(
+        "admin",
+        "Control API and metrics by TCP. Left out: they are reached through the socket in the data folder only.",
+        &[bare("listen", ADDRESS, "Demanded in this section. Keep it away from strangers.")],
+    ),
+    section(
+        "tls",
+        "The certificate of `[https]` and of STARTTLS. Left out: a self-signed pair is made in the data folder, with a warning.",
+        &[
+            bare("cert", FILE, "Demanded in this section. PEM, the host's own certificate first, then the chain."),
+            bare("key", FILE, "Demanded in this section. PEM, PKCS#8, PKCS#1 or SEC1."),
+        ],
+    ),
+    section(
+        "smtp",
+        "Mail submission by SMTP.",
+        &[
+            key("listen", ADDRESSES, "[]", "Plain listeners that offer STARTTLS, usually on port 587 or 25."),
+            key(
+                "listen_tls",
+                ADDRESSES,
+                "[]",
+                "Listeners with TLS from the first byte (RFC 8314), usually on port 465.",
+            ),
+            key(
+                "trusted",
+                "list of address blocks",
+                "[]",
+                "Peers that may relay without AUTH and with any From, such as `10.0.0.0/8`; unsigned where there is no key for it. All others need an API key as password: this is never an open relay.",
+            ),
+            key("max_connections", COUNT, "1000", "Connections at once; more wait to be accepted."),
+            key(
+                "max_connections_per_ip",
+                COUNT,
+                "100",
+                "Connections at once from one address that is not trusted; more are answered 421.",
+            ),
+            key("idle_timeout", DURATION, "\"5m\"", "Wait for a command or a piece of data (RFC 5321 s4.5.3.2)."),
+        ],
+    ),
+    section(
+        "dns",
+        "Name servers.",
+        &[key("servers", ADDRESSES, "[]", "Asked instead of those of the system. Empty: the system's.")],
+    ),
+    section(
+        "delivery",
+        "Mail out.",
+        &[
+            key("port", "port", "25", "Port of MX hosts. Another one is for closed networks and tests."),
+            key(
+                "expire_after",
+                DURATION,
+                "\"5d\"",
+                "From acceptance: what is undelivered then has failed (RFC 5321 s4.5.4.1).",
+            ),
+            key(
+                "retry_delays",
+                "list of durations",
+                "[\"1m\", \"5m\", \"15m\", \"30m\", \"1h\", \"2h\", \"4h\"]",
+                "Waits before the 2nd, 3rd, … attempt; the last one repeats. Each is jittered by a fifth either way.",
+            ),
+            key("connections_per_site", COUNT, "10", "Connections at once to one set of MX hosts or one relay."),
+            key("connections", COUNT, "500", "Connections out in all."),
+            key(
+                "messages_per_connection",
+                COUNT,
+                "100",
+                "After so many messages a connection is closed and another opened.",
+            ),
+            key("idle_connection", DURATION, "\"5s\"", "How long an open connection waits for another message."),
+        ],
+    ),
+    section(
+        "delivery.timeouts",
+        "How long a peer may take (RFC 5321 s4.5.3.2).",
+        &[
+            key("connect", DURATION, "\"30s\"", "To take the connection; then its next address is tried."),
+            key("greeting", DURATION, "\"5m\"", "To greet."),
+            key("command", DURATION, "\"5m\"", "To answer EHLO, STARTTLS, AUTH, MAIL and RCPT."),
+            key("data_start", DURATION, "\"2m\"", "To answer DATA."),
+            key("data_block", DURATION, "\"3m\"", "To take a block of the message."),
+            key("data_end", DURATION, "\"10m\"", "To answer the final dot."),
+        ],
+    ),
+    Section {
+        path: "route",
+        repeats: true,
+        doc: "Where mail for a domain goes. The first that fits is used; where none does, mail goes to the domain's MX hosts.",
+        keys: &[
+            bare(
+                "domain",
+                "domain",
+                "Demanded. `example.com`, `*.example.com` for everything below it, or `*` for all.",
+            ),
+            bare(
+                "relay",
+                "host:port",
+                "Hands the mail to this host instead of the MX hosts. An IPv6 address stands in brackets.",
+            ),
+            bare("port", "port", "Port of the MX hosts for this route; not together with `relay`."),
+            key(
+                "tls",
+                "`off`, `opportunistic`, `require` or `verify`",
+                "\"opportunistic\"",
+                "`opportunistic` encrypts where offered, `require` encrypts or defers, `verify` demands a certificate that fits the host's name as well. With `auth` the default is `verify`, so that a password never goes out in the clear.",
+            ),
+            bare(
+                "auth",
+                "`{ username, password_file }` or `{ username, password_env }`",
+                "Credentials for the relay. The password stands in a file (its end of line is not part of it) or an environment variable, never here.",
+            ),
+        ],
+    },
+    section("components", "WASM files that replace built-in stages, for all tenants.", STAGE_FILES),
+    section(
+        "tenant.*.components",
+        "The same for one tenant, in front of those for all. `default` is the tenant of keys made without `--tenant`.",
+        STAGE_FILES,
+    ),
+    section(
+        "limits",
+        "What strangers and customers may take.",
+        &[
+            key("message_bytes", SIZE, "\"25MiB\"", "Size of one message, as composed or as sent by SMTP."),
+            key("recipients", COUNT, "1000", "Recipients of one message."),
+            key(
+                "http_body_bytes",
+                SIZE,
+                "\"64MiB\"",
+                "Bodies of HTTP requests held in memory, all requests together; more wait. At least twice `message_bytes`, and raised to that where it is left out.",
+            ),
+            key("http_requests", COUNT, "32", "HTTP requests inside components at once; more wait."),
+        ],
+    ),
+    section(
+        "stages",
+        "How each call of a stage component is bounded. What goes over costs that one message a 451 or 503.",
+        &[
+            key("time", DURATION, "\"5s\"", "Computing time and wall clock of one call."),
+            key("memory_bytes", SIZE, "\"128MiB\"", "Memory of one instance."),
+            key("output_bytes", SIZE, "\"64MiB\"", "What one call may answer."),
+            key("instances", COUNT, "4", "Instances kept and calls at once, for each tenant and stage."),
+        ],
+    ),
+];
+
+/// Keys of `auth` in a route.
+pub const AUTH_KEYS: &[&str] = &["username", "password_file", "password_env"];
+
+/// The section of that path.
+pub fn section_of(path: &str) -> Option<&'static Section> {
+    SECTIONS.iter().find(|section| section.path == path)
+}
+
+/// The reference page `docs/configuration.md`.
+pub fn reference_page() -> String {
+    let mut page = String::from(PREFACE);
+    for section in SECTIONS {
+        let title = match (section.path, section.repeats) {
+            ("", _) => "Top of the file".to_owned(),
+            (path, true) => format!("`[[{path}]]`"),
+            (path, false) => format!("`[{}]`", path.replace('*', "NAME")),
+        };
+        page.push_str(&format!(
+            "\n## {title}\n\n{}\n\n| Key | Value | Default | Meaning |\n|---|---|---|---|\n",
+            section.doc
+        ));
+        for key in section.keys {
+            let default = key.default.map_or("–".to_owned(), |default| format!("`{default}`"));
+            page.push_str(&format!("| `{}` | {} | {default} | {} |\n", key.name, key.form, key.doc));
+        }
+    }
+    page
+}
+
+const PREFACE: &str = "# Configuration
+
+One TOML file, read at start: `posthaste serve --config FILE`. Unknown keys are refused, and all faults are told at once,
+each with its line. Only `hostname`, `data` and one listener are demanded. Secrets stand in files of their own or in
+environment variables, never in this file.
+
+A path is taken from the folder of the configuration file. A duration is a number with a unit: `500ms`, `30s`, `5m`, `4h`, `5d`.
+A size is a number with a unit: `64KiB`, `25MiB`, `1GiB`, or `KB`, `MB`, `GB` for powers of ten; a bare number is bytes. A list of
+one item may be written without brackets.
+
+This page is printed from `host/src/config/schema.rs`.
+";
