@@ -9,6 +9,7 @@ pub mod dkim;
 pub mod envelope;
 pub mod event;
 pub mod header;
+pub mod mailbox;
 pub mod message;
 pub mod outcome;
 pub mod reply;
