@@ -1,6 +1,10 @@
 //! The seam between an edge and the host: the only code that knows the wire form.
 //!
 //! Pure: `Http` is the one thing it needs, and the trigger gives it (`wasi:http` in a component). The host reads and
-//! writes the same records in `wire`, so the two sides cannot drift apart.
+//! writes the same records in `wire` and the same frames in `frame`, so the two sides cannot drift apart.
 
+mod client;
+pub mod frame;
 pub mod wire;
+
+pub use client::{Client, DeliveryError, Http, HttpError, Settings};

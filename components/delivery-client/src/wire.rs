@@ -1,26 +1,46 @@
-//! Paths, headers, records and the framing of `/delivery/v1/`.
+//! Paths, headers and records of `/delivery/v1/`.
 //!
-//! A request to `POST messages` is a row of frames, one a message: the length of the JSON `MessageMeta` (u32,
-//! big-endian), that JSON, the length of the message (u32, big-endian), the RFC 5322 bytes. The answer is a JSON array of
-//! `MessageAnswer`, one a frame, in order.
+//! A request to `POST messages` is a row of frames, one a message (`frame`). The answer is a JSON array of
+//! `MessageAnswer`, one a frame, in order. What is wrong with a request as a whole is answered with its status and an
+//! `ErrorAnswer`: 401 where the credential (or the token that stands for it) is not good, 403 with
+//! `INVALID_DELIVERY_TOKEN`, 409 for a stale component revision, 429 and 503 with `Retry-After`.
 
 use serde::{Deserialize, Serialize};
+
+pub use crate::frame::{Frame, FrameError, FrameLimits, decode_frames, encode_frame};
 
 /// Version of the seam, sent by the edge in `SEAM_HEADER`.
 pub const SEAM_VERSION: &str = "1";
 pub const SEAM_HEADER: &str = "x-posthaste-seam";
 /// The same at both ends; made by whoever serves the request first.
 pub const REQUEST_ID_HEADER: &str = "x-posthaste-request-id";
+/// Names the edge itself. Sent to `/delivery/` alone, never with a caller's own request; may be empty in-process.
+pub const DELIVERY_TOKEN_HEADER: &str = "x-posthaste-delivery-token";
+/// On a `POST /emails` that an edge hands over because it may not run the tenant's stages: the host runs them.
+pub const HAND_OVER_HEADER: &str = "x-posthaste-hand-over";
+/// Every header of ours begins so; those of a stranger's request are dropped.
+pub const OUR_HEADERS: &str = "x-posthaste-";
 pub const AUTH_PATH: &str = "/delivery/v1/auth";
 pub const MESSAGES_PATH: &str = "/delivery/v1/messages";
 pub const MESSAGES_TYPE: &str = "application/vnd.posthaste.messages";
+/// The `name` of the 403 that an unknown delivery token gets.
+pub const INVALID_DELIVERY_TOKEN: &str = "invalid_delivery_token";
 
 /// `POST auth`: the caller's credential, to be checked by the host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "scheme", rename_all = "snake_case")]
 pub enum AuthRequest {
     /// `Authorization: Bearer KEY`.
     Bearer { key: String },
+}
+
+/// Never prints the key.
+impl std::fmt::Debug for AuthRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            AuthRequest::Bearer { .. } => f.write_str("Bearer"),
+        }
+    }
 }
 
 /// Who the caller is and what they may do. A wrong credential is 401 instead.
@@ -77,4 +97,13 @@ pub enum MessageAnswer {
     Accepted { id: String, replayed: bool },
     /// Not stored: the same HTTP status, name and text that the sending API shows.
     Refused { status: u16, name: String, text: String },
+}
+
+/// An error in the shape of the sending API, for a request as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorAnswer {
+    #[serde(rename = "statusCode")]
+    pub status_code: u16,
+    pub name: String,
+    pub message: String,
 }

@@ -1,0 +1,437 @@
+//! The calls an edge makes, over whatever sends HTTP for it.
+//!
+//! Every request carries the seam's version, the request's id and a `content-length` (Spin sends chunked bodies
+//! otherwise). The delivery token goes to `/delivery/` only: a caller's own request travels with the caller's own
+//! credentials and nothing of ours.
+
+use std::future::Future;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri};
+use thiserror::Error;
+
+use crate::frame::{FrameError, encode_frame};
+use crate::wire::{
+    AUTH_PATH, AuthAnswer, AuthRequest, DELIVERY_TOKEN_HEADER, ErrorAnswer, HAND_OVER_HEADER, INVALID_DELIVERY_TOKEN,
+    MESSAGES_PATH, MESSAGES_TYPE, MessageAnswer, MessageMeta, OUR_HEADERS, REQUEST_ID_HEADER, SEAM_HEADER,
+    SEAM_VERSION,
+};
+
+/// Seconds a caller is told to wait where the host did not say how long.
+const RETRY_AFTER_S: u32 = 5;
+
+/// Sends one request and collects its answer.
+pub trait Http {
+    fn send(&self, request: Request<Vec<u8>>) -> impl Future<Output = Result<Response<Vec<u8>>, HttpError>>;
+}
+
+/// No answer came. The text is for the log.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct HttpError(pub String);
+
+/// Where the host is and how the edge proves itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// A bare origin, `https://mail.example.org:8443`, with no slash behind it.
+    origin: String,
+    /// May be empty, in-process.
+    token: String,
+}
+
+/// Why the host did not do what it was asked, by what the caller does next.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum DeliveryError {
+    /// The setting is wrong; the operator corrects it.
+    #[error("`delivery_url` must be a bare origin such as https://mail.example.org, without a path: it is `{0}`")]
+    Origin(String),
+    /// The host does not know this edge; the operator corrects `delivery_token`.
+    #[error("the host does not accept this edge's delivery token")]
+    DeliveryToken,
+    /// The caller's credential is wrong; or the token that stood for it is no longer good.
+    #[error("the credential is not good")]
+    Credential,
+    /// The tenant's components changed since `auth`: ask anew.
+    #[error("the tenant's components have changed")]
+    StaleRevision,
+    /// The host said no, in words for the sender.
+    #[error("the host answered {status}: {text}")]
+    Refused { status: u16, name: String, text: String, retry_after_s: Option<u32> },
+    /// No answer, or one that says to come again: the sender tries again after this time.
+    #[error("the host is not there: {cause}")]
+    Unreachable { cause: String, retry_after_s: u32 },
+    /// An answer that is not in the wire form: the two sides are of different versions.
+    #[error("the host's answer cannot be read: {0}")]
+    Nonsense(String),
+    /// The message does not fit into a frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+impl Settings {
+    /// Checks that the address is a bare origin; a slash at its end is taken off.
+    pub fn new(delivery_url: &str, delivery_token: &str) -> Result<Settings, DeliveryError> {
+        let wrong = || DeliveryError::Origin(delivery_url.to_owned());
+        let origin = delivery_url.trim().trim_end_matches('/');
+        let uri: Uri = origin.parse().map_err(|_| wrong())?;
+        let bare = matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+            && uri.path() == "/"
+            && uri.query().is_none();
+        if !bare {
+            return Err(wrong());
+        }
+        Ok(Settings { origin: origin.to_owned(), token: delivery_token.trim().to_owned() })
+    }
+}
+
+/// One request's way to the host.
+pub struct Client<H> {
+    http: H,
+    settings: Settings,
+    request_id: String,
+}
+
+impl<H: Http> Client<H> {
+    /// `request_id` goes with every call, so that the logs of both sides name the same request.
+    pub fn new(http: H, settings: Settings, request_id: String) -> Client<H> {
+        Client { http, settings, request_id }
+    }
+
+    /// Asks the host who the caller is. `Credential` where nobody.
+    pub async fn auth(&self, credential: &AuthRequest) -> Result<AuthAnswer, DeliveryError> {
+        let body = serde_json::to_vec(credential).map_err(|error| DeliveryError::Nonsense(error.to_string()))?;
+        let response = self.call(AUTH_PATH, "application/json", None, body).await?;
+        read(&expect_ok(response)?)
+    }
+
+    /// Hands over one message. `token` is the one of `auth`.
+    pub async fn send(
+        &self,
+        token: &str,
+        meta: &MessageMeta,
+        message: Vec<u8>,
+    ) -> Result<MessageAnswer, DeliveryError> {
+        let body = encode_frame(meta, message)?;
+        let response = self.call(MESSAGES_PATH, MESSAGES_TYPE, Some(token), body).await?;
+        if response.status() == StatusCode::CONFLICT {
+            return Err(DeliveryError::StaleRevision);
+        }
+        let mut answers: Vec<MessageAnswer> = read(&expect_ok(response)?)?;
+        match (answers.pop(), answers.len()) {
+            (Some(answer), 0) => Ok(answer),
+            (_, others) => Err(DeliveryError::Nonsense(format!("one message was sent, {others} more were answered"))),
+        }
+    }
+
+    /// Passes a request on with its caller's own credentials, and the answer back.
+    pub async fn pass_through(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, DeliveryError> {
+        self.forward(request, false).await
+    }
+
+    /// Hands a whole `POST /emails` to the host, which runs the tenant's stages itself.
+    pub async fn hand_over(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, DeliveryError> {
+        self.forward(request, true).await
+    }
+
+    async fn forward(&self, request: Request<Vec<u8>>, hand_over: bool) -> Result<Response<Vec<u8>>, DeliveryError> {
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let mut forwarded = self.request(parts.method, path, body)?;
+        for (name, value) in &parts.headers {
+            if travels(name) {
+                forwarded.headers_mut().append(name.clone(), value.clone());
+            }
+        }
+        if hand_over {
+            forwarded.headers_mut().insert(HAND_OVER_HEADER, HeaderValue::from_static("1"));
+        }
+        let mut response = self.exchange(forwarded).await?;
+        strip(response.headers_mut());
+        Ok(response)
+    }
+
+    async fn call(
+        &self,
+        path: &str,
+        content_type: &'static str,
+        token: Option<&str>,
+        body: Vec<u8>,
+    ) -> Result<Response<Vec<u8>>, DeliveryError> {
+        let mut request = self.request(Method::POST, path, body)?;
+        let headers = request.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if !self.settings.token.is_empty() {
+            headers.insert(DELIVERY_TOKEN_HEADER, secret(&self.settings.token)?);
+        }
+        if let Some(token) = token {
+            headers.insert(header::AUTHORIZATION, secret(&format!("Bearer {token}"))?);
+        }
+        self.exchange(request).await
+    }
+
+    fn request(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Request<Vec<u8>>, DeliveryError> {
+        Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.settings.origin))
+            .header(SEAM_HEADER, SEAM_VERSION)
+            .header(REQUEST_ID_HEADER, &self.request_id)
+            .header(header::CONTENT_LENGTH, body.len())
+            .body(body)
+            .map_err(|error| DeliveryError::Nonsense(error.to_string()))
+    }
+
+    async fn exchange(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, DeliveryError> {
+        self.http
+            .send(request)
+            .await
+            .map_err(|HttpError(cause)| DeliveryError::Unreachable { cause, retry_after_s: RETRY_AFTER_S })
+    }
+}
+
+/// The body of a 200; everything else becomes the error that its status says.
+fn expect_ok(response: Response<Vec<u8>>) -> Result<Vec<u8>, DeliveryError> {
+    let status = response.status();
+    if status == StatusCode::OK {
+        return Ok(response.into_body());
+    }
+    let retry_after_s = response
+        .headers()
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.trim().parse().ok());
+    let Ok(error) = serde_json::from_slice::<ErrorAnswer>(response.body()) else {
+        // A gateway between the two sides answers in a form of its own.
+        let cause = format!("status {} without an error of ours", status.as_u16());
+        return Err(match status {
+            StatusCode::UNAUTHORIZED => DeliveryError::Credential,
+            status if status.is_server_error() => {
+                DeliveryError::Unreachable { cause, retry_after_s: retry_after_s.unwrap_or(RETRY_AFTER_S) }
+            }
+            _ => DeliveryError::Nonsense(cause),
+        });
+    };
+    Err(match status {
+        StatusCode::FORBIDDEN if error.name == INVALID_DELIVERY_TOKEN => DeliveryError::DeliveryToken,
+        StatusCode::UNAUTHORIZED => DeliveryError::Credential,
+        StatusCode::SERVICE_UNAVAILABLE => {
+            DeliveryError::Unreachable { cause: error.message, retry_after_s: retry_after_s.unwrap_or(RETRY_AFTER_S) }
+        }
+        _ => DeliveryError::Refused { status: status.as_u16(), name: error.name, text: error.message, retry_after_s },
+    })
+}
+
+fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, DeliveryError> {
+    serde_json::from_slice(body).map_err(|error| DeliveryError::Nonsense(error.to_string()))
+}
+
+fn secret(text: &str) -> Result<HeaderValue, DeliveryError> {
+    let mut value = HeaderValue::from_str(text).map_err(|error| DeliveryError::Nonsense(error.to_string()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Whether a field of a stranger's request goes on to the host: not what belongs to one connection (RFC 9110 s7.6.1),
+/// not what is written anew, and nothing that only we may say.
+fn travels(name: &HeaderName) -> bool {
+    !is_of_one_hop(name) && *name != header::EXPECT && !name.as_str().starts_with(OUR_HEADERS)
+}
+
+fn is_of_one_hop(name: &HeaderName) -> bool {
+    [
+        header::CONNECTION,
+        header::CONTENT_LENGTH,
+        header::HOST,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ]
+    .contains(name)
+        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+}
+
+/// Takes what belongs to the connection to the host out of its answer.
+fn strip(headers: &mut HeaderMap) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| is_of_one_hop(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::cell::RefCell;
+
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::frame::{FrameLimits, decode_frames};
+
+    /// Answers every request alike and remembers them.
+    struct Host {
+        answer: Result<(u16, &'static str, &'static str), HttpError>,
+        seen: RefCell<Vec<Request<Vec<u8>>>>,
+    }
+
+    impl Http for &Host {
+        async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, HttpError> {
+            self.seen.borrow_mut().push(request);
+            let (status, retry_after, body) = self.answer.clone()?;
+            let mut response = Response::builder().status(status).header("transfer-encoding", "chunked");
+            if !retry_after.is_empty() {
+                response = response.header("retry-after", retry_after);
+            }
+            Ok(response.body(body.as_bytes().to_vec()).unwrap())
+        }
+    }
+
+    fn host(status: u16, retry_after: &'static str, body: &'static str) -> Host {
+        Host { answer: Ok((status, retry_after, body)), seen: RefCell::default() }
+    }
+
+    fn client(host: &Host) -> Client<&Host> {
+        Client::new(host, Settings::new("http://host.test:8080/", "edge").unwrap(), "req-1".to_owned())
+    }
+
+    fn header<'a>(request: &'a Request<Vec<u8>>, name: &str) -> Option<&'a str> {
+        request.headers().get(name).map(|value| value.to_str().unwrap())
+    }
+
+    const KEY: fn() -> AuthRequest = || AuthRequest::Bearer { key: "re_1".to_owned() };
+    const ANSWER: &str = r#"{"tenant":"default","token":"t","message_bytes":1,"recipients":2,"domains":["src.test"],
+        "any_domain":false,"run_stages":true,"component_revision":7}"#;
+
+    fn meta() -> MessageMeta {
+        MessageMeta {
+            id: "1".to_owned(),
+            sender: None,
+            recipients: vec!["b@dst.test".to_owned()],
+            bcc: vec![],
+            attributes: vec![],
+            tags: vec![],
+            idempotency: None,
+            component_revision: 7,
+        }
+    }
+
+    #[test]
+    fn origins() {
+        for good in ["http://127.0.0.1:1", "https://mail.test", "https://mail.test/", " https://[::1]:8 "] {
+            assert!(Settings::new(good, "").is_ok(), "{good}");
+        }
+        for bad in ["", "mail.test", "ftp://mail.test", "https://mail.test/x", "https://m.test?x", "https://u:p@m.test"]
+        {
+            assert_eq!(Settings::new(bad, "").err(), Some(DeliveryError::Origin(bad.to_owned())), "{bad}");
+        }
+    }
+
+    #[test]
+    fn auth_carries_what_the_seam_wants() {
+        let host = host(200, "", ANSWER);
+        let answer = block_on(client(&host).auth(&KEY())).unwrap();
+        assert_eq!((answer.tenant.as_str(), answer.component_revision), ("default", 7));
+        let seen = host.seen.borrow();
+        assert_eq!(seen[0].uri(), "http://host.test:8080/delivery/v1/auth");
+        assert_eq!(seen[0].body().as_slice(), br#"{"scheme":"bearer","key":"re_1"}"#);
+        assert_eq!(header(&seen[0], SEAM_HEADER), Some("1"));
+        assert_eq!(header(&seen[0], REQUEST_ID_HEADER), Some("req-1"));
+        assert_eq!(header(&seen[0], DELIVERY_TOKEN_HEADER), Some("edge"));
+        assert_eq!(header(&seen[0], "content-length"), Some("32"));
+        assert!(!format!("{:?} {:?}", KEY(), seen[0].headers()).contains("re_1"));
+    }
+
+    #[test]
+    fn a_message_travels_in_a_frame() {
+        let host = host(200, "", r#"[{"result":"accepted","id":"1","replayed":false}]"#);
+        let answer = block_on(client(&host).send("t", &meta(), b"A: b\r\n\r\nc".to_vec())).unwrap();
+        assert_eq!(answer, MessageAnswer::Accepted { id: "1".to_owned(), replayed: false });
+        let seen = host.seen.borrow();
+        assert_eq!(header(&seen[0], "authorization"), Some("Bearer t"));
+        assert_eq!(header(&seen[0], "content-type"), Some(MESSAGES_TYPE));
+        assert_eq!(header(&seen[0], "content-length"), Some(seen[0].body().len().to_string().as_str()));
+        let limits = FrameLimits { frames: 1, meta_bytes: 1024, message_bytes: 1024 };
+        let frames = decode_frames(seen[0].body(), limits).unwrap();
+        assert_eq!((&frames[0].meta, frames[0].message), (&meta(), b"A: b\r\n\r\nc".as_slice()));
+    }
+
+    #[test]
+    fn errors_by_what_follows() {
+        let send = |host: &Host| block_on(client(host).send("t", &meta(), vec![])).unwrap_err();
+        let refused = |status, name: &str, text: &str, retry_after_s| DeliveryError::Refused {
+            status,
+            name: name.to_owned(),
+            text: text.to_owned(),
+            retry_after_s,
+        };
+        let table: [(Host, DeliveryError); 8] = [
+            (host(401, "", ""), DeliveryError::Credential),
+            (host(401, "", r#"{"statusCode":401,"name":"x","message":"y"}"#), DeliveryError::Credential),
+            (
+                host(403, "", r#"{"statusCode":403,"name":"invalid_delivery_token","message":"y"}"#),
+                DeliveryError::DeliveryToken,
+            ),
+            (host(403, "", r#"{"statusCode":403,"name":"x","message":"y"}"#), refused(403, "x", "y", None)),
+            (host(409, "", "whatever"), DeliveryError::StaleRevision),
+            (host(429, "3", r#"{"statusCode":429,"name":"x","message":"y"}"#), refused(429, "x", "y", Some(3))),
+            (
+                host(503, "9", r#"{"statusCode":503,"name":"x","message":"full"}"#),
+                DeliveryError::Unreachable { cause: "full".to_owned(), retry_after_s: 9 },
+            ),
+            (
+                host(502, "", "<html>"),
+                DeliveryError::Unreachable {
+                    cause: "status 502 without an error of ours".to_owned(),
+                    retry_after_s: 5,
+                },
+            ),
+        ];
+        for (host, expect) in table {
+            assert_eq!(send(&host), expect);
+        }
+        let gone = Host { answer: Err(HttpError("refused".to_owned())), seen: RefCell::default() };
+        assert_eq!(send(&gone), DeliveryError::Unreachable { cause: "refused".to_owned(), retry_after_s: 5 });
+        for body in ["", "[]", "{}", r#"[{"result":"x"}]"#] {
+            assert!(matches!(send(&host(200, "", body)), DeliveryError::Nonsense(_)), "{body}");
+        }
+        let two =
+            r#"[{"result":"accepted","id":"1","replayed":false},{"result":"accepted","id":"2","replayed":false}]"#;
+        assert!(matches!(send(&host(200, "", two)), DeliveryError::Nonsense(_)));
+    }
+
+    #[test]
+    fn a_callers_request_travels_with_its_own_credentials_only() {
+        let host = host(404, "", "gone");
+        let request = || {
+            Request::get("https://edge.test/emails/1/events?limit=2")
+                .header("authorization", "Bearer re_1")
+                .header("host", "edge.test")
+                .header("connection", "keep-alive")
+                .header("x-posthaste-delivery-token", "stolen")
+                .header("x-posthaste-hand-over", "1")
+                .header("x-posthaste-request-id", "forged")
+                .header("accept", "a")
+                .header("accept", "b")
+                .body(vec![])
+                .unwrap()
+        };
+        let response = block_on(client(&host).pass_through(request())).unwrap();
+        assert_eq!((response.status().as_u16(), response.body().as_slice()), (404, b"gone".as_slice()));
+        assert!(response.headers().is_empty());
+        block_on(client(&host).hand_over(request())).unwrap();
+        let seen = host.seen.borrow();
+        assert_eq!(seen[0].uri(), "http://host.test:8080/emails/1/events?limit=2");
+        assert_eq!(header(&seen[0], "authorization"), Some("Bearer re_1"));
+        assert_eq!(header(&seen[0], REQUEST_ID_HEADER), Some("req-1"));
+        assert_eq!(seen[0].headers().get_all("accept").iter().count(), 2);
+        for absent in [DELIVERY_TOKEN_HEADER, HAND_OVER_HEADER, "host", "connection"] {
+            assert_eq!(header(&seen[0], absent), None, "{absent}");
+        }
+        assert_eq!(header(&seen[1], HAND_OVER_HEADER), Some("1"));
+        assert_eq!(header(&seen[1], DELIVERY_TOKEN_HEADER), None);
+    }
+}
