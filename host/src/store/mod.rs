@@ -3,8 +3,22 @@
 //! Embedded, both are one SQLite database (WAL, synchronous=FULL, one writer thread with group commit) and spool
 //! segments beside it. PostgreSQL can stand behind the same traits when a fleet shares one queue, so nothing outside
 //! may assume that one process owns the queue.
-
-use std::time::Duration;
+//!
+//! # States of a message, embedded
+//!
+//! | State | On disk | Who moves it on | What a crash leaves |
+//! |---|---|---|---|
+//! | handed in | nothing | the writer, into a group | nothing; its sender has no answer and repeats |
+//! | appended | a frame in the segment, behind the last committed one | the writer, by a sync | a torn or whole frame that nothing names: overwritten |
+//! | synced | the same, durable | the writer, by a commit | the same |
+//! | queued | message, recipients with `due_ms`, event in the outbox | the queue, by a lease | queued; where its sender had no answer, a repetition is `Replayed` |
+//! | leased | the same: leases are in memory | the queue, by a completion | queued, due at once; an attempt under way may repeat |
+//! | waiting | `due_ms` ahead, `attempts` counted, event in the outbox | time | waiting |
+//! | done | `due_ms` NULL, `done_ms` set, last event in the outbox | the retention | done |
+//! | retired | no segment row; rows stay, the body is gone | the spool: the file is used again | a file that no row names: used again |
+//!
+//! An event is in the outbox, then in both databases, then in `events.db` alone; a crash leaves it in at least one,
+//! and readers see it once.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,6 +26,26 @@ use jiff::Timestamp;
 use mail::{Address, Event, Outcome, ReversePath};
 use thiserror::Error;
 use uuid::Uuid;
+
+mod accepting;
+mod codes;
+mod directory;
+mod embedded;
+mod faults;
+mod history;
+mod housekeeping;
+mod lease;
+mod reading;
+mod schema;
+mod segment;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use embedded::{Embedded, Options};
+pub use faults::{Faults, NoFaults, Point};
+pub use schema::OpenError;
 
 /// A tenant's name. `default` always exists.
 pub type TenantId = String;
@@ -35,6 +69,15 @@ pub enum StoreError {
     /// Storage failed. After a failed sync nothing is accepted any more.
     #[error("storage failed: {0}")]
     Io(String),
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> StoreError {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => StoreError::Full,
+            _ => StoreError::Io(format!("the database: {error}")),
+        }
+    }
 }
 
 /// Where a body lies. Opaque outside the store.
@@ -163,13 +206,14 @@ pub trait Store: Send + Sync + 'static {
     /// wait: what was leased is due again.
     async fn lease(&self, now: Timestamp, limit: usize) -> Result<Vec<Leased>, StoreError>;
 
-    /// Resolves when something may have become due since the last `lease`: an accept, or the time of the next retry.
-    async fn due(&self, now: Timestamp) -> Duration;
+    /// Resolves when something may be due that no lease has handed out: after an accept or a release, or at the time
+    /// of the next retry. `now` is the caller's clock. One caller at a time is woken.
+    async fn wait_due(&self, now: Timestamp);
 
     /// Ends leases: outcomes and events in one transaction.
     async fn complete(&self, batch: Vec<Completion>) -> Result<(), StoreError>;
 
-    /// The bytes of a message.
+    /// The bytes of a message. `NotFound` where they are gone or damaged, which is for good.
     async fn body(&self, body: &BodyRef) -> Result<Bytes, StoreError>;
 
     async fn message(&self, tenant: &str, id: Uuid) -> Result<MessageView, StoreError>;

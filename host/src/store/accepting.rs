@@ -1,0 +1,207 @@
+//! What an accept writes: the message, its recipients, its idempotency key and the `email.sent` event of each
+//! recipient, all in the group's transaction; the body in the group's segment.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::segment::{Spool, digest};
+use super::writer::GroupError;
+use super::{Accepted, Idempotency, NewMessage, StoreError, history};
+
+/// How long an idempotency key is kept.
+pub(super) const IDEMPOTENCY_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// A message made ready by its submitter, so that the writer has nothing to compute.
+pub(super) struct Prepared {
+    id: Uuid,
+    tenant: String,
+    sender: Option<String>,
+    recipients: Vec<(String, Uuid)>,
+    extra: Option<String>,
+    pub(super) body: bytes::Bytes,
+    digest: u64,
+    idempotency: Option<Idempotency>,
+    accepted_ms: i64,
+}
+
+/// What few messages have: one JSON column, NULL where all of it is empty.
+#[derive(Default, Serialize, Deserialize, PartialEq)]
+pub(super) struct Extra {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) bcc: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) attributes: Vec<(String, String)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) tags: Vec<(String, String)>,
+}
+
+impl Prepared {
+    pub(super) fn new(message: NewMessage) -> Result<Prepared, StoreError> {
+        if u32::try_from(message.body.len()).is_err() {
+            return Err(StoreError::Io("a message of 4 GiB or more cannot be stored".to_owned()));
+        }
+        let extra = Extra {
+            bcc: message.bcc.iter().map(ToString::to_string).collect(),
+            attributes: message.attributes,
+            tags: message.tags,
+        };
+        let extra = if extra == Extra::default() {
+            None
+        } else {
+            let text = serde_json::to_string(&extra);
+            Some(text.map_err(|error| StoreError::Io(format!("attributes or tags cannot be stored: {error}")))?)
+        };
+        Ok(Prepared {
+            id: message.id,
+            tenant: message.tenant,
+            sender: message.sender.map(|sender| sender.to_string()),
+            // The ids of their `email.sent` events are made here, off the writer's thread.
+            recipients: message.recipients.iter().map(|address| (address.to_string(), Uuid::new_v4())).collect(),
+            extra,
+            digest: digest(&message.body),
+            body: message.body,
+            idempotency: message.idempotency,
+            accepted_ms: message.accepted_at.as_millisecond(),
+        })
+    }
+}
+
+/// The counters of the writer: numbers it hands out, and tenants it knows.
+pub(super) struct Counters {
+    pub(super) message: i64,
+    pub(super) seq: i64,
+    pub(super) tenants: HashMap<String, i64>,
+    /// The segment that stands in the table already.
+    pub(super) segment: Option<u64>,
+}
+
+/// What an accept made due: message key, recipients, due time.
+pub(super) struct NewlyDue {
+    pub(super) key: i64,
+    pub(super) recipients: usize,
+    pub(super) due_ms: i64,
+}
+
+/// Accepts one message inside the group's transaction. The outer error fails the group, the inner one this message.
+pub(super) fn accept(
+    connection: &Connection,
+    spool: &mut Spool,
+    counters: &mut Counters,
+    message: &Prepared,
+) -> Result<(Result<Accepted, StoreError>, Option<NewlyDue>), GroupError> {
+    let tenant = tenant_key(connection, counters, &message.tenant)?;
+    if let Some(answer) = replay(connection, tenant, message)? {
+        return Ok((answer, None));
+    }
+    let Some(key) = insert_message(connection, spool, counters, tenant, message)? else {
+        return Ok((same_id(connection, tenant, message)?, None));
+    };
+    for (place, (address, event)) in message.recipients.iter().enumerate() {
+        connection
+            .prepare_cached("INSERT INTO recipient (message, place, address, attempts, due_ms) VALUES (?1, ?2, ?3, 0, ?4)")?
+            .execute(params![key, place as i64, address, message.accepted_ms])?;
+        counters.seq += 1;
+        history::record_sent(connection, (key, counters.seq), *event, message.accepted_ms, address)?;
+    }
+    if let Some(Idempotency { key, digest }) = &message.idempotency {
+        // REPLACE: an expired one may stand there still.
+        connection
+            .prepare_cached("INSERT OR REPLACE INTO idempotency (tenant, key, digest, message, at_ms) VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![tenant, key, digest, message.id.as_bytes(), message.accepted_ms])?;
+    }
+    let due = NewlyDue { key, recipients: message.recipients.len(), due_ms: message.accepted_ms };
+    Ok((Ok(Accepted::Stored), Some(due)))
+}
+
+/// Removes idempotency keys that are over.
+pub(super) fn forget_idempotency(connection: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
+    connection.prepare_cached("DELETE FROM idempotency WHERE at_ms < ?1")?.execute([now_ms - IDEMPOTENCY_MS])
+}
+
+/// The integer that stands for a tenant; a tenant seen for the first time is added.
+pub(super) fn tenant_key(connection: &Connection, counters: &mut Counters, name: &str) -> rusqlite::Result<i64> {
+    if let Some(key) = counters.tenants.get(name) {
+        return Ok(*key);
+    }
+    connection.prepare_cached("INSERT OR IGNORE INTO tenant (name) VALUES (?1)")?.execute([name])?;
+    let key =
+        connection.prepare_cached("SELECT key FROM tenant WHERE name = ?1")?.query_row([name], |row| row.get(0))?;
+    counters.tenants.insert(name.to_owned(), key);
+    Ok(key)
+}
+
+/// The answer of an earlier request with the same idempotency key.
+fn replay(
+    connection: &Connection,
+    tenant: i64,
+    message: &Prepared,
+) -> rusqlite::Result<Option<Result<Accepted, StoreError>>> {
+    let Some(idempotency) = &message.idempotency else { return Ok(None) };
+    let found = connection
+        .prepare_cached("SELECT digest, message FROM idempotency WHERE tenant = ?1 AND key = ?2 AND at_ms >= ?3")?
+        .query_row(params![tenant, idempotency.key, message.accepted_ms - IDEMPOTENCY_MS], |row| {
+            Ok((row.get::<_, String>(0)?, Uuid::from_bytes(row.get(1)?)))
+        })
+        .optional()?;
+    Ok(found.map(|(digest, id)| {
+        if digest == idempotency.digest { Ok(Accepted::Replayed(id)) } else { Err(StoreError::IdempotencyMismatch) }
+    }))
+}
+
+/// Adds body and message row; `None` where the id is taken.
+fn insert_message(
+    connection: &Connection,
+    spool: &mut Spool,
+    counters: &mut Counters,
+    tenant: i64,
+    message: &Prepared,
+) -> Result<Option<i64>, GroupError> {
+    let key = counters.message + 1;
+    let added = connection
+        .prepare_cached(
+            "INSERT INTO message (key, id, tenant, sender, segment, position, size, digest, accepted_ms, extra)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (id) DO NOTHING",
+        )?
+        .execute(params![
+            key,
+            message.id.as_bytes(),
+            tenant,
+            message.sender,
+            spool.number().cast_signed(),
+            spool.position().cast_signed(),
+            message.body.len() as i64,
+            message.digest.cast_signed(),
+            message.accepted_ms,
+            message.extra,
+        ])?;
+    if added == 0 {
+        return Ok(None);
+    }
+    counters.message = key;
+    spool.append(message.id, &message.body, message.digest).map_err(GroupError::write)?;
+    if counters.segment != Some(spool.number()) {
+        connection
+            .prepare_cached("INSERT OR IGNORE INTO segment (number, first_message) VALUES (?1, ?2)")?
+            .execute([spool.number().cast_signed(), key])?;
+        counters.segment = Some(spool.number());
+    }
+    Ok(Some(key))
+}
+
+/// The answer where the id is taken: by the same message, or by another.
+fn same_id(
+    connection: &Connection,
+    tenant: i64,
+    message: &Prepared,
+) -> rusqlite::Result<Result<Accepted, StoreError>> {
+    let same = connection
+        .prepare_cached("SELECT tenant = ?2 AND digest = ?3 AND size = ?4 FROM message WHERE id = ?1")?
+        .query_row(
+            params![message.id.as_bytes(), tenant, message.digest.cast_signed(), message.body.len() as i64],
+            |row| row.get::<_, bool>(0),
+        )?;
+    Ok(if same { Ok(Accepted::Replayed(message.id)) } else { Err(StoreError::DuplicateId) })
+}

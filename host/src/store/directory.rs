@@ -1,0 +1,237 @@
+//! Who may send, on disk: tenants, API keys by their hash, domains with their DKIM keys.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use mail::Domain;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::embedded::Embedded;
+use super::history::time;
+use super::reading::tenant_key;
+use super::writer::{Change, Job};
+use super::{ApiKey, Directory, DkimKey, SendingDomain, StoreError, accepting, codes};
+
+/// Live keys remembered; at more, all are forgotten and read again.
+const CACHED_KEYS: usize = 4096;
+
+const KEY: &str = "SELECT k.id, t.name, k.name, k.prefix, k.created_ms, k.revoked_ms
+                   FROM api_key k JOIN tenant t ON t.key = k.tenant";
+
+/// Live keys by hash. Only those that are: strangers' guesses take no memory.
+#[derive(Default)]
+pub(super) struct KeyCache {
+    inner: Arc<Mutex<Cached>>,
+}
+
+#[derive(Default)]
+struct Cached {
+    keys: HashMap<[u8; 32], ApiKey>,
+    /// Counts changes, so that a read that began before one does not bring back what it removed.
+    changes: u64,
+}
+
+impl KeyCache {
+    fn get(&self, hash: &[u8; 32]) -> (Option<ApiKey>, u64) {
+        let cached = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        (cached.keys.get(hash).cloned(), cached.changes)
+    }
+
+    fn put(&self, hash: [u8; 32], key: &ApiKey, changes: u64) {
+        let mut cached = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.changes != changes {
+            return;
+        }
+        if cached.keys.len() >= CACHED_KEYS {
+            cached.keys.clear();
+        }
+        cached.keys.insert(hash, key.clone());
+    }
+
+    fn forget(&self) {
+        let mut cached = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.changes += 1;
+        cached.keys.clear();
+    }
+}
+
+#[async_trait]
+impl Directory for Embedded {
+    async fn key_by_hash(&self, hash: [u8; 32]) -> Result<Option<ApiKey>, StoreError> {
+        let (known, changes) = self.key_cache.get(&hash);
+        if known.is_some() {
+            return Ok(known);
+        }
+        let found = self
+            .readers
+            .read(move |connection| {
+                let sql = format!("{KEY} WHERE k.hash = ?1 AND k.revoked_ms IS NULL");
+                Ok(connection.prepare_cached(&sql)?.query_row([hash], read_key).optional()?)
+            })
+            .await?;
+        if let Some(key) = &found {
+            self.key_cache.put(hash, key, changes);
+        }
+        Ok(found)
+    }
+
+    async fn add_key(&self, key: ApiKey, hash: [u8; 32]) -> Result<(), StoreError> {
+        self.change(Box::new(move |connection, counters| {
+            let tenant = accepting::tenant_key(connection, counters, &key.tenant)?;
+            let added = connection.execute(
+                "INSERT OR IGNORE INTO api_key (hash, id, tenant, name, prefix, created_ms, revoked_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![
+                    hash,
+                    key.id,
+                    tenant,
+                    key.name,
+                    key.prefix,
+                    key.created_at.as_millisecond(),
+                    key.revoked_at.map(|at| at.as_millisecond())
+                ],
+            )?;
+            if added == 0 { Err(StoreError::Exists(format!("API key {}", key.id))) } else { Ok(()) }
+        }))
+        .await
+    }
+
+    async fn keys(&self, tenant: Option<&str>) -> Result<Vec<ApiKey>, StoreError> {
+        let tenant = tenant.map(str::to_owned);
+        self.readers
+            .read(move |connection| {
+                let sql = format!("{KEY} WHERE ?1 IS NULL OR t.name = ?1 ORDER BY k.created_ms, k.id");
+                let mut statement = connection.prepare_cached(&sql)?;
+                Ok(statement.query_map([tenant], read_key)?.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    async fn revoke_key(&self, id: &str, at: Timestamp) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        let result = self
+            .change(Box::new(move |connection, _| {
+                let revoked = connection.execute(
+                    "UPDATE api_key SET revoked_ms = ?2 WHERE id = ?1 AND revoked_ms IS NULL",
+                    params![id, at.as_millisecond()],
+                )?;
+                if revoked == 0 { Err(StoreError::NotFound(format!("a live API key {id}"))) } else { Ok(()) }
+            }))
+            .await;
+        // Before the caller is answered: from then on the key is dead.
+        self.key_cache.forget();
+        result
+    }
+
+    async fn add_domain(&self, domain: SendingDomain) -> Result<(), StoreError> {
+        self.change(Box::new(move |connection, counters| {
+            let tenant = accepting::tenant_key(connection, counters, &domain.tenant)?;
+            let name = domain.domain.as_str();
+            let added = connection.execute(
+                "INSERT OR IGNORE INTO domain (tenant, name, created_ms) VALUES (?1, ?2, ?3)",
+                params![tenant, name, domain.created_at.as_millisecond()],
+            )?;
+            if added == 0 {
+                return Err(StoreError::Exists(format!("domain {name}")));
+            }
+            let key = connection.last_insert_rowid();
+            domain.keys.iter().try_for_each(|dkim| insert_dkim_key(connection, key, dkim))
+        }))
+        .await
+    }
+
+    async fn domains(&self, tenant: Option<&str>) -> Result<Vec<SendingDomain>, StoreError> {
+        let tenant = tenant.map(str::to_owned);
+        self.readers.read(move |connection| read_domains(connection, tenant.as_deref(), None)).await
+    }
+
+    async fn domain(&self, tenant: &str, domain: &Domain) -> Result<Option<SendingDomain>, StoreError> {
+        let (tenant, domain) = (tenant.to_owned(), domain.clone());
+        self.readers
+            .read(move |connection| Ok(read_domains(connection, Some(&tenant), Some(domain.as_str()))?.pop()))
+            .await
+    }
+
+    async fn remove_domain(&self, tenant: &str, domain: &Domain) -> Result<(), StoreError> {
+        let (tenant, domain) = (tenant.to_owned(), domain.clone());
+        self.change(Box::new(move |connection, _| {
+            let removed = match tenant_key(connection, &tenant)? {
+                Some(key) => connection
+                    .execute("DELETE FROM domain WHERE tenant = ?1 AND name = ?2", params![key, domain.as_str()])?,
+                None => 0,
+            };
+            if removed == 0 { Err(StoreError::NotFound(format!("domain {domain}"))) } else { Ok(()) }
+        }))
+        .await
+    }
+}
+
+impl Embedded {
+    async fn change(&self, change: Change) -> Result<(), StoreError> {
+        self.ask(|answer| Job::Change { change, answer }).await?
+    }
+}
+
+fn insert_dkim_key(connection: &Connection, domain: i64, key: &DkimKey) -> Result<(), StoreError> {
+    let added = connection.execute(
+        "INSERT OR IGNORE INTO dkim_key (id, domain, selector, algorithm, public, private)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![key.id, domain, key.selector, codes::algorithm_to(key.algorithm), key.public, key.sealed_private],
+    )?;
+    if added == 0 { Err(StoreError::Exists(format!("DKIM key {} ({})", key.id, key.selector))) } else { Ok(()) }
+}
+
+fn read_key(row: &Row<'_>) -> rusqlite::Result<ApiKey> {
+    Ok(ApiKey {
+        id: row.get(0)?,
+        tenant: row.get(1)?,
+        name: row.get(2)?,
+        prefix: row.get(3)?,
+        created_at: time(row.get(4)?),
+        revoked_at: row.get::<_, Option<i64>>(5)?.map(time),
+    })
+}
+
+fn read_domains(
+    connection: &Connection,
+    tenant: Option<&str>,
+    name: Option<&str>,
+) -> Result<Vec<SendingDomain>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT d.key, t.name, d.name, d.created_ms FROM domain d JOIN tenant t ON t.key = d.tenant
+         WHERE (?1 IS NULL OR t.name = ?1) AND (?2 IS NULL OR d.name = ?2) ORDER BY t.name, d.name",
+    )?;
+    let mut rows = statement.query(params![tenant, name])?;
+    let mut domains = Vec::new();
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(2)?;
+        let domain = Domain::parse(&name)
+            .map_err(|error| StoreError::Io(format!("the stored domain `{name}` cannot be read: {error}")))?;
+        let keys = read_dkim_keys(connection, row.get(0)?)?;
+        domains.push(SendingDomain { tenant: row.get(1)?, domain, created_at: time(row.get(3)?), keys });
+    }
+    Ok(domains)
+}
+
+fn read_dkim_keys(connection: &Connection, domain: i64) -> Result<Vec<DkimKey>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, selector, algorithm, public, private FROM dkim_key WHERE domain = ?1 ORDER BY selector",
+    )?;
+    let mut rows = statement.query([domain])?;
+    let mut keys = Vec::new();
+    while let Some(row) = rows.next()? {
+        let id: String = row.get(0)?;
+        let algorithm = codes::algorithm_from(row.get(2)?)
+            .ok_or_else(|| StoreError::Io(format!("the algorithm of DKIM key {id} cannot be read")))?;
+        keys.push(DkimKey {
+            id,
+            selector: row.get(1)?,
+            algorithm,
+            public: row.get(3)?,
+            sealed_private: row.get(4)?,
+        });
+    }
+    Ok(keys)
+}

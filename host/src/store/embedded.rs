@@ -1,0 +1,335 @@
+//! The embedded store: opening and closing it, and the `Store` trait in terms of its parts.
+//!
+//! Writes go to the writer's thread, reads to a few reading connections on the blocking pool; the reactor never waits
+//! for the disk.
+
+use std::collections::HashMap;
+use std::fs::{File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as std_mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use mail::Event;
+use rusqlite::{Connection, OptionalExtension};
+use tokio::sync::{Notify, mpsc, oneshot};
+use uuid::Uuid;
+
+use super::accepting::{Counters, Prepared};
+use super::directory::KeyCache;
+use super::faults::{Faults, NoFaults};
+use super::housekeeping::{Housekeeper, Wake};
+use super::lease::{Leases, place};
+use super::reading::Readers;
+use super::schema::{self, Layout, OpenError};
+use super::segment::{self, BodyError, Place, Spool};
+use super::writer::{Job, Writer};
+use super::{Accepted, BodyRef, Completion, EventRecord, Leased, MessageView, NewMessage, Page, Store, StoreError};
+
+/// Jobs that may wait for the writer; whoever comes later waits to hand in.
+const WAITING_JOBS: usize = 1024;
+
+/// How the store keeps things. None of it changes what is on disk already.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of a spool segment; it may be exceeded by one group of messages.
+    pub segment_bytes: u64,
+    /// How long bodies stay readable after the last recipient is done with; `None`: for good. A body may stay longer,
+    /// because a segment goes as a whole.
+    pub retention: Option<Duration>,
+    /// Free disk space below which nothing is accepted, so that what was accepted can still be delivered.
+    pub reserve_bytes: u64,
+    /// How often events move to their own database.
+    pub events_every: Duration,
+    /// How often segments and idempotency keys are looked at.
+    pub sweep_every: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            segment_bytes: 64 * 1024 * 1024,
+            retention: Some(Duration::from_secs(24 * 60 * 60)),
+            reserve_bytes: 64 * 1024 * 1024,
+            events_every: Duration::from_millis(250),
+            sweep_every: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What the writer's thread shares with everybody else.
+pub(super) struct Shared {
+    pub(super) layout: Layout,
+    /// Why nothing is written any more.
+    pub(super) poisoned: OnceLock<String>,
+    pub(super) queued: AtomicU64,
+    /// When the next recipient is due that no lease has seen.
+    pub(super) next_due_ms: AtomicI64,
+    pub(super) due: Notify,
+    /// Whether the outbox may hold events.
+    pub(super) outbox: AtomicBool,
+}
+
+/// The store of one host, in one folder.
+pub struct Embedded {
+    pub(super) shared: Arc<Shared>,
+    /// `None` only while closing.
+    jobs: Option<mpsc::Sender<Job>>,
+    pub(super) readers: Arc<Readers>,
+    pub(super) key_cache: KeyCache,
+    housekeeper: Arc<Mutex<Housekeeper>>,
+    wake: std_mpsc::Sender<Wake>,
+    threads: Vec<JoinHandle<()>>,
+    /// Held as long as this lives; the system lets go of it when the process dies.
+    _lock: File,
+}
+
+impl Embedded {
+    /// Opens the store in a data folder, which is created where it lacks.
+    ///
+    /// Fails where another process has it open, where a database is newer than this program, and where the disk does.
+    pub fn open(folder: &Path, options: Options) -> Result<Arc<Embedded>, OpenError> {
+        Embedded::open_with(folder, options, Arc::new(NoFaults))
+    }
+
+    /// `open` with faults played at the points of each group.
+    pub fn open_with(folder: &Path, options: Options, faults: Arc<dyn Faults>) -> Result<Arc<Embedded>, OpenError> {
+        let io = |path: &Path| {
+            let path = path.display().to_string();
+            move |source| OpenError::Io { path, source }
+        };
+        std::fs::create_dir_all(folder).map_err(io(folder))?;
+        let layout = Layout::new(folder);
+        let lock = lock(folder, &layout)?;
+        let main = schema::open_for_writing(&layout.main, schema::MAIN)?;
+        let events = schema::open_for_writing(&layout.events, schema::EVENTS)?;
+        let database = |source| OpenError::Database { path: layout.main.display().to_string(), source };
+        events.execute("ATTACH DATABASE ?1 AS store", [layout.main.to_string_lossy()]).map_err(database)?;
+
+        let found = Found::read(&main, &events).map_err(database)?;
+        let spool = Spool::open(&layout.spool, options.segment_bytes, found.last, &found.segments)
+            .map_err(io(&layout.spool))?;
+        let shared = Arc::new(Shared {
+            layout: layout.clone(),
+            poisoned: OnceLock::new(),
+            queued: AtomicU64::new(found.queued),
+            next_due_ms: AtomicI64::new(i64::MIN),
+            due: Notify::new(),
+            outbox: AtomicBool::new(true),
+        });
+        let writer = Writer {
+            connection: main,
+            spool,
+            counters: Counters { message: found.message, seq: found.seq, tenants: HashMap::new(), segment: None },
+            shared: shared.clone(),
+            faults,
+            reserve_bytes: options.reserve_bytes,
+            leases: Leases::new(),
+            space_checked: None,
+        };
+        let readers = Arc::new(Readers::new(layout.clone()));
+        let (jobs, waiting) = mpsc::channel(WAITING_JOBS);
+        let (wake, woken) = std_mpsc::channel();
+        let housekeeper =
+            Arc::new(Mutex::new(Housekeeper::new(events, jobs.clone(), readers.clone(), shared.clone(), &options)));
+        let keeper = housekeeper.clone();
+        let threads = vec![
+            spawn("store-keeper", move || Housekeeper::run(&keeper, &woken)).map_err(io(folder))?,
+            spawn("store-writer", move || writer.run(waiting)).map_err(io(folder))?,
+        ];
+        let key_cache = KeyCache::default();
+        Ok(Arc::new(Embedded { shared, jobs: Some(jobs), readers, key_cache, housekeeper, wake, threads, _lock: lock }))
+    }
+
+    /// Moves all events out of the outbox now, rather than at the next interval.
+    pub fn move_events(&self) {
+        self.housekeeper.lock().unwrap_or_else(PoisonError::into_inner).move_events();
+    }
+
+    /// Removes idempotency keys that are over and segments that nobody needs at this time.
+    pub fn sweep(&self, now: Timestamp) {
+        self.housekeeper.lock().unwrap_or_else(PoisonError::into_inner).sweep(now.as_millisecond());
+    }
+
+    /// Whether something is written at all; the text says why not.
+    pub fn failure(&self) -> Option<&str> {
+        self.shared.poisoned.get().map(String::as_str)
+    }
+
+    /// Hands a job to the writer and waits for its answer.
+    pub(super) async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Result<T, StoreError> {
+        let stopped = || StoreError::Io("the store is closed".to_owned());
+        let (answer, answered) = oneshot::channel();
+        let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
+        jobs.send(job(answer)).await.map_err(|_| stopped())?;
+        answered.await.map_err(|_| stopped())
+    }
+}
+
+impl Drop for Embedded {
+    /// Waits until what was handed in is done; then the folder is free for another.
+    fn drop(&mut self) {
+        let _ = self.wake.send(Wake::Stop);
+        self.jobs = None;
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+            // The housekeeper is first: only when it is gone, with its way to the writer, does the writer end.
+            self.housekeeper.lock().unwrap_or_else(PoisonError::into_inner).hang_up();
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Embedded {
+    async fn accept(&self, batch: Vec<NewMessage>) -> Vec<Result<Accepted, StoreError>> {
+        let count = batch.len();
+        let mut messages = Vec::with_capacity(count);
+        let mut refused = Vec::new();
+        for (index, message) in batch.into_iter().enumerate() {
+            match Prepared::new(message) {
+                Ok(message) => messages.push(message),
+                Err(error) => refused.push((index, error)),
+            }
+        }
+        let failed = messages.len();
+        let mut answers = match self.ask(|answer| Job::Accept { messages, answer }).await {
+            Ok(answers) => answers,
+            Err(error) => (0..failed).map(|_| Err(StoreError::Io(error.to_string()))).collect(),
+        };
+        for (index, error) in refused {
+            answers.insert(index, Err(error));
+        }
+        answers
+    }
+
+    async fn lease(&self, now: Timestamp, limit: usize) -> Result<Vec<Leased>, StoreError> {
+        self.ask(|answer| Job::Lease { now, limit, answer }).await?
+    }
+
+    async fn wait_due(&self, now: Timestamp) {
+        let news = self.shared.due.notified();
+        let wait_ms = self.shared.next_due_ms.load(Ordering::Acquire).saturating_sub(now.as_millisecond());
+        match u64::try_from(wait_ms) {
+            Err(_) | Ok(0) => {}
+            Ok(wait_ms) => {
+                // A timeout is as good as news: both say to look.
+                let _ = tokio::time::timeout(Duration::from_millis(wait_ms), news).await;
+            }
+        }
+    }
+
+    async fn complete(&self, batch: Vec<Completion>) -> Result<(), StoreError> {
+        self.ask(|answer| Job::Complete { batch, answer }).await?
+    }
+
+    async fn body(&self, body: &BodyRef) -> Result<Bytes, StoreError> {
+        let read = |error: BodyError| match error {
+            BodyError::Unreadable(_) | BodyError::Gone(_) => StoreError::NotFound(error.to_string()),
+            BodyError::Damaged { .. } => {
+                tracing::error!(%error, "a stored message is damaged and is set aside");
+                StoreError::NotFound(error.to_string())
+            }
+            BodyError::Io { .. } => StoreError::Io(error.to_string()),
+        };
+        let place: Place = body.0.parse().map_err(read)?;
+        let shared = self.shared.clone();
+        self.readers
+            .blocking(move || segment::read(&shared.layout.spool, place).map(Bytes::from).map_err(read))
+            .await
+    }
+
+    async fn message(&self, tenant: &str, id: Uuid) -> Result<MessageView, StoreError> {
+        self.readers.message(tenant.to_owned(), id).await
+    }
+
+    async fn messages(
+        &self,
+        tenant: &str,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<MessageView>, StoreError> {
+        self.readers.messages(tenant.to_owned(), cursor.map(str::to_owned), limit).await
+    }
+
+    async fn events(
+        &self,
+        tenant: &str,
+        message: Uuid,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<EventRecord>, StoreError> {
+        self.readers.events(tenant.to_owned(), message, cursor.map(str::to_owned), limit).await
+    }
+
+    async fn record(&self, message: Uuid, events: Vec<Event>, at: Timestamp) -> Result<(), StoreError> {
+        self.ask(|answer| Job::Record { message, events, at, answer }).await?
+    }
+
+    async fn queued(&self) -> Result<u64, StoreError> {
+        Ok(self.shared.queued.load(Ordering::Relaxed))
+    }
+}
+
+/// What the databases say when they are opened.
+struct Found {
+    message: i64,
+    seq: i64,
+    queued: u64,
+    last: Option<Place>,
+    segments: Vec<u64>,
+}
+
+impl Found {
+    fn read(main: &Connection, events: &Connection) -> rusqlite::Result<Found> {
+        let number = |connection: &Connection, sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+        // Positions grow with keys, so the newest message is the last in its segment.
+        let last = main
+            .query_row("SELECT key, segment, position, size FROM message ORDER BY key DESC LIMIT 1", [], |row| {
+                Ok((row.get::<_, i64>(0)?, place(row, 1)?))
+            })
+            .optional()?;
+        let segments = main
+            .prepare("SELECT number FROM segment")?
+            .query_map([], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))?
+            .collect::<Result<_, _>>()?;
+        Ok(Found {
+            message: last.map_or(0, |(key, _)| key),
+            seq: number(main, "SELECT coalesce(max(seq), 0) FROM outbox")?
+                .max(number(events, "SELECT seq FROM progress")?),
+            queued: number(main, "SELECT count(*) FROM recipient WHERE due_ms IS NOT NULL")?.unsigned_abs(),
+            last: last.map(|(_, place)| place),
+            segments,
+        })
+    }
+}
+
+fn lock(folder: &Path, layout: &Layout) -> Result<File, OpenError> {
+    let io = |source| OpenError::Io { path: layout.lock.display().to_string(), source };
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(&layout.lock).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            // The holder may be about to write it.
+            if file.read_to_string(&mut pid).is_err() || pid.trim().is_empty() {
+                pid = "unknown".to_owned();
+            }
+            return Err(OpenError::Locked { folder: folder.display().to_string(), pid: pid.trim().to_owned() });
+        }
+        Err(TryLockError::Error(source)) => return Err(io(source)),
+    }
+    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(io)?;
+    Ok(file)
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work)
+}

@@ -1,0 +1,453 @@
+//! The one writer: a thread that owns the writing connection, the segment being written, and the leases.
+//!
+//! Jobs that wait are done as one group: all bodies are appended and synced, then everything is committed in one
+//! transaction, then all are answered. Invariants: nothing is answered before its group is committed; nothing is
+//! committed before the bodies it names are synced; after a failed sync nothing is written any more, because the
+//! system may have dropped the pages it could not write.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc as std_mpsc};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use mail::Event;
+use rusqlite::{Connection, ErrorCode, OptionalExtension};
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::accepting::{self, Counters, NewlyDue, Prepared};
+use super::embedded::Shared;
+use super::faults::{Faults, Point};
+use super::history::{self, EventKey};
+use super::lease::{self, DueKey, Leases};
+use super::segment::Spool;
+use super::{Accepted, Completion, Leased, Next, StoreError};
+
+/// Bounds of a group: rows (messages, completions, events) and octets of bodies.
+const GROUP_ROWS: usize = 1024;
+const GROUP_BYTES: usize = 4 * 1024 * 1024;
+/// How often the free space of the disk is looked at.
+const SPACE_CHECK: Duration = Duration::from_secs(1);
+
+pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+/// A write of few rows, on its own savepoint inside the group's transaction.
+pub(super) type Change = Box<dyn FnOnce(&Connection, &mut Counters) -> Result<(), StoreError> + Send>;
+
+/// What the writer is asked to do.
+pub(super) enum Job {
+    Accept { messages: Vec<Prepared>, answer: oneshot::Sender<Vec<Result<Accepted, StoreError>>> },
+    Complete { batch: Vec<Completion>, answer: Answer<()> },
+    Record { message: Uuid, events: Vec<Event>, at: Timestamp, answer: Answer<()> },
+    Change { change: Change, answer: Answer<()> },
+    /// Events that moved leave the outbox.
+    Forget { keys: Vec<EventKey>, answer: std_mpsc::Sender<()> },
+    /// A segment nobody needs leaves.
+    Retire { segment: u64, answer: std_mpsc::Sender<()> },
+    Lease { now: Timestamp, limit: usize, answer: Answer<Vec<Leased>> },
+}
+
+impl Job {
+    /// Rows and octets it adds to its group.
+    fn weight(&self) -> (usize, usize) {
+        match self {
+            Job::Accept { messages, .. } => (messages.len(), messages.iter().map(|message| message.body.len()).sum()),
+            Job::Complete { batch, .. } => (batch.len(), 0),
+            Job::Forget { keys, .. } => (keys.len(), 0),
+            Job::Record { .. } | Job::Change { .. } | Job::Retire { .. } | Job::Lease { .. } => (1, 0),
+        }
+    }
+}
+
+/// Why a whole group failed.
+#[derive(Clone, Debug)]
+pub(super) enum GroupError {
+    Full,
+    /// Nothing was committed; the next group may do better.
+    Failed(String),
+    /// What reached the disk is not known.
+    Poisoned(String),
+}
+
+impl GroupError {
+    /// A failed write of bodies.
+    pub(super) fn write(error: io::Error) -> GroupError {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => GroupError::Full,
+            _ => GroupError::Failed(format!("writing the spool segment: {error}")),
+        }
+    }
+
+    fn to_store(&self) -> StoreError {
+        match self {
+            GroupError::Full => StoreError::Full,
+            GroupError::Failed(text) | GroupError::Poisoned(text) => StoreError::Io(text.clone()),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for GroupError {
+    fn from(error: rusqlite::Error) -> GroupError {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => GroupError::Full,
+            _ => GroupError::Failed(format!("the database: {error}")),
+        }
+    }
+}
+
+/// What is told to whom once the group is committed.
+enum Pending {
+    Accept { answer: oneshot::Sender<Vec<Result<Accepted, StoreError>>>, answers: Vec<Result<Accepted, StoreError>>, count: usize },
+    Unit(Answer<()>, Result<(), StoreError>),
+    Done(std_mpsc::Sender<()>),
+}
+
+/// What follows in memory from a committed group, and what is undone in it by a failed one.
+#[derive(Default)]
+struct Effects {
+    pending: Vec<Pending>,
+    accepted: Vec<NewlyDue>,
+    ended: Vec<(Uuid, u32, DueKey)>,
+    due_again: Vec<DueKey>,
+    done: u64,
+    retired: Vec<u64>,
+    events: bool,
+}
+
+pub(super) struct Writer {
+    pub(super) connection: Connection,
+    pub(super) spool: Spool,
+    pub(super) counters: Counters,
+    pub(super) shared: Arc<Shared>,
+    pub(super) faults: Arc<dyn Faults>,
+    /// Free space below which nothing is accepted.
+    pub(super) reserve_bytes: u64,
+    pub(super) leases: Leases,
+    pub(super) space_checked: Option<(Instant, bool)>,
+}
+
+impl Writer {
+    /// Works until every sender is gone.
+    pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        while let Some(first) = jobs.blocking_recv() {
+            let (mut rows, mut bytes) = first.weight();
+            let mut group = vec![first];
+            while rows < GROUP_ROWS && bytes < GROUP_BYTES {
+                let Ok(job) = jobs.try_recv() else { break };
+                let (more_rows, more_bytes) = job.weight();
+                rows += more_rows;
+                bytes += more_bytes;
+                group.push(job);
+            }
+            self.serve(group);
+        }
+        // Leaves a small WAL behind; whatever comes of it, all is committed.
+        let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    }
+
+    fn serve(&mut self, group: Vec<Job>) {
+        let (leases, writes): (Vec<Job>, Vec<Job>) = group.into_iter().partition(|job| matches!(job, Job::Lease { .. }));
+        if !writes.is_empty() {
+            self.serve_writes(writes);
+        }
+        // After the commit, so that what was accepted just now is leased at once.
+        for job in leases {
+            if let Job::Lease { now, limit, answer } = job {
+                let _ = answer.send(self.lease(now, limit));
+            }
+        }
+    }
+
+    fn serve_writes(&mut self, jobs: Vec<Job>) {
+        let mut effects = Effects::default();
+        let start = (self.spool.number(), self.spool.position());
+        let result = match self.shared.poisoned.get() {
+            Some(text) => {
+                jobs.into_iter().for_each(|job| effects.pending.extend(without_result(job)));
+                Err(GroupError::Poisoned(text.clone()))
+            }
+            None => self.group(jobs, &mut effects),
+        };
+        match result {
+            Ok(()) => self.committed(effects),
+            Err(error) => self.failed(effects, start, &error),
+        }
+    }
+
+    /// Does the group's work up to the commit.
+    fn group(&mut self, jobs: Vec<Job>, effects: &mut Effects) -> Result<(), GroupError> {
+        let full = self.is_full();
+        let mut jobs = jobs.into_iter();
+        let mut work = || -> Result<bool, GroupError> {
+            self.spool.roll_if_full().map_err(GroupError::write)?;
+            self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+            let before = self.spool.position();
+            for job in jobs.by_ref() {
+                self.write(job, full, effects)?;
+            }
+            self.spool.write().map_err(GroupError::write)?;
+            Ok(self.spool.position() != before)
+        };
+        let result = work();
+        // Whoever the work did not come to is answered with the group's error too.
+        jobs.for_each(|job| effects.pending.extend(without_result(job)));
+        if result? {
+            self.sync()?;
+        }
+        self.commit()
+    }
+
+    fn sync(&mut self) -> Result<(), GroupError> {
+        let poisoned = |error: io::Error| GroupError::Poisoned(format!("syncing the spool segment: {error}"));
+        self.faults.at(Point::Appended).map_err(poisoned)?;
+        self.spool.sync().map_err(poisoned)?;
+        self.faults.at(Point::Synced).map_err(poisoned)
+    }
+
+    fn commit(&mut self) -> Result<(), GroupError> {
+        match self.connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])) {
+            Ok(_) => {}
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => return Err(GroupError::Full),
+            Err(error) => return Err(GroupError::Poisoned(format!("committing: {error}"))),
+        }
+        self.faults.at(Point::Committed).map_err(|error| GroupError::Poisoned(error.to_string()))
+    }
+
+    /// One job of the group, inside its transaction.
+    fn write(&mut self, job: Job, full: bool, effects: &mut Effects) -> Result<(), GroupError> {
+        let (pending, result) = match job {
+            Job::Accept { messages, answer } => {
+                let mut answers = Vec::with_capacity(messages.len());
+                let result = self.accept(&messages, full, &mut answers, effects);
+                (Pending::Accept { answer, answers, count: messages.len() }, result)
+            }
+            Job::Complete { batch, answer } => {
+                let result = batch.iter().try_for_each(|completion| self.complete(completion, effects));
+                (Pending::Unit(answer, Ok(())), result)
+            }
+            Job::Record { message, events, at, answer } => match self.record(message, &events, at, effects) {
+                Ok(told) => (Pending::Unit(answer, told), Ok(())),
+                Err(error) => (Pending::Unit(answer, Ok(())), Err(error)),
+            },
+            Job::Change { change, answer } => match self.change(change) {
+                Ok(told) => (Pending::Unit(answer, told), Ok(())),
+                Err(error) => (Pending::Unit(answer, Ok(())), Err(error)),
+            },
+            Job::Forget { keys, answer } => {
+                (Pending::Done(answer), history::forget(&self.connection, &keys).map_err(GroupError::from))
+            }
+            Job::Retire { segment, answer } => (Pending::Done(answer), self.retire(segment, effects)),
+            Job::Lease { .. } => return Ok(()),
+        };
+        effects.pending.push(pending);
+        result
+    }
+
+    fn accept(
+        &mut self,
+        messages: &[Prepared],
+        full: bool,
+        answers: &mut Vec<Result<Accepted, StoreError>>,
+        effects: &mut Effects,
+    ) -> Result<(), GroupError> {
+        for message in messages {
+            if full {
+                answers.push(Err(StoreError::Full));
+                continue;
+            }
+            let (answer, due) = accepting::accept(&self.connection, &mut self.spool, &mut self.counters, message)?;
+            effects.accepted.extend(due);
+            effects.events = true;
+            answers.push(answer);
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, completion: &Completion, effects: &mut Effects) -> Result<(), GroupError> {
+        let Completion { message, index, next, events, at } = completion;
+        let Some(key) = self.leases.end(*message, *index) else {
+            tracing::warn!(id = %message, index, "a completion without a lease changes nothing");
+            return Ok(());
+        };
+        effects.ended.push((*message, *index, key));
+        match next {
+            Next::Done => {
+                self.connection
+                    .prepare_cached("UPDATE recipient SET due_ms = NULL, done_ms = ?3 WHERE message = ?1 AND place = ?2")?
+                    .execute([key.1, key.2, at.as_millisecond()])?;
+                effects.done += 1;
+            }
+            Next::Retry(due) => {
+                self.connection
+                    .prepare_cached(
+                        "UPDATE recipient SET due_ms = ?3, attempts = attempts + 1 WHERE message = ?1 AND place = ?2",
+                    )?
+                    .execute([key.1, key.2, due.as_millisecond()])?;
+                effects.due_again.push((due.as_millisecond(), key.1, key.2));
+            }
+            Next::Release => effects.due_again.push(key),
+        }
+        self.record_all(key.1, events, *at, effects)?;
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        message: Uuid,
+        events: &[Event],
+        at: Timestamp,
+        effects: &mut Effects,
+    ) -> Result<Result<(), StoreError>, GroupError> {
+        let key: Option<i64> = self
+            .connection
+            .prepare_cached("SELECT key FROM message WHERE id = ?1")?
+            .query_row([message.as_bytes()], |row| row.get(0))
+            .optional()?;
+        match key {
+            Some(key) => self.record_all(key, events, at, effects).map(Ok).map_err(GroupError::from),
+            None => Ok(Err(StoreError::NotFound(format!("message {message}")))),
+        }
+    }
+
+    fn record_all(
+        &mut self,
+        message: i64,
+        events: &[Event],
+        at: Timestamp,
+        effects: &mut Effects,
+    ) -> rusqlite::Result<()> {
+        for event in events {
+            self.counters.seq += 1;
+            history::record(&self.connection, (message, self.counters.seq), at.as_millisecond(), event)?;
+            effects.events = true;
+        }
+        Ok(())
+    }
+
+    /// A change that fails leaves the rest of the group alone.
+    fn change(&mut self, change: Change) -> Result<Result<(), StoreError>, GroupError> {
+        self.connection.prepare_cached("SAVEPOINT change")?.execute([])?;
+        let told = change(&self.connection, &mut self.counters);
+        if told.is_err() {
+            self.connection.prepare_cached("ROLLBACK TO change")?.execute([])?;
+            self.counters.tenants.clear();
+        }
+        self.connection.prepare_cached("RELEASE change")?.execute([])?;
+        Ok(told)
+    }
+
+    fn retire(&mut self, segment: u64, effects: &mut Effects) -> Result<(), GroupError> {
+        if segment != self.spool.number() {
+            self.connection
+                .prepare_cached("DELETE FROM segment WHERE number = ?1")?
+                .execute([segment.cast_signed()])?;
+            effects.retired.push(segment);
+        }
+        Ok(())
+    }
+
+    fn committed(&mut self, effects: Effects) {
+        let mut due = effects.due_again;
+        let mut queued: u64 = 0;
+        for NewlyDue { key, recipients, due_ms } in effects.accepted {
+            queued += recipients as u64;
+            due.push((due_ms, key, 0));
+        }
+        for key in &due {
+            self.leases.became_due(*key);
+        }
+        self.shared.queued.fetch_add(queued, Ordering::Relaxed);
+        self.shared.queued.fetch_sub(effects.done, Ordering::Relaxed);
+        if effects.events {
+            self.shared.outbox.store(true, Ordering::Release);
+        }
+        if let Some(earliest) = due.iter().map(|key| key.0).min() {
+            self.shared.next_due_ms.fetch_min(earliest, Ordering::AcqRel);
+            self.shared.due.notify_one();
+        }
+        for segment in effects.retired {
+            if let Err(error) = self.spool.retire(segment) {
+                tracing::warn!(segment, %error, "a spool segment could not be removed; the next start does it");
+            }
+        }
+        effects.pending.into_iter().for_each(|pending| pending.tell(None));
+    }
+
+    fn failed(&mut self, effects: Effects, start: (u64, u64), error: &GroupError) {
+        // Fails where the transaction never began or SQLite ended it itself.
+        let _ = self.connection.execute_batch("ROLLBACK");
+        let (number, position) = start;
+        self.spool.rewind(if self.spool.number() == number { position } else { 0 });
+        self.counters.tenants.clear();
+        self.counters.segment = None;
+        for (message, place, key) in effects.ended {
+            self.leases.restore(message, place, key);
+        }
+        match error {
+            GroupError::Full => tracing::error!("the disk is full: mail is refused until there is space"),
+            GroupError::Failed(text) => tracing::error!(error = %text, "a group of writes failed"),
+            GroupError::Poisoned(text) => {
+                if self.shared.poisoned.set(text.clone()).is_ok() {
+                    tracing::error!(error = %text, "storage failed: nothing is accepted until the host is restarted");
+                }
+            }
+        }
+        effects.pending.into_iter().for_each(|pending| pending.tell(Some(error)));
+    }
+
+    fn lease(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Leased>, StoreError> {
+        if let Some(text) = self.shared.poisoned.get() {
+            return Err(StoreError::Io(text.clone()));
+        }
+        let now_ms = now.as_millisecond();
+        let (leased, more) = self.leases.take(&self.connection, now_ms, limit)?;
+        let next = if more { i64::MIN } else { lease::next_due(&self.connection, now_ms)?.unwrap_or(i64::MAX) };
+        self.shared.next_due_ms.store(next, Ordering::Release);
+        Ok(leased)
+    }
+
+    /// Whether the disk has less than its reserve left. Where that cannot be told, writing will.
+    fn is_full(&mut self) -> bool {
+        if let Some((at, full)) = self.space_checked
+            && at.elapsed() < SPACE_CHECK
+        {
+            return full;
+        }
+        let full = match rustix::fs::statvfs(&self.shared.layout.spool) {
+            Ok(space) => space.f_bavail.saturating_mul(space.f_frsize) < self.reserve_bytes,
+            Err(_) => false,
+        };
+        self.space_checked = Some((Instant::now(), full));
+        full
+    }
+}
+
+impl Pending {
+    fn tell(self, error: Option<&GroupError>) {
+        // Whoever asked may be gone; what was committed stays committed.
+        match (self, error) {
+            (Pending::Accept { answer, answers, .. }, None) => drop(answer.send(answers)),
+            (Pending::Accept { answer, count, .. }, Some(error)) => {
+                drop(answer.send((0..count).map(|_| Err(error.to_store())).collect()));
+            }
+            (Pending::Unit(answer, told), None) => drop(answer.send(told)),
+            (Pending::Unit(answer, _), Some(error)) => drop(answer.send(Err(error.to_store()))),
+            (Pending::Done(answer), None) => drop(answer.send(())),
+            (Pending::Done(_), Some(_)) => {}
+        }
+    }
+}
+
+/// A job that was not come to: its answer is the group's error.
+fn without_result(job: Job) -> Option<Pending> {
+    match job {
+        Job::Accept { answer, messages } => {
+            Some(Pending::Accept { answer, answers: Vec::new(), count: messages.len() })
+        }
+        Job::Complete { answer, .. } | Job::Record { answer, .. } | Job::Change { answer, .. } => {
+            Some(Pending::Unit(answer, Ok(())))
+        }
+        Job::Forget { answer, .. } | Job::Retire { answer, .. } => Some(Pending::Done(answer)),
+        Job::Lease { .. } => None,
+    }
+}
