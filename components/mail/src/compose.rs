@@ -1,9 +1,59 @@
 //! Makes a message out of fields (mail-builder behind it). The result is 7-bit, CRLF, lines of at most 76 columns in
-//! encoded bodies, and well-formed whatever the fields hold.
+//! encoded bodies, and well-formed whatever the fields hold. Only an address with a local part outside ASCII puts UTF-8
+//! into the header, since nothing else can stand for it (RFC 6532 s3.2).
+//!
+//! The same draft gives the same bytes: nothing here asks a clock or rolls dice, so that a repeated submission hashes
+//! to the same message.
 
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use mail_builder::headers::address::Address as MailboxList;
+use mail_builder::headers::content_type::ContentType;
+use mail_builder::headers::date::Date;
+use mail_builder::headers::raw::Raw;
+use mail_builder::headers::text::Text;
+use mail_builder::headers::{Header, HeaderType};
+use mail_builder::mime::{BodyPart, MimePart};
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::Mailbox;
+use crate::header::check_format;
+use crate::{Mailbox, mime};
+
+/// The longest value of an extra field in octets.
+pub const MAX_EXTRA_VALUE_OCTETS: usize = 8192;
+/// The longest name of an extra field, and the longest media type, in octets.
+const MAX_NAME_OCTETS: usize = 127;
+/// The longest word that a folded line can hold with a field name in front (RFC 5322 s2.1.1).
+const MAX_WORD_OCTETS: usize = 900;
+/// The octets that make a base64 line of 76 columns (RFC 2045 s6.8).
+const BASE64_LINE_OCTETS: usize = 57;
+/// The octets that fit an encoded word of 75 columns in base64, `=?utf-8?B?` and `?=` around them (RFC 2047 s2).
+const ENCODED_WORD_OCTETS: usize = 45;
+
+/// Fields that `compose` writes itself, that tell how the message travelled, or that our signatures are; and prefixes
+/// of such.
+const RESERVED: &[&str] = &[
+    "From",
+    "To",
+    "Cc",
+    "Bcc",
+    "Reply-To",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "MIME-Version",
+    "Return-Path",
+    "Received",
+    "Received-SPF",
+    "Delivered-To",
+    "DKIM-Signature",
+    "DomainKey-Signature",
+    "Authentication-Results",
+];
+const RESERVED_PREFIXES: &[&str] = &["Content-", "ARC-", "Resent-"];
 
 /// A file that goes with a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,14 +102,521 @@ pub enum HeaderError {
 /// (From, To, Cc, Bcc, Subject, Date, Message-ID, Reply-To, Return-Path, Received, DKIM-Signature, MIME-Version,
 /// Content-*, …) and its value holds no line end.
 pub fn check_extra_header(name: &str, value: &str) -> Result<(), HeaderError> {
-    let _ = (name, value);
-    todo!()
+    let is_name = matches!(name.len(), 1..=MAX_NAME_OCTETS)
+        && name.bytes().all(|octet| octet.is_ascii_graphic() && octet != b':');
+    if !is_name {
+        return Err(HeaderError::Name(name.chars().take(MAX_NAME_OCTETS).collect()));
+    }
+    let has_prefix = |prefix: &&str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    if RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) || RESERVED_PREFIXES.iter().any(has_prefix) {
+        return Err(HeaderError::Reserved(name.to_owned()));
+    }
+    if value.contains(['\r', '\n', '\0']) {
+        return Err(HeaderError::Control(name.to_owned()));
+    }
+    if value.len() > MAX_EXTRA_VALUE_OCTETS {
+        return Err(HeaderError::TooLong(name.to_owned(), value.len()));
+    }
+    Ok(())
 }
 
 /// Composes the message: multipart/mixed around multipart/related around multipart/alternative, as few of them as
 /// needed. Bcc is never written. Header values are encoded (RFC 2047) where they are not ASCII; Message-ID, Date and
 /// MIME-Version are always there. Boundaries are derived from the Message-ID, so that the same draft gives the same bytes.
+/// Extra fields that `check_extra_header` refuses are left out.
 pub fn compose(draft: &Draft) -> Vec<u8> {
-    let _ = draft;
-    todo!()
+    let content: usize = draft.attachments.iter().map(|attachment| attachment.content.len()).sum();
+    let texts = draft.text.as_ref().map_or(0, String::len) + draft.html.as_ref().map_or(0, String::len);
+    let mut message = Vec::with_capacity(2048 + texts * 5 / 4 + content * 7 / 5);
+    for (name, value) in fields(draft) {
+        write_field(&name, &value, &mut message);
+    }
+    body(draft, &Boundaries::new(draft)).write_part(&mut message);
+    if !message.ends_with(b"\r\n") {
+        message.extend_from_slice(b"\r\n");
+    }
+    message
+}
+
+/// Appends `Name: value` and its CRLF.
+fn write_field(name: &str, value: &HeaderType<'_>, into: &mut Vec<u8>) {
+    into.extend_from_slice(name.as_bytes());
+    into.extend_from_slice(b": ");
+    value.write_header(into, name.len() + 2);
+}
+
+/// The fields of the header but for Content-Type and Content-Transfer-Encoding.
+fn fields(draft: &Draft) -> Vec<(Cow<'_, str>, HeaderType<'_>)> {
+    let mut fields: Vec<(Cow<'_, str>, HeaderType<'_>)> = Vec::with_capacity(8 + draft.headers.len());
+    fields.push(("From".into(), mailboxes(std::slice::from_ref(&draft.from))));
+    match draft.to.as_slice() {
+        [] if draft.cc.is_empty() => fields.push(("To".into(), Raw::new("undisclosed-recipients:;").into())),
+        [] => {}
+        [_, ..] => fields.push(("To".into(), mailboxes(&draft.to))),
+    }
+    if !draft.cc.is_empty() {
+        fields.push(("Cc".into(), mailboxes(&draft.cc)));
+    }
+    if !draft.reply_to.is_empty() {
+        fields.push(("Reply-To".into(), mailboxes(&draft.reply_to)));
+    }
+    fields.push(("Subject".into(), unstructured(&draft.subject)));
+    fields.push(("Message-ID".into(), Raw::new(bracketed(&draft.message_id)).into()));
+    fields.push(("Date".into(), Date::new(draft.date_s).into()));
+    for (name, value) in &draft.headers {
+        if check_extra_header(name, value).is_ok() {
+            fields.push((name.as_str().into(), unstructured(value)));
+        }
+    }
+    fields.push(("MIME-Version".into(), Raw::new("1.0").into()));
+    fields
+}
+
+fn mailboxes(mailboxes: &[Mailbox]) -> HeaderType<'_> {
+    let one = |mailbox: &Mailbox| {
+        let name = mailbox.name.as_deref().map(on_one_line).filter(|name| !name.trim().is_empty());
+        MailboxList::new_address(name.map(|name| name.trim().to_owned()), mailbox.address.to_string())
+    };
+    HeaderType::Address(MailboxList::new_list(mailboxes.iter().map(one).collect()))
+}
+
+/// A value as it is where it can be folded, else in encoded words. mail-builder encodes whatever is long, but a long
+/// List-Unsubscribe must stay readable to machines and a long subject to people.
+fn unstructured(value: &str) -> HeaderType<'_> {
+    let value = on_one_line(value);
+    let value = match value.trim() {
+        trimmed if trimmed.len() == value.len() => value,
+        trimmed => Cow::Owned(trimmed.to_owned()),
+    };
+    if value.contains("=?") {
+        // What looks like an encoded word would be decoded on the other side, so it is encoded itself.
+        return Raw::new(encoded_words(&value)).into();
+    }
+    let is_plain = value.bytes().all(|octet| matches!(octet, b'\t' | b' '..=b'~'));
+    match is_plain && value.split([' ', '\t']).all(|word| word.len() <= MAX_WORD_OCTETS) {
+        true => Raw::new(value).into(),
+        false => Text::new(value).into(),
+    }
+}
+
+/// The value with line ends and NUL as blanks.
+fn on_one_line(value: &str) -> Cow<'_, str> {
+    match value.contains(['\r', '\n', '\0']) {
+        true => Cow::Owned(value.replace(['\r', '\n', '\0'], " ")),
+        false => Cow::Borrowed(value),
+    }
+}
+
+/// Encoded words in base64, one a line (RFC 2047 s2).
+fn encoded_words(text: &str) -> String {
+    let mut words = String::with_capacity(text.len() * 2);
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (piece, next) = rest.split_at(rest.floor_char_boundary(ENCODED_WORD_OCTETS));
+        if !words.is_empty() {
+            words.push_str("\r\n ");
+        }
+        words.push_str(&format!("=?utf-8?B?{}?=", STANDARD.encode(piece)));
+        rest = next;
+    }
+    words
+}
+
+/// A message or content id in one pair of angle brackets, nothing in it that could end it.
+fn bracketed(id: &str) -> String {
+    let inner: String = id.chars().filter(|c| c.is_ascii_graphic() && !matches!(c, '<' | '>')).collect();
+    format!("<{inner}>")
+}
+
+/// The boundaries of one message, told apart by a letter.
+struct Boundaries {
+    stem: String,
+}
+
+impl Boundaries {
+    /// From the Message-ID; `=_` cannot stand in quoted-printable or base64, and what is written as it is is searched.
+    fn new(draft: &Draft) -> Boundaries {
+        let as_is = [draft.text.as_deref(), draft.html.as_deref()];
+        let as_is = as_is.into_iter().flatten().map(str::as_bytes);
+        let as_is = as_is.chain(draft.attachments.iter().filter(|a| is_message(a)).map(|a| a.content.as_slice()));
+        let as_is = as_is.filter(|content| memchr::memmem::find(content, b"=_").is_some()).collect::<Vec<_>>();
+        for turn in 0u32.. {
+            let hash = Sha256::new().chain_update(turn.to_be_bytes()).chain_update(&draft.message_id).finalize();
+            let stem = hash[..12].iter().fold("=_".to_owned(), |stem, octet| format!("{stem}{octet:02x}"));
+            if as_is.iter().all(|content| memchr::memmem::find(content, stem.as_bytes()).is_none()) {
+                return Boundaries { stem };
+            }
+        }
+        Boundaries { stem: String::new() }
+    }
+
+    fn multipart<'a>(&self, subtype: &'static str, root: Option<&str>, parts: Vec<MimePart<'a>>) -> MimePart<'a> {
+        let letter = subtype.get(..1).unwrap_or_default();
+        let mut content_type = ContentType::new(format!("multipart/{subtype}"));
+        if let Some(root) = root {
+            // RFC 2387 s3.1.
+            content_type = content_type.attribute("type", root.to_owned());
+        }
+        MimePart::new(content_type.attribute("boundary", format!("{}{letter}", self.stem)), parts)
+    }
+}
+
+/// The body: text and HTML as alternatives, with what the HTML shows (related), with what goes along (mixed).
+fn body<'a>(draft: &'a Draft, boundaries: &Boundaries) -> MimePart<'a> {
+    let text = draft.text.as_deref().map(|text| text_part("text/plain", text));
+    let html = draft.html.as_deref().map(|html| text_part("text/html", html));
+    let has_html = html.is_some();
+    let (main, main_type) = match (text, html) {
+        (Some(text), Some(html)) => {
+            (boundaries.multipart("alternative", None, vec![text, html]), "multipart/alternative")
+        }
+        (Some(text), None) => (text, "text/plain"),
+        (None, Some(html)) => (html, "text/html"),
+        (None, None) => (text_part("text/plain", ""), "text/plain"),
+    };
+    let is_shown = |attachment: &&Attachment| has_html && attachment.content_id.is_some();
+    let shown = draft.attachments.iter().filter(|a| is_shown(a)).map(attachment_part).collect::<Vec<_>>();
+    let attached = draft.attachments.iter().filter(|a| !is_shown(a)).map(attachment_part).collect::<Vec<_>>();
+    let main = match shown.is_empty() {
+        true => main,
+        false => boundaries.multipart("related", Some(main_type), [vec![main], shown].concat()),
+    };
+    match attached.is_empty() {
+        true => main,
+        false => boundaries.multipart("mixed", None, [vec![main], attached].concat()),
+    }
+}
+
+/// Text with CRLF line ends, encoded where it is not short lines of ASCII.
+fn text_part<'a>(content_type: &'static str, text: &'a str) -> MimePart<'a> {
+    let text = with_crlf(text);
+    let is_text = !text.bytes().any(|octet| octet < b' ' && !matches!(octet, b'\t' | b'\r' | b'\n'));
+    match is_text {
+        true => MimePart::new(content_type, BodyPart::Text(text)),
+        // mail-builder leaves control characters as they are, NUL among them.
+        false => {
+            let content_type = ContentType::new(content_type).attribute("charset", "utf-8");
+            MimePart::new(content_type, BodyPart::Text(base64_lines(text.as_bytes()).into()))
+                .transfer_encoding("base64")
+        }
+    }
+}
+
+/// The text with every line end a CRLF, whatever they were.
+fn with_crlf(text: &str) -> Cow<'_, str> {
+    let octets = text.as_bytes();
+    let is_clean = memchr::memchr2_iter(b'\r', b'\n', octets).all(|at| match octets[at] {
+        b'\r' => octets.get(at + 1) == Some(&b'\n'),
+        _ => at > 0 && octets[at - 1] == b'\r',
+    });
+    if is_clean {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.replace("\r\n", "\n").replace('\r', "\n").replace('\n', "\r\n"))
+}
+
+/// A file: base64 keeps every octet, whatever its type. A message stays as it is where it can, because it must not be
+/// encoded (RFC 2046 s5.2.1), and loses its type where it cannot.
+fn attachment_part(attachment: &Attachment) -> MimePart<'_> {
+    let is_message = is_message(attachment);
+    let mut content_type = safe_content_type(&attachment.content_type, is_message);
+    let file_name = on_one_line(&attachment.file_name).trim().to_owned();
+    let mut disposition = ContentType::new(if attachment.content_id.is_some() { "inline" } else { "attachment" });
+    if !file_name.is_empty() {
+        // The type's own `name` is for the readers that know no other (RFC 2046 s4.5.1 has it gone).
+        content_type = content_type.attribute("name", file_name.clone());
+        disposition = disposition.attribute("filename", file_name);
+    }
+    let (content, encoding) = match is_message {
+        true => (BodyPart::Binary(Cow::Borrowed(attachment.content.as_slice())), "7bit"),
+        false => (BodyPart::Text(base64_lines(&attachment.content).into()), "base64"),
+    };
+    // A type of its own keeps `MimePart::new` from adding a charset.
+    let mut part = MimePart::raw(content).header("Content-Type", content_type);
+    part = part.header("Content-Disposition", disposition);
+    if let Some(id) = &attachment.content_id {
+        part = part.header("Content-ID", Raw::new(bracketed(id)));
+    }
+    part.transfer_encoding(encoding)
+}
+
+/// Whether it is a message that can stand in another one as it is.
+fn is_message(attachment: &Attachment) -> bool {
+    let is_type = mime::content_type(attachment.content_type.as_bytes()).is_some_and(|t| t.value == "message/rfc822");
+    is_type
+        && attachment.content.is_ascii()
+        && check_format(&attachment.content).is_ok()
+        && !attachment.content.contains(&0)
+}
+
+/// A type that is one, with its parameters; `application/octet-stream` instead of none and of those that need a
+/// structure of their own.
+fn safe_content_type(text: &str, is_message: bool) -> ContentType<'static> {
+    let is_token = |text: &str| {
+        !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&octet))
+    };
+    let found = mime::content_type(on_one_line(text).as_bytes()).filter(|found| {
+        let is_composite = found.value.starts_with("multipart/") || found.value.starts_with("message/");
+        let is_type = found.value.split_once('/').is_some_and(|(main, sub)| is_token(main) && is_token(sub));
+        is_type && found.value.len() <= MAX_NAME_OCTETS && (is_message || !is_composite)
+    });
+    let Some(found) = found else {
+        return ContentType::new("application/octet-stream");
+    };
+    let parameters =
+        found.parameters.into_iter().filter(|(name, _)| is_token(name) && name.len() <= 32 && name != "name");
+    parameters.fold(ContentType::new(found.value), |content_type, (name, value)| content_type.attribute(name, value))
+}
+
+/// Base64 in lines of 76 columns.
+fn base64_lines(content: &[u8]) -> String {
+    let mut lines = String::with_capacity(content.len().div_ceil(BASE64_LINE_OCTETS) * 78);
+    for line in content.chunks(BASE64_LINE_OCTETS) {
+        STANDARD.encode_string(line, &mut lines);
+        lines.push_str("\r\n");
+    }
+    lines
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::header::{check_fields, split};
+    use crate::message::{Disposition, parse, part_content};
+
+    fn draft() -> Draft {
+        Draft {
+            from: Mailbox::parse("Alice <alice@x.test>").unwrap(),
+            to: vec![Mailbox::parse("bob@y.test").unwrap()],
+            cc: Vec::new(),
+            reply_to: Vec::new(),
+            subject: "Hello".into(),
+            html: None,
+            text: Some("Hi,\nBob\n".into()),
+            attachments: Vec::new(),
+            headers: Vec::new(),
+            message_id: "<1@x.test>".into(),
+            date_s: 1_700_000_000,
+        }
+    }
+
+    fn file(file_name: &str, content_type: &str, content_id: Option<&str>, content: &[u8]) -> Attachment {
+        Attachment {
+            file_name: file_name.into(),
+            content_type: content_type.into(),
+            content_id: content_id.map(str::to_owned),
+            content: content.to_vec(),
+        }
+    }
+
+    /// Composes and checks what every composed message must stand.
+    fn composed(draft: &Draft) -> String {
+        let message = compose(draft);
+        assert_eq!(compose(draft), message, "the same draft gives the same bytes");
+        assert_eq!(check_format(&message), Ok(()), "{}", String::from_utf8_lossy(&message));
+        assert_eq!(check_fields(&split(&message).unwrap().0), Ok(()));
+        assert!(message.ends_with(b"\r\n"));
+        String::from_utf8(message).unwrap()
+    }
+
+    /// The types of a composed message's tree.
+    fn types(draft: &Draft) -> Vec<String> {
+        mime::walk(composed(draft).as_bytes()).into_iter().map(|node| node.content_type.value).collect()
+    }
+
+    #[test]
+    fn composes_plain_text() {
+        let expected = "From: \"Alice\" <alice@x.test>\r\nTo: <bob@y.test>\r\nSubject: Hello\r\nMessage-ID: <1@x.test>\r\n\
+                        Date: Tue, 14 Nov 2023 22:13:20 +0000\r\nMIME-Version: 1.0\r\n\
+                        Content-Type: text/plain; charset=\"utf-8\"\r\nContent-Transfer-Encoding: 7bit\r\n\r\nHi,\r\nBob\r\n";
+        assert_eq!(composed(&draft()), expected);
+    }
+
+    #[test]
+    fn nests_no_more_than_needed() {
+        let check = |html: bool, text: bool, files: &[Option<&str>], expected: &[&str]| {
+            let mut draft = draft();
+            draft.html = html.then(|| "<p>Hi</p>".into());
+            draft.text = text.then(|| "Hi".into());
+            draft.attachments = files.iter().map(|id| file("a.png", "image/png", *id, b"\x89PNG")).collect();
+            assert_eq!(types(&draft), expected);
+        };
+        let (mixed, related, alternative) = ("multipart/mixed", "multipart/related", "multipart/alternative");
+        let (plain, html, png) = ("text/plain", "text/html", "image/png");
+        check(false, false, &[], &[plain]);
+        check(true, false, &[], &[html]);
+        check(true, true, &[], &[alternative, plain, html]);
+        check(true, false, &[Some("a")], &[related, html, png]);
+        check(false, true, &[Some("a")], &[mixed, plain, png]);
+        check(true, true, &[None], &[mixed, alternative, plain, html, png]);
+        check(true, true, &[None, Some("a")], &[mixed, related, alternative, plain, html, png, png]);
+    }
+
+    #[test]
+    fn says_what_it_was_given() {
+        let long = "word ".repeat(60).trim_end().to_owned();
+        let names =
+            ["Alice", "Acme, Inc.", "J\u{fc}rgen \"JK\" <x>", "\u{65e5}\u{672c}\u{8a9e} \u{2764}\u{fe0f}", &long];
+        let subjects = [
+            "Hello",
+            "",
+            &long,
+            "Gr\u{fc}\u{df}e \u{1f600}",
+            &"\u{1f600}".repeat(100),
+            "=?utf-8?q?not_a_word?=",
+            &"x".repeat(2000),
+            "a: b; c",
+        ];
+        let files = ["a.txt", "\u{fc}ber \"uns\".pdf", "a\\b;c=d.txt", &"n".repeat(200), &"\u{1f600}".repeat(40)];
+        for (at, subject) in subjects.iter().enumerate() {
+            let mut draft = draft();
+            draft.subject = (*subject).to_string();
+            draft.from.name = Some(names[at % names.len()].to_owned());
+            draft.to = (0..60).map(|n| Mailbox::parse(&format!("User {n} <u{n}@y.test>")).unwrap()).collect();
+            draft.html = Some(format!("<p>{}</p>", "gr\u{fc}n ".repeat(500)));
+            let name = files[at % files.len()];
+            draft.attachments = vec![file(name, "application/pdf", None, &[0, 255, 13, 10, 13, 7].repeat(100))];
+            let message = composed(&draft);
+            assert!(message.is_ascii());
+            assert!(message.lines().all(|line| line.len() <= 78), "{message}");
+            let parsed = parse(message.as_bytes());
+            assert_eq!(parsed.subject.as_deref(), Some(*subject));
+            assert_eq!(parsed.from, [draft.from]);
+            assert_eq!(parsed.to, draft.to);
+            assert_eq!(parsed.message_id.as_deref(), Some("<1@x.test>"));
+            assert_eq!(parsed.html, draft.html);
+            assert_eq!(parsed.text.as_deref(), Some("Hi,\r\nBob\r\n"));
+            assert_eq!(parsed.parts[2].file_name.as_deref(), Some(name));
+            assert_eq!(parsed.parts[2].disposition, Disposition::Attachment);
+            let content = part_content(message.as_bytes(), 2).unwrap();
+            assert_eq!(content, ("application/pdf".to_owned(), draft.attachments[0].content.clone()));
+        }
+    }
+
+    #[test]
+    fn keeps_text_whatever_it_holds() {
+        let check = |text: &str, expected: &str| {
+            let mut draft = draft();
+            draft.text = Some(text.into());
+            draft.html = Some(text.into());
+            let message = composed(&draft);
+            assert!(message.is_ascii());
+            let parsed = parse(message.as_bytes());
+            let trimmed = |found: Option<String>| found.map(|text| text.trim_end_matches("\r\n").to_owned());
+            assert_eq!(trimmed(parsed.text).as_deref(), Some(expected), "{text:?}");
+            assert_eq!(trimmed(parsed.html).as_deref(), Some(expected), "{text:?}");
+        };
+        check("", "");
+        check("a\nb\r\nc\rd", "a\r\nb\r\nc\r\nd");
+        check("trailing \nblank\t\nlines", "trailing \r\nblank\t\r\nlines");
+        check(".\n..\nFrom me", ".\r\n..\r\nFrom me");
+        check("nul \0 and \u{1b}[0m", "nul \0 and \u{1b}[0m");
+        check(&"long ".repeat(1000), &"long ".repeat(1000));
+        check(&"x".repeat(5000), &"x".repeat(5000));
+        check("=_ --=_", "=_ --=_");
+        check("\u{1f600}\n".repeat(50).trim_end(), "\u{1f600}\r\n".repeat(50).trim_end());
+    }
+
+    #[test]
+    fn lets_no_value_become_a_field() {
+        let mut draft = draft();
+        draft.subject = "a\r\nBcc: evil@z.test\r\n\r\nbody\0".into();
+        draft.from.name = Some("b\r\nBcc: evil@z.test".into());
+        draft.message_id = "<1@x\r\nBcc: evil@z.test>".into();
+        draft.headers = vec![
+            ("X-Good".into(), "yes".into()),
+            ("X-Bad".into(), "a\r\nBcc: evil@z.test".into()),
+            ("Bcc".into(), "evil@z.test".into()),
+            ("X: y\r\nBcc".into(), "evil@z.test".into()),
+        ];
+        draft.attachments = vec![
+            file("a\r\nBcc: evil@z.test", "text/x\r\nBcc: evil@z.test", Some("c\r\nBcc: evil@z.test"), b"1"),
+            file("", "multipart/mixed; boundary=x", None, b"2"),
+            file("t.ics", "Text/Calendar; METHOD=request; charset=\"utf-8\"", None, b"3"),
+        ];
+        let message = composed(&draft);
+        let nodes = mime::walk(message.as_bytes());
+        for node in &nodes {
+            let (fields, _) = split(&message.as_bytes()[node.header.start..node.body.start]).unwrap();
+            assert!(!fields.iter().any(|field| field.is("Bcc") || field.is("X-Bad")), "{message}");
+        }
+        assert!(message.contains("X-Good: yes\r\n"));
+        let types = nodes.iter().map(|node| node.content_type.value.as_str()).collect::<Vec<_>>();
+        let expected =
+            ["multipart/mixed", "text/plain", "application/octet-stream", "application/octet-stream", "text/calendar"];
+        assert_eq!(types, expected);
+        assert_eq!(nodes[4].content_type.parameter("method"), Some("request"));
+    }
+
+    #[test]
+    fn keeps_long_fields_readable() {
+        let mut draft = draft();
+        let link = format!("<https://x.test/u/{}>, <mailto:u@x.test?subject=u>", "t".repeat(300));
+        draft.headers = vec![("List-Unsubscribe".into(), link.clone()), ("X-Name".into(), "J\u{fc}rgen".into())];
+        let message = composed(&draft);
+        assert!(!message.contains("List-Unsubscribe: =?"));
+        let parsed = parse(message.as_bytes());
+        let value = |name: &str| parsed.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+        assert_eq!(value("List-Unsubscribe"), Some(link.as_str()));
+        assert_eq!(value("X-Name"), Some("J\u{fc}rgen"));
+        assert!(message.is_ascii());
+    }
+
+    #[test]
+    fn never_encodes_a_message() {
+        let mut draft = draft();
+        let inner = b"From: a@x.test\r\n\r\n=_ inner\r\n";
+        draft.attachments =
+            vec![file("m.eml", "message/rfc822", None, inner), file("8.eml", "message/rfc822", None, b"\xff")];
+        let message = composed(&draft);
+        let parsed = parse(message.as_bytes());
+        assert_eq!(parsed.parts[1].content_type, "message/rfc822");
+        assert_eq!(part_content(message.as_bytes(), 1).unwrap().1, inner);
+        assert_eq!(parsed.parts[2].content_type, "application/octet-stream");
+        assert_eq!(part_content(message.as_bytes(), 2).unwrap().1, b"\xff");
+    }
+
+    #[test]
+    fn hides_nobody_in_an_empty_list() {
+        let mut draft = draft();
+        draft.to.clear();
+        assert!(composed(&draft).contains("\r\nTo: undisclosed-recipients:;\r\n"));
+        draft.cc = vec![Mailbox::parse("c@y.test").unwrap()];
+        assert!(!composed(&draft).contains("\r\nTo:"));
+    }
+
+    #[test]
+    fn avoids_boundaries_that_stand_in_the_text() {
+        let mut draft = draft();
+        draft.html = Some("<p>".into());
+        let first = composed(&draft);
+        let boundary = first.split("boundary=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        draft.text = Some(format!("--{boundary}\n--{boundary}--"));
+        assert_eq!(types(&draft), ["multipart/alternative", "text/plain", "text/html"]);
+        assert_eq!(parse(composed(&draft).as_bytes()).text, Some(format!("--{boundary}\r\n--{boundary}--")));
+    }
+
+    #[test]
+    fn checks_extra_fields() {
+        let check = |name: &str, value: &str, expected: Result<(), HeaderError>| {
+            assert_eq!(check_extra_header(name, value), expected, "{name:?}: {value:?}");
+        };
+        check("X-Entity-Ref-ID", "123", Ok(()));
+        check("List-Unsubscribe", "<https://x.test/u>", Ok(()));
+        check("X", "", Ok(()));
+        check("X", "\u{1f600}", Ok(()));
+        for name in ["", "X Y", "X:", "X\r\n", "\u{dc}", &"x".repeat(128)] {
+            check(name, "v", Err(HeaderError::Name(name.chars().take(127).collect())));
+        }
+        for name in
+            ["from", "BCC", "Content-Type", "content-x", "Resent-To", "DKIM-Signature", "ARC-Seal", "Message-ID"]
+        {
+            check(name, "v", Err(HeaderError::Reserved(name.into())));
+        }
+        for value in ["a\rb", "a\nb", "a\0b"] {
+            check("X", value, Err(HeaderError::Control("X".into())));
+        }
+        check("X", &"v".repeat(8193), Err(HeaderError::TooLong("X".into(), 8193)));
+    }
 }

@@ -11,6 +11,7 @@ pub mod event;
 pub mod header;
 pub mod mailbox;
 pub mod message;
+mod mime;
 pub mod outcome;
 pub mod reply;
 pub mod seven_bit;
