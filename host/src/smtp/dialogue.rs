@@ -203,7 +203,8 @@ fn unescape(text: &str) -> Vec<u8> {
 }
 
 fn run(script: &str, piece: usize) -> Result<(), String> {
-    let lines: Vec<_> = script.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).collect();
+    let lines: Vec<_> =
+        script.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).collect();
     let settings = lines.first().and_then(|(_, line)| line.strip_prefix('@')).unwrap_or("");
     let mut stage = Stage::new(settings);
     for (number, line) in lines.into_iter().filter(|(_, line)| !line.starts_with('@')) {

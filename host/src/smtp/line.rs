@@ -47,7 +47,13 @@ pub struct Inbound {
     bytes: Vec<u8>,
     /// Where the unused bytes begin.
     start: usize,
-    /// Octets of the current line that were thrown away since it is too long.
+    overlong: Option<Overlong>,
+}
+
+/// A line that is too long and whose end has not come yet.
+#[derive(Clone, Copy, Debug)]
+struct Overlong {
+    limit: usize,
     dropped: usize,
 }
 
@@ -61,18 +67,18 @@ impl Inbound {
     /// The next line without its CRLF, or its fault; `None` where its end has not come yet.
     pub fn next_line(&mut self, kind: LineKind) -> Option<Result<Vec<u8>, LineFault>> {
         let waiting = &self.bytes[self.start..];
-        let limit = limit(kind, waiting);
+        let limit = self.overlong.map_or_else(|| limit(kind, waiting), |overlong| overlong.limit);
         let Some(end) = waiting.iter().position(|&byte| byte == b'\n') else {
             return self.drop_overlong(limit);
         };
         let line = &waiting[..=end];
-        let result = if self.dropped + line.len() > limit {
+        let result = if self.overlong.is_some() || line.len() > limit {
             Err(LineFault::TooLong(limit))
         } else {
             strip_crlf(line).map(<[u8]>::to_vec)
         };
         self.start += end + 1;
-        self.dropped = 0;
+        self.overlong = None;
         Some(result)
     }
 
@@ -103,13 +109,14 @@ impl Inbound {
     }
 
     fn drop_overlong(&mut self, limit: usize) -> Option<Result<Vec<u8>, LineFault>> {
-        if self.dropped + self.len() <= limit {
+        let waiting = self.len();
+        if self.overlong.is_none() && waiting <= limit {
             return None;
         }
-        // What stays counted is over the limit already, so the line is refused at its end.
-        self.dropped += self.len();
+        let overlong = self.overlong.get_or_insert(Overlong { limit, dropped: 0 });
+        overlong.dropped += waiting;
         self.start = self.bytes.len();
-        (self.dropped > ENDLESS_OCTETS).then_some(Err(LineFault::Endless))
+        (overlong.dropped > ENDLESS_OCTETS).then_some(Err(LineFault::Endless))
     }
 
     fn compact(&mut self) {

@@ -536,11 +536,8 @@ impl Session {
                 return Some(Action::Room(FIRST_ROOM_OCTETS));
             }
             State::ExpectRcpt(transaction) => {
-                let (code, text) = if transaction.refused {
-                    (554, "No recipient was accepted")
-                } else {
-                    (503, "Send RCPT first")
-                };
+                let (code, text) =
+                    if transaction.refused { (554, "No recipient was accepted") } else { (503, "Send RCPT first") };
                 self.state = State::ExpectRcpt(transaction);
                 self.say(code, Some((5, 5, 1)), text);
             }
@@ -553,8 +550,7 @@ impl Session {
     }
 
     fn read_text(&mut self) -> Option<Action> {
-        let State::ExpectText(transaction, mut receiver) = std::mem::replace(&mut self.state, State::ExpectMail)
-        else {
+        let State::ExpectText(transaction, mut receiver) = std::mem::replace(&mut self.state, State::ExpectMail) else {
             return None;
         };
         let mut progress = Progress::More;

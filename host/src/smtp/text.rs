@@ -121,8 +121,9 @@ impl Receiver {
 
     /// Takes bytes in; says how many it used and what it wants next. Bytes behind the end are not used.
     pub fn receive(&mut self, bytes: &[u8]) -> (usize, Progress) {
-        // What is added is at most what came in, with a CR or LF withheld from the last call.
-        let need = self.text.len() + bytes.len() + 2;
+        // What is added is at most what came in, with a CR withheld from the last call; never more than the limit.
+        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
+        let need = (self.text.len() + bytes.len() + 1).min(limit);
         if self.fault.is_none() && need > self.granted {
             let step = (need - self.granted).max(ROOM_STEP_OCTETS).max(self.granted / 4);
             return (0, Progress::Room(step));
@@ -196,8 +197,7 @@ impl Receiver {
         self.octets += bytes.len() as u64;
         if self.octets > self.limit {
             self.refuse(TextFault::TooLarge(self.limit));
-        }
-        if self.fault.is_none() {
+        } else if self.fault.is_none() {
             self.text.extend_from_slice(bytes);
         }
     }
