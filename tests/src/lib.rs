@@ -1,1 +1,6 @@
-//! The harness: doubles of the outside world (DNS, MX) and the product as a process.
+//! The harness: the product as a process, small clients, and doubles of the outside world (DNS, MX).
+
+pub mod http;
+pub mod postfix;
+pub mod product;
+pub mod smtp;

@@ -1,0 +1,108 @@
+//! What the machine spends: CPU and memory of a process tree, and how fast its disk syncs.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+/// Unit of the times in `/proc/PID/stat`; Linux has shown user space 100 a second for decades.
+const TICK_MS: f64 = 10.0;
+
+const PAGE_BYTES: u64 = 4096;
+
+/// How long the disk is probed.
+const PROBE: Duration = Duration::from_millis(500);
+
+/// Of a process and all below it.
+#[derive(Clone, Copy, Default)]
+pub struct Usage {
+    pub cpu_ms: f64,
+    /// Pages shared between processes count once for each.
+    pub resident_bytes: u64,
+}
+
+/// One line of `/proc/PID/stat`.
+struct Stat {
+    parent: u32,
+    own_ms: f64,
+    /// Of children that have ended.
+    reaped_ms: f64,
+    resident_pages: u64,
+}
+
+/// What the tree under `root` has used until now.
+pub fn usage(root: u32) -> Result<Usage> {
+    let mut stats = HashMap::new();
+    for entry in fs::read_dir("/proc").context("no /proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // A process may end while we look.
+        if let Some(stat) = fs::read_to_string(format!("/proc/{pid}/stat")).ok().as_deref().and_then(stat) {
+            stats.insert(pid, stat);
+        }
+    }
+    let mut usage = Usage::default();
+    let mut left = vec![root];
+    while let Some(pid) = left.pop() {
+        left.extend(stats.iter().filter(|(_, stat)| stat.parent == pid).map(|(pid, _)| *pid));
+        if let Some(stat) = stats.get(&pid) {
+            // Ticks miss what runs shorter than one; the scheduler counts nanoseconds.
+            usage.cpu_ms += scheduled_ms(pid).max(stat.own_ms) + stat.reaped_ms;
+            usage.resident_bytes += stat.resident_pages * PAGE_BYTES;
+        }
+    }
+    Ok(usage)
+}
+
+fn stat(line: &str) -> Option<Stat> {
+    // The name in parentheses may hold anything.
+    let fields: Vec<&str> = line.get(line.rfind(')')? + 2..)?.split(' ').collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
+    Some(Stat {
+        parent: fields.get(1)?.parse().ok()?,
+        own_ms: (ticks(11)? + ticks(12)?) * TICK_MS,
+        reaped_ms: (ticks(13)? + ticks(14)?) * TICK_MS,
+        resident_pages: fields.get(21)?.parse().ok()?,
+    })
+}
+
+fn scheduled_ms(pid: u32) -> f64 {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0.0 };
+    let nanoseconds = tasks.flatten().filter_map(|task| {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<f64>().ok()
+    });
+    nanoseconds.sum::<f64>() / 1e6
+}
+
+/// Appends of 10 KB with fdatasync, a second, in this folder.
+pub fn fsyncs_per_second(folder: &Path) -> Result<f64> {
+    let path = folder.join("fsync-probe");
+    let mut file = File::create(&path).context("cannot write the probe")?;
+    let block = vec![b'x'; 10 * 1024];
+    let start = Instant::now();
+    let mut count = 0.0;
+    while start.elapsed() < PROBE {
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&block)?;
+        file.sync_data()?;
+        count += 1.0;
+    }
+    let rate = count / start.elapsed().as_secs_f64();
+    fs::remove_file(path)?;
+    Ok(rate)
+}
+
+/// The 1-minute load average.
+pub fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0)
+}
+
+/// Whether we are root: some programs then want to be told whom to become.
+pub fn is_root() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().any(|line| line.starts_with("Uid:\t0\t"))
+}
