@@ -16,6 +16,8 @@ pub const MAX_LOCAL_OCTETS: usize = 64;
 pub const MAX_DOMAIN_OCTETS: usize = 255;
 /// The longest address in octets: a path is 256, its angle brackets included (RFC 5321 s4.5.3.1.3).
 pub const MAX_ADDRESS_OCTETS: usize = 254;
+/// How much of a faulty address an error repeats.
+const MAX_SHOWN_CHARACTERS: usize = 100;
 /// The longest label of a domain in octets (RFC 1035 s2.3.4).
 const MAX_LABEL_OCTETS: usize = 63;
 
@@ -74,9 +76,9 @@ impl Domain {
             return Err(AddressError::DomainTooLong(text.len()));
         }
         if let Some(literal) = text.strip_prefix('[') {
-            return address_literal(literal).map(Domain).ok_or_else(|| AddressError::Domain(text.to_owned()));
+            return address_literal(literal).map(Domain).ok_or_else(|| AddressError::Domain(shown(text)));
         }
-        let ascii = a_labels(text).ok_or_else(|| AddressError::Domain(text.to_owned()))?;
+        let ascii = a_labels(text).ok_or_else(|| AddressError::Domain(shown(text)))?;
         if ascii.len() > MAX_DOMAIN_OCTETS {
             return Err(AddressError::DomainTooLong(ascii.len()));
         }
@@ -85,7 +87,7 @@ impl Domain {
             && !ascii.rsplit('.').next().is_some_and(|last| last.bytes().all(|octet| octet.is_ascii_digit()));
         match is_name {
             true => Ok(Domain(ascii)),
-            false => Err(AddressError::Domain(text.to_owned())),
+            false => Err(AddressError::Domain(shown(text))),
         }
     }
 
@@ -106,18 +108,22 @@ impl Address {
         if text.is_empty() {
             return Err(AddressError::Empty);
         }
+        // U-labels and escapes shrink, but not to a fourth.
+        if text.len() > 4 * MAX_ADDRESS_OCTETS {
+            return Err(AddressError::TooLong(text.len()));
+        }
         if text.contains(char::is_control) {
             return Err(AddressError::Control);
         }
         let (local, domain) = match text.strip_prefix('"') {
             Some(quoted) => {
-                let (local, rest) = quoted_local(quoted).ok_or_else(|| AddressError::Local(text.to_owned()))?;
-                (Cow::Owned(local), rest.strip_prefix('@').ok_or_else(|| AddressError::NoAt(text.to_owned()))?)
+                let (local, rest) = quoted_local(quoted).ok_or_else(|| AddressError::Local(shown(text)))?;
+                (Cow::Owned(local), rest.strip_prefix('@').ok_or_else(|| AddressError::NoAt(shown(text)))?)
             }
             None => {
-                let (local, domain) = text.split_once('@').ok_or_else(|| AddressError::NoAt(text.to_owned()))?;
+                let (local, domain) = text.split_once('@').ok_or_else(|| AddressError::NoAt(shown(text)))?;
                 if !is_dot_string(local) {
-                    return Err(AddressError::Local(text.to_owned()));
+                    return Err(AddressError::Local(shown(text)));
                 }
                 (Cow::Borrowed(local), domain)
             }
@@ -246,6 +252,14 @@ fn a_labels(text: &str) -> Option<String> {
 
 fn is_ace_prefix(text: &str) -> bool {
     text.eq_ignore_ascii_case("xn--")
+}
+
+/// A stranger's text as an error repeats it.
+pub(crate) fn shown(text: &str) -> String {
+    match text.char_indices().nth(MAX_SHOWN_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// Letters, digits, inner hyphens (RFC 5321 s4.1.2) and underscores, which real hosts have.

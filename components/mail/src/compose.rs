@@ -29,7 +29,7 @@ const MAX_NAME_OCTETS: usize = 127;
 /// The longest word that a folded line can hold with a field name in front (RFC 5322 s2.1.1).
 const MAX_WORD_OCTETS: usize = 900;
 /// The octets that make a base64 line of 76 columns (RFC 2045 s6.8).
-const BASE64_LINE_OCTETS: usize = 57;
+pub(crate) const BASE64_LINE_OCTETS: usize = 57;
 /// The octets that fit an encoded word of 75 columns in base64, `=?utf-8?B?` and `?=` around them (RFC 2047 s2).
 const ENCODED_WORD_OCTETS: usize = 45;
 
@@ -139,7 +139,7 @@ pub fn compose(draft: &Draft) -> Vec<u8> {
 }
 
 /// Appends `Name: value` and its CRLF.
-fn write_field(name: &str, value: &HeaderType<'_>, into: &mut Vec<u8>) {
+pub(crate) fn write_field(name: &str, value: &HeaderType<'_>, into: &mut Vec<u8>) {
     into.extend_from_slice(name.as_bytes());
     into.extend_from_slice(b": ");
     value.write_header(into, name.len() + 2);
@@ -172,7 +172,7 @@ fn fields(draft: &Draft) -> Vec<(Cow<'_, str>, HeaderType<'_>)> {
     fields
 }
 
-fn mailboxes(mailboxes: &[Mailbox]) -> HeaderType<'_> {
+pub(crate) fn mailboxes(mailboxes: &[Mailbox]) -> HeaderType<'_> {
     let one = |mailbox: &Mailbox| {
         let name = mailbox.name.as_deref().map(on_one_line).filter(|name| !name.trim().is_empty());
         MailboxList::new_address(name.map(|name| name.trim().to_owned()), mailbox.address.to_string())
@@ -182,7 +182,7 @@ fn mailboxes(mailboxes: &[Mailbox]) -> HeaderType<'_> {
 
 /// A value as it is where it can be folded, else in encoded words. mail-builder encodes whatever is long, but a long
 /// List-Unsubscribe must stay readable to machines and a long subject to people.
-fn unstructured(value: &str) -> HeaderType<'_> {
+pub(crate) fn unstructured(value: &str) -> HeaderType<'_> {
     let value = on_one_line(value);
     let value = match value.trim() {
         trimmed if trimmed.len() == value.len() => value,

@@ -74,7 +74,7 @@ pub fn split(message: &[u8]) -> Result<(Vec<Field<'_>>, usize), FormatError> {
     let (header_end, body) = bounds(message);
     let mut fields = Vec::with_capacity(16);
     let mut line = 1;
-    for raw in Fields::new(&message[..header_end]) {
+    for raw in raw_fields(&message[..header_end]) {
         check_lines(raw, line)?;
         fields.push(field(raw).ok_or(FormatError::NotAField(line))?);
         line += memchr_iter(b'\n', raw).count();
@@ -85,7 +85,7 @@ pub fn split(message: &[u8]) -> Result<(Vec<Field<'_>>, usize), FormatError> {
 /// The fields that can be read, whatever else the header holds. For showing a message, never for judging it.
 pub(crate) fn readable(message: &[u8]) -> (Vec<Field<'_>>, usize) {
     let (header_end, body) = bounds(message);
-    (Fields::new(&message[..header_end]).filter_map(field).collect(), body)
+    (raw_fields(&message[..header_end]).filter_map(field).collect(), body)
 }
 
 /// Checks what every message must stand: CRLF only, lines of at most 998 octets, header fields well-formed, no NUL in
@@ -131,7 +131,7 @@ pub fn check_fields(headers: &[Field<'_>]) -> Result<(), FormatError> {
 pub fn remove(message: &[u8], names: &[&str]) -> Vec<u8> {
     let (header_end, _) = bounds(message);
     let mut kept = Vec::with_capacity(message.len());
-    for raw in Fields::new(&message[..header_end]) {
+    for raw in raw_fields(&message[..header_end]) {
         let name = memchr(b':', raw).map(|colon| raw[..colon].trim_ascii_end());
         if !name.is_some_and(|name| names.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))) {
             kept.extend_from_slice(raw);
@@ -164,15 +164,13 @@ pub(crate) fn bounds(message: &[u8]) -> (usize, usize) {
     }
 }
 
-/// Fields of a header as they stand, each with its folds and its CRLF.
-struct Fields<'a> {
-    rest: &'a [u8],
+/// Fields of a header as they stand, each with its folds and its CRLF, well-formed or not.
+pub(crate) fn raw_fields(header: &[u8]) -> impl Iterator<Item = &[u8]> {
+    Fields { rest: header }
 }
 
-impl<'a> Fields<'a> {
-    fn new(header: &'a [u8]) -> Fields<'a> {
-        Fields { rest: header }
-    }
+struct Fields<'a> {
+    rest: &'a [u8],
 }
 
 impl<'a> Iterator for Fields<'a> {
@@ -211,7 +209,7 @@ fn check_lines(raw: &[u8], first_line: usize) -> Result<(), FormatError> {
 }
 
 /// Reads one field: a name of printable ASCII (RFC 5322 s2.2), a colon, a value.
-fn field(raw: &[u8]) -> Option<Field<'_>> {
+pub(crate) fn field(raw: &[u8]) -> Option<Field<'_>> {
     let raw = raw.strip_suffix(b"\r\n").unwrap_or(raw);
     let colon = memchr(b':', raw)?;
     let name = std::str::from_utf8(&raw[..colon]).ok()?;

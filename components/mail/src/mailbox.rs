@@ -7,7 +7,7 @@
 use mail_parser::HeaderValue;
 use mail_parser::parsers::MessageStream;
 
-use crate::address::AddressError;
+use crate::address::{AddressError, shown};
 use crate::{Address, Mailbox};
 
 /// How deep comments may nest.
@@ -26,11 +26,11 @@ impl Mailbox {
         }
         let Some(inner) = text.strip_suffix('>') else {
             return match text.contains('<') && !text.starts_with('"') {
-                true => Err(AddressError::Mailbox(text.to_owned())),
+                true => Err(AddressError::Mailbox(shown(text))),
                 false => Ok(Mailbox { name: None, address: Address::parse(text)? }),
             };
         };
-        let open = open_bracket(inner).ok_or_else(|| AddressError::Mailbox(text.to_owned()))?;
+        let open = open_bracket(inner).ok_or_else(|| AddressError::Mailbox(shown(text)))?;
         let address = Address::parse(inner[open + 1..].trim())?;
         Ok(Mailbox { name: unquoted(inner[..open].trim()), address })
     }
@@ -58,7 +58,7 @@ pub fn parse_list(value: &[u8]) -> Vec<Result<Mailbox, AddressError>> {
     }
     match scanner.is_free() {
         true => mailboxes.extend(element(&text[start..])),
-        false => mailboxes.push(Err(AddressError::Mailbox(text[start..].trim().to_owned()))),
+        false => mailboxes.push(Err(AddressError::Mailbox(shown(text[start..].trim())))),
     }
     mailboxes
 }
@@ -87,7 +87,7 @@ fn element(text: &str) -> Option<Result<Mailbox, AddressError>> {
     Some(header_mailbox(bare, comment).map_err(|error| match error {
         AddressError::Control => AddressError::Control,
         other => match bare.contains('<') {
-            true => AddressError::Mailbox(whole.to_owned()),
+            true => AddressError::Mailbox(shown(whole)),
             false => other,
         },
     }))
@@ -98,7 +98,7 @@ fn header_mailbox(text: &str, comment: Option<String>) -> Result<Mailbox, Addres
     if text.contains(char::is_control) {
         return Err(AddressError::Control);
     }
-    let unreadable = || AddressError::Mailbox(text.to_owned());
+    let unreadable = || AddressError::Mailbox(shown(text));
     let Some(inner) = text.strip_suffix('>') else {
         return Ok(Mailbox { name: comment.and_then(named), address: Address::parse(text)? });
     };
@@ -222,8 +222,8 @@ fn open_bracket(text: &str) -> Option<usize> {
         Some(rest) => closing_quote(rest).map_or(0, |at| at + 1),
         None => 0,
     };
-    let opens = text[quoted_end..].match_indices('<').map(|(at, _)| quoted_end + at);
-    opens.clone().find(|at| Address::parse(text[at + 1..].trim()).is_ok()).or_else(|| opens.last())
+    let mut opens = text[quoted_end..].match_indices('<').map(|(at, _)| quoted_end + at);
+    opens.clone().find(|at| Address::parse(text[at + 1..].trim()).is_ok()).or_else(|| opens.next_back())
 }
 
 fn closing_quote(text: &str) -> Option<usize> {
