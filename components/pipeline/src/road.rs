@@ -1,9 +1,227 @@
 //! The road itself.
+//!
+//! `run` is the whole of it, top to bottom. What a stage returns is checked against its interface's promises before it
+//! is used: a stage that breaks them makes its message unavailable (try again), never a bad message.
 
-use crate::{Ready, Refusal, Stages, Submission};
+use contract::{
+    Attributes, Disposition, Envelope, FindingClass, Header, Part, RawHeader, Rendered, RendererInput, SignerInput,
+    StageError, TransformerInput, ValidatorInput, Wants,
+};
+use mail::compose::{Draft, compose};
+use mail::message::{self, Parsed};
+use mail::{dkim, header, seven_bit};
+
+use crate::raw::{self, Prepared};
+use crate::{Content, Limits, Ready, Refusal, Stages, Submission, attributes, refusal, signatures};
+
+/// Warnings of one stage that are kept.
+const WARNINGS: usize = 16;
+/// Subject, HTML and text of one template together, in bytes.
+const RENDERED_BYTES: usize = 5 << 20;
 
 /// Takes a submission through every stage in order: render, compose, validate, transform, sign.
 pub async fn run(stages: &impl Stages, submission: Submission) -> Result<Ready, Refusal> {
-    let _ = (stages, submission);
-    todo!()
+    let Submission { envelope, content, attributes, limits, now_s } = submission;
+    check_recipients(&envelope, limits)?;
+    let mut notes = Notes { attributes, warnings: Vec::new() };
+    let peers = Envelope {
+        sender: envelope.sender.as_ref().map(|sender| sender.to_string()),
+        recipients: envelope.recipients.iter().map(|recipient| recipient.to_string()).collect(),
+    };
+
+    let Prepared { message, signed_by_sender } = match content {
+        Content::Draft { mut draft, template } => {
+            if let Some(template) = template {
+                render(stages, &mut draft, template, &mut notes).await?;
+            }
+            Prepared { message: compose(&draft), signed_by_sender: false }
+        }
+        Content::Raw { message, message_id, trace } => {
+            check_size(&message, limits)?;
+            raw::prepare(message, &message_id, trace, now_s)?
+        }
+    };
+    check_size(&message, limits)?;
+
+    validate(stages, &peers, &message, &mut notes).await?;
+    let message = match signed_by_sender {
+        true => message,
+        false => transform(stages, &peers, message, limits, &mut notes).await?,
+    };
+    let (message, signed) = sign(stages, message, now_s, &mut notes).await?;
+    Ok(Ready { envelope, message, attributes: notes.attributes, warnings: notes.warnings, signed })
+}
+
+/// What the stages have said so far.
+struct Notes {
+    attributes: Attributes,
+    warnings: Vec<String>,
+}
+
+impl Notes {
+    fn add(&mut self, warnings: Vec<String>, returned: Attributes) {
+        self.warnings.extend(warnings.iter().filter_map(|text| refusal::warning(text)).take(WARNINGS));
+        attributes::merge(&mut self.attributes, returned);
+    }
+}
+
+fn check_recipients(envelope: &mail::Envelope, limits: Limits) -> Result<(), Refusal> {
+    match envelope.recipients.len() {
+        0 => Err(Refusal::new(FindingClass::Address, None, "the message has no recipient")),
+        count if count > limits.recipients => {
+            let text = format!("the message has {count} recipients: at most {} are allowed", limits.recipients);
+            // RFC 3463 s3.6: too many recipients.
+            Err(Refusal::with_status(FindingClass::Address, "5.5.3", text))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_size(message: &[u8], limits: Limits) -> Result<(), Refusal> {
+    if message.len() as u64 <= limits.message_bytes {
+        return Ok(());
+    }
+    let text = format!("the message has {} bytes: at most {} are allowed", message.len(), limits.message_bytes);
+    Err(Refusal::new(FindingClass::TooLarge, None, text))
+}
+
+/// Fills the draft from its template.
+async fn render(
+    stages: &impl Stages,
+    draft: &mut Draft,
+    template: RendererInput,
+    notes: &mut Notes,
+) -> Result<(), Refusal> {
+    let had_subject = template.subject.is_some();
+    let input = RendererInput { attributes: notes.attributes.clone(), ..template };
+    let Rendered { subject, html, text, warnings, attributes } =
+        stages.render(input).await.map_err(|error| Refusal::from_stage("renderer", in_template(error)))?;
+    let bytes: usize = [&subject, &html, &text].into_iter().flatten().map(String::len).sum();
+    let fault = if subject.is_some() != had_subject {
+        Some("the subject is not there exactly when its source is")
+    } else if subject.as_ref().is_some_and(|subject| subject.contains(['\r', '\n'])) {
+        Some("the subject holds a line break")
+    } else if html.is_none() && text.is_none() {
+        Some("neither HTML nor text came out")
+    } else if bytes > RENDERED_BYTES {
+        Some("the result is too large")
+    } else {
+        None
+    };
+    if let Some(fault) = fault {
+        return Err(Refusal::nonsense("renderer", fault));
+    }
+    if let Some(subject) = subject {
+        draft.subject = subject;
+    }
+    draft.html = html;
+    draft.text = text;
+    notes.add(warnings, attributes);
+    Ok(())
+}
+
+/// A renderer names its fields; the sender knows them as fields of `template`.
+fn in_template(error: StageError) -> StageError {
+    match error {
+        StageError::Refused(mut finding) => {
+            finding.field = finding.field.map(|field| format!("template.{field}"));
+            StageError::Refused(finding)
+        }
+        StageError::Unavailable(text) => StageError::Unavailable(text),
+    }
+}
+
+async fn validate(stages: &impl Stages, envelope: &Envelope, message: &[u8], notes: &mut Notes) -> Result<(), Refusal> {
+    let failed = |error| Refusal::from_stage("validator", error);
+    let wants = stages.describe_validator().await.map_err(failed)?;
+    let input = validator_input(envelope, message, &wants, notes.attributes.clone());
+    let acceptance = stages.validate(input).await.map_err(failed)?;
+    notes.add(acceptance.warnings, acceptance.attributes);
+    Ok(())
+}
+
+fn validator_input(envelope: &Envelope, message: &[u8], wants: &Wants, attributes: Attributes) -> ValidatorInput {
+    let Parsed { headers, parts, text, html, .. } = message::parse(message);
+    ValidatorInput {
+        envelope: envelope.clone(),
+        headers: headers.into_iter().map(|(name, value)| Header { name, value }).collect(),
+        parts: parts.into_iter().map(part).collect(),
+        size_bytes: message.len() as u64,
+        text: text.filter(|_| wants.text),
+        html: html.filter(|_| wants.html),
+        raw: wants.raw.then(|| message.to_vec()),
+        sender_domain: None,
+        recipient_domains: Vec::new(),
+        attributes,
+    }
+}
+
+fn part(part: message::Part) -> Part {
+    let disposition = match part.disposition {
+        message::Disposition::Inline => Disposition::Inline,
+        message::Disposition::Attachment => Disposition::Attachment,
+    };
+    let message::Part { content_type, file_name, size_bytes, content_id, .. } = part;
+    Part { content_type, file_name, size_bytes, disposition, content_id }
+}
+
+async fn transform(
+    stages: &impl Stages,
+    envelope: &Envelope,
+    message: Vec<u8>,
+    limits: Limits,
+    notes: &mut Notes,
+) -> Result<Vec<u8>, Refusal> {
+    let input =
+        TransformerInput { envelope: envelope.clone(), message: message.clone(), attributes: notes.attributes.clone() };
+    let transformed = stages.transform(input).await.map_err(|error| Refusal::from_stage("transformer", error))?;
+    notes.add(transformed.warnings, transformed.attributes);
+    let Some(message) = transformed.message else { return Ok(message) };
+    let fault = if message.len() as u64 > limits.message_bytes {
+        Some(format!("its message has {} bytes: at most {} are allowed", message.len(), limits.message_bytes))
+    } else if !seven_bit::is_seven_bit(&message) {
+        Some("its message is not 7-bit".to_owned())
+    } else {
+        let format = header::check_format(&message).and_then(|()| header::split(&message));
+        match format {
+            Ok((fields, _)) => raw::one_from(&fields).err().map(|refusal| refusal.text()),
+            Err(error) => Some(error.to_string()),
+        }
+    };
+    match fault {
+        Some(fault) => Err(Refusal::nonsense("transformer", fault)),
+        None => Ok(message),
+    }
+}
+
+/// Puts signatures in front. The second value says whether there are any.
+async fn sign(
+    stages: &impl Stages,
+    message: Vec<u8>,
+    now_s: u64,
+    notes: &mut Notes,
+) -> Result<(Vec<u8>, bool), Refusal> {
+    let input = {
+        let (fields, body) =
+            header::split(&message).map_err(|error| Refusal::new(FindingClass::Malformed, None, error.to_string()))?;
+        let (head, body) = message.split_at_checked(body).unwrap_or((&message, &[]));
+        let author = message::parse(head).from.into_iter().next().ok_or_else(|| {
+            Refusal::new(FindingClass::Malformed, None, "the From field holds no address that can be used")
+        })?;
+        SignerInput {
+            headers: fields
+                .iter()
+                .map(|field| RawHeader { name: field.name.to_owned(), value: field.value.to_vec() })
+                .collect(),
+            body_hash: dkim::body_hash(body).to_vec(),
+            domain: author.address.domain().as_str().to_owned(),
+            timestamp_s: now_s,
+            attributes: notes.attributes.clone(),
+        }
+    };
+    let signed = stages.sign(input).await.map_err(|error| Refusal::from_stage("signer", error))?;
+    notes.add(Vec::new(), signed.attributes);
+    let fields = signatures::fields(signed.headers)?;
+    let is_signed = !fields.is_empty();
+    Ok((raw::on_top(message, &fields), is_signed))
 }

@@ -10,10 +10,10 @@ use crate::guard;
 
 /// HTML above this size gets no text part.
 const HTML_BYTES: usize = 1 << 20;
-/// Lines are as long as their paragraph (composing a message breaks them reversibly); this only bounds what a ruler costs.
-const WIDTH: usize = 1000;
-/// What a ruler becomes.
-const RULER: &str = "----------------------------------------";
+/// Lines are as long as their paragraph: composing a message breaks them reversibly, and an address is never cut.
+const WIDTH: usize = 10_000;
+/// What a thematic break (`<hr>`, which html2text leaves out) becomes.
+const RULER: &str = "<p>----------------------------------------</p><hr";
 /// Stand around the number of a link until the words before it are known. Private use: taken out of the HTML first.
 const LINK_OPEN: char = '\u{E000}';
 const LINK_CLOSE: char = '\u{E001}';
@@ -28,6 +28,7 @@ pub fn from_html(html: &str) -> Option<String> {
         .map(|c| if c.is_control() && c != '\n' && c != '\t' { ' ' } else { c })
         .filter(|c| *c != LINK_OPEN && *c != LINK_CLOSE)
         .collect();
+    let clean = clean.replace("<hr", RULER).replace("<HR", RULER);
     let links = Links::default();
     let text = config::with_decorator(links.clone())
         .raw_mode(true)
@@ -35,10 +36,7 @@ pub fn from_html(html: &str) -> Option<String> {
         .string_from_read(clean.as_bytes(), WIDTH)
         .ok()?;
     let text = spell_links(&text, &links.all.borrow());
-    let lines: Vec<&str> = text
-        .lines()
-        .map(|line| if line.len() > RULER.len() && line.chars().all(|c| c == '─') { RULER } else { line.trim_end() })
-        .collect();
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
     let text = lines.join("\n");
     let text = text.trim_matches('\n');
     if text.trim().is_empty() { None } else { Some(format!("{text}\n")) }
@@ -164,7 +162,7 @@ mod tests {
         check("<h1>Title</h1><ul><li>a<li>b</ul><ol><li>c</ol>", "Title\n- a\n- b\n1. c\n");
         check("<blockquote>q</blockquote>", "> q\n");
         check("<style>p{color:red}</style><script>x()</script><title>t</title>a", "a\n");
-        check("a<hr>b", &format!("a\n{RULER}\nb\n"));
+        check("a<hr>b", "a\n\n----------------------------------------\n\nb\n");
         check("<img src=x alt='A logo'>", "A logo\n");
         check("<table><tr><td>one</td><td>two</td></tr></table>", "one\ntwo\n");
     }
