@@ -1,20 +1,19 @@
-use spin_sdk::http::{IntoResponse, Request, Response};
-#[allow(unsafe_code)]
-mod bindings {
-    spin_sdk::wit_bindgen::generate!({
-        path: "../../wit",
-        world: "posthaste:worlds/submit-imports",
-        runtime_path: "::spin_sdk::wit_bindgen::rt",
-        generate_all,
-        with: { "posthaste:types/types@0.1.0": contract },
-    });
-}
-use bindings::*;
-#[allow(unsafe_code)]
-#[spin_sdk::http_service]
-async fn handle(_req: Request) -> anyhow::Result<impl IntoResponse> {
-    let r = posthaste::validator::validator::validate(&contract::ValidatorInput::default());
-    let r2 = posthaste::signer::signer::sign(&contract::SignerInput::default());
-    let v = spin_sdk::variables::get("delivery_url").await?;
-    Ok(Response::builder().status(200).body(format!("{r:?} {r2:?} {v}"))?)
-}
+//! The sending API: an HTTP trigger in the shape of Resend's, so that its SDKs are ours.
+//!
+//! `service` takes a request from the route to the answer: `auth` checks the key, `email` reads the fields out of the
+//! JSON (`json`), the pipeline makes the message, the delivery client hands it over, `answer` says what came of it. All
+//! of that runs natively too; `component` is the WASM shell around it. Nothing is kept between requests but the short
+//! memory of `auth`.
+
+mod answer;
+mod attachment;
+mod auth;
+mod email;
+mod json;
+mod service;
+
+pub use auth::AuthCache;
+pub use service::{Body, BodyError, Moment, Service};
+
+#[cfg(target_family = "wasm")]
+mod component;
