@@ -101,7 +101,9 @@ pub(super) fn accept(
     };
     for (place, (address, event)) in message.recipients.iter().enumerate() {
         connection
-            .prepare_cached("INSERT INTO recipient (message, place, address, attempts, due_ms) VALUES (?1, ?2, ?3, 0, ?4)")?
+            .prepare_cached(
+                "INSERT INTO recipient (message, place, address, attempts, due_ms) VALUES (?1, ?2, ?3, 0, ?4)",
+            )?
             .execute(params![key, place as i64, address, message.accepted_ms])?;
         counters.seq += 1;
         history::record_sent(connection, (key, counters.seq), *event, message.accepted_ms, address)?;
@@ -109,7 +111,9 @@ pub(super) fn accept(
     if let Some(Idempotency { key, digest }) = &message.idempotency {
         // REPLACE: an expired one may stand there still.
         connection
-            .prepare_cached("INSERT OR REPLACE INTO idempotency (tenant, key, digest, message, at_ms) VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .prepare_cached(
+                "INSERT OR REPLACE INTO idempotency (tenant, key, digest, message, at_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
             .execute(params![tenant, key, digest, message.id.as_bytes(), message.accepted_ms])?;
     }
     let due = NewlyDue { key, recipients: message.recipients.len(), due_ms: message.accepted_ms };
@@ -192,11 +196,7 @@ fn insert_message(
 }
 
 /// The answer where the id is taken: by the same message, or by another.
-fn same_id(
-    connection: &Connection,
-    tenant: i64,
-    message: &Prepared,
-) -> rusqlite::Result<Result<Accepted, StoreError>> {
+fn same_id(connection: &Connection, tenant: i64, message: &Prepared) -> rusqlite::Result<Result<Accepted, StoreError>> {
     let same = connection
         .prepare_cached("SELECT tenant = ?2 AND digest = ?3 AND size = ?4 FROM message WHERE id = ?1")?
         .query_row(

@@ -225,13 +225,7 @@ fn read_dkim_keys(connection: &Connection, domain: i64) -> Result<Vec<DkimKey>, 
         let id: String = row.get(0)?;
         let algorithm = codes::algorithm_from(row.get(2)?)
             .ok_or_else(|| StoreError::Io(format!("the algorithm of DKIM key {id} cannot be read")))?;
-        keys.push(DkimKey {
-            id,
-            selector: row.get(1)?,
-            algorithm,
-            public: row.get(3)?,
-            sealed_private: row.get(4)?,
-        });
+        keys.push(DkimKey { id, selector: row.get(1)?, algorithm, public: row.get(3)?, sealed_private: row.get(4)? });
     }
     Ok(keys)
 }

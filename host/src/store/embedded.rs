@@ -147,13 +147,23 @@ impl Embedded {
     }
 
     /// Moves all events out of the outbox now, rather than at the next interval.
-    pub fn move_events(&self) {
-        self.housekeeper.lock().unwrap_or_else(PoisonError::into_inner).move_events();
+    pub async fn move_events(&self) {
+        self.keep_house(Housekeeper::move_events).await;
     }
 
     /// Removes idempotency keys that are over and segments that nobody needs at this time.
-    pub fn sweep(&self, now: Timestamp) {
-        self.housekeeper.lock().unwrap_or_else(PoisonError::into_inner).sweep(now.as_millisecond());
+    pub async fn sweep(&self, now: Timestamp) {
+        self.keep_house(move |keeper| keeper.sweep(now.as_millisecond())).await;
+    }
+
+    async fn keep_house(&self, work: impl FnOnce(&mut Housekeeper) + Send + 'static) {
+        let keeper = self.housekeeper.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            work(&mut keeper.lock().unwrap_or_else(PoisonError::into_inner));
+        });
+        if done.await.is_err() {
+            tracing::error!("housekeeping in the store panicked");
+        }
     }
 
     /// Whether something is written at all; the text says why not.
@@ -240,9 +250,7 @@ impl Store for Embedded {
         };
         let place: Place = body.0.parse().map_err(read)?;
         let shared = self.shared.clone();
-        self.readers
-            .blocking(move || segment::read(&shared.layout.spool, place).map(Bytes::from).map_err(read))
-            .await
+        self.readers.blocking(move || segment::read(&shared.layout.spool, place).map(Bytes::from).map_err(read)).await
     }
 
     async fn message(&self, tenant: &str, id: Uuid) -> Result<MessageView, StoreError> {

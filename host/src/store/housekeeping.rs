@@ -161,8 +161,8 @@ impl Housekeeper {
 /// When the last recipient of a range of messages was done with; `None` while one is queued.
 fn all_done(connection: &Connection, first: i64, behind: i64) -> rusqlite::Result<Option<i64>> {
     // The table's own order, not the due index: one range, read once.
-    let mut statement = connection
-        .prepare_cached("SELECT due_ms, done_ms FROM recipient WHERE message >= ?1 AND message < ?2")?;
+    let mut statement =
+        connection.prepare_cached("SELECT due_ms, done_ms FROM recipient WHERE message >= ?1 AND message < ?2")?;
     let mut rows = statement.query(params![first, behind])?;
     let mut latest = i64::MIN;
     while let Some(row) = rows.next()? {

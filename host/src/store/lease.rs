@@ -15,6 +15,16 @@ use super::history::time;
 use super::segment::Place;
 use super::{Leased, LeasedRecipient, StoreError};
 
+// CROSS JOIN keeps the order: the due index leads.
+pub(super) const DUE: &str = "
+    SELECT r.due_ms, r.message, r.place, r.address, r.attempts,
+           m.id, t.name, m.sender, m.segment, m.position, m.size, m.accepted_ms
+    FROM recipient r CROSS JOIN message m ON m.key = r.message CROSS JOIN tenant t ON t.key = m.tenant
+    WHERE r.due_ms <= ?1 AND (r.due_ms, r.message, r.place) > (?2, ?3, ?4)
+    ORDER BY r.due_ms, r.message, r.place";
+
+pub(super) const NEXT_DUE: &str = "SELECT due_ms FROM recipient WHERE due_ms > ?1 ORDER BY due_ms LIMIT 1";
+
 /// A row of the due index: due time, message key, place in the envelope.
 pub(super) type DueKey = (i64, i64, i64);
 
@@ -57,13 +67,7 @@ impl Leases {
         now_ms: i64,
         limit: usize,
     ) -> Result<(Vec<Leased>, bool), StoreError> {
-        let mut statement = connection.prepare_cached(
-            "SELECT r.due_ms, r.message, r.place, r.address, r.attempts,
-                    m.id, t.name, m.sender, m.segment, m.position, m.size, m.accepted_ms
-             FROM recipient r CROSS JOIN message m ON m.key = r.message CROSS JOIN tenant t ON t.key = m.tenant
-             WHERE r.due_ms <= ?1 AND (r.due_ms, r.message, r.place) > (?2, ?3, ?4)
-             ORDER BY r.due_ms, r.message, r.place",
-        )?;
+        let mut statement = connection.prepare_cached(DUE)?;
         let (due, message, place) = self.cursor;
         let mut rows = statement.query(params![now_ms, due, message, place])?;
         let mut leased: Vec<Leased> = Vec::new();
@@ -99,8 +103,7 @@ impl Leases {
 
 /// When the next row beyond `now` is due.
 pub(super) fn next_due(connection: &Connection, now_ms: i64) -> rusqlite::Result<Option<i64>> {
-    let mut statement = connection
-        .prepare_cached("SELECT due_ms FROM recipient WHERE due_ms > ?1 ORDER BY due_ms LIMIT 1")?;
+    let mut statement = connection.prepare_cached(NEXT_DUE)?;
     let mut rows = statement.query([now_ms])?;
     rows.next()?.map(|row| row.get(0)).transpose()
 }

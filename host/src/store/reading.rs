@@ -129,10 +129,7 @@ impl Readers {
 
 /// The integer that stands for a tenant, where it is known.
 pub(super) fn tenant_key(connection: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
-    connection
-        .prepare_cached("SELECT key FROM tenant WHERE name = ?1")?
-        .query_row([name], |row| row.get(0))
-        .optional()
+    connection.prepare_cached("SELECT key FROM tenant WHERE name = ?1")?.query_row([name], |row| row.get(0)).optional()
 }
 
 /// A page out of one item more than fit on it; the cursor is the last item's number.
@@ -160,8 +157,7 @@ fn view(connection: &Connection, row: &Row<'_>, tenant: &str) -> Result<(i64, Me
         None => Extra::default(),
     };
     let mut recipients = Vec::new();
-    let mut statement =
-        connection.prepare_cached("SELECT address FROM recipient WHERE message = ?1 ORDER BY place")?;
+    let mut statement = connection.prepare_cached("SELECT address FROM recipient WHERE message = ?1 ORDER BY place")?;
     let mut rows = statement.query([key])?;
     while let Some(row) = rows.next()? {
         recipients.push(address(row, 0)?);

@@ -218,8 +218,7 @@ fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
 
 fn migrate(connection: &mut Connection, path: &Path, migrations: &[&str]) -> Result<(), OpenError> {
     let failed = |source| OpenError::Database { path: path.display().to_string(), source };
-    let found: u32 =
-        connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
     let found = found as usize;
     if found > migrations.len() {
         return Err(OpenError::NewerSchema { path: path.display().to_string(), found, known: migrations.len() });

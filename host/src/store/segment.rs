@@ -156,12 +156,7 @@ pub(super) struct Spool {
 impl Spool {
     /// Goes on behind `last`, the last committed frame. `known` are the segments that hold committed bodies; all other
     /// files are leftovers of a crash and are free.
-    pub(super) fn open(
-        folder: &Path,
-        segment_bytes: u64,
-        last: Option<Place>,
-        known: &[u64],
-    ) -> io::Result<Spool> {
+    pub(super) fn open(folder: &Path, segment_bytes: u64, last: Option<Place>, known: &[u64]) -> io::Result<Spool> {
         std::fs::create_dir_all(folder)?;
         sync_folder(folder.parent().unwrap_or(folder))?;
         let mut newest = last.map_or(0, |place| place.segment);

@@ -36,15 +36,39 @@ pub(super) type Change = Box<dyn FnOnce(&Connection, &mut Counters) -> Result<()
 
 /// What the writer is asked to do.
 pub(super) enum Job {
-    Accept { messages: Vec<Prepared>, answer: oneshot::Sender<Vec<Result<Accepted, StoreError>>> },
-    Complete { batch: Vec<Completion>, answer: Answer<()> },
-    Record { message: Uuid, events: Vec<Event>, at: Timestamp, answer: Answer<()> },
-    Change { change: Change, answer: Answer<()> },
+    Accept {
+        messages: Vec<Prepared>,
+        answer: oneshot::Sender<Vec<Result<Accepted, StoreError>>>,
+    },
+    Complete {
+        batch: Vec<Completion>,
+        answer: Answer<()>,
+    },
+    Record {
+        message: Uuid,
+        events: Vec<Event>,
+        at: Timestamp,
+        answer: Answer<()>,
+    },
+    Change {
+        change: Change,
+        answer: Answer<()>,
+    },
     /// Events that moved leave the outbox.
-    Forget { keys: Vec<EventKey>, answer: std_mpsc::Sender<()> },
+    Forget {
+        keys: Vec<EventKey>,
+        answer: std_mpsc::Sender<()>,
+    },
     /// A segment nobody needs leaves.
-    Retire { segment: u64, answer: std_mpsc::Sender<()> },
-    Lease { now: Timestamp, limit: usize, answer: Answer<Vec<Leased>> },
+    Retire {
+        segment: u64,
+        answer: std_mpsc::Sender<()>,
+    },
+    Lease {
+        now: Timestamp,
+        limit: usize,
+        answer: Answer<Vec<Leased>>,
+    },
 }
 
 impl Job {
@@ -97,7 +121,11 @@ impl From<rusqlite::Error> for GroupError {
 
 /// What is told to whom once the group is committed.
 enum Pending {
-    Accept { answer: oneshot::Sender<Vec<Result<Accepted, StoreError>>>, answers: Vec<Result<Accepted, StoreError>>, count: usize },
+    Accept {
+        answer: oneshot::Sender<Vec<Result<Accepted, StoreError>>>,
+        answers: Vec<Result<Accepted, StoreError>>,
+        count: usize,
+    },
     Unit(Answer<()>, Result<(), StoreError>),
     Done(std_mpsc::Sender<()>),
 }
@@ -146,7 +174,8 @@ impl Writer {
     }
 
     fn serve(&mut self, group: Vec<Job>) {
-        let (leases, writes): (Vec<Job>, Vec<Job>) = group.into_iter().partition(|job| matches!(job, Job::Lease { .. }));
+        let (leases, writes): (Vec<Job>, Vec<Job>) =
+            group.into_iter().partition(|job| matches!(job, Job::Lease { .. }));
         if !writes.is_empty() {
             self.serve_writes(writes);
         }
@@ -273,7 +302,9 @@ impl Writer {
         match next {
             Next::Done => {
                 self.connection
-                    .prepare_cached("UPDATE recipient SET due_ms = NULL, done_ms = ?3 WHERE message = ?1 AND place = ?2")?
+                    .prepare_cached(
+                        "UPDATE recipient SET due_ms = NULL, done_ms = ?3 WHERE message = ?1 AND place = ?2",
+                    )?
                     .execute([key.1, key.2, at.as_millisecond()])?;
                 effects.done += 1;
             }

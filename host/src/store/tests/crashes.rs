@@ -1,0 +1,176 @@
+//! The rows of the state table that a crash can meet, a failing disk, and the lock.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use super::*;
+
+/// At one point, copies the data folder as a crash would leave it, or fails.
+struct At {
+    point: Point,
+    from: PathBuf,
+    to: Option<PathBuf>,
+    armed: Mutex<bool>,
+}
+
+impl At {
+    fn arm(&self) {
+        *self.armed.lock().unwrap() = true;
+    }
+}
+
+impl Faults for At {
+    fn at(&self, point: Point) -> std::io::Result<()> {
+        if point != self.point || !std::mem::take(&mut *self.armed.lock().unwrap()) {
+            return Ok(());
+        }
+        match &self.to {
+            Some(to) => copy(&self.from, to),
+            None => Err(std::io::Error::other("the disk is on fire")),
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?
+        } else {
+            fs::copy(entry.path(), target).map(drop)?
+        }
+    }
+    Ok(())
+}
+
+/// What is left of message 2 where the machine stops at a point of its group.
+async fn crash_at(point: Point) -> (TempDir, Arc<Embedded>) {
+    let folder = tempfile::tempdir().unwrap();
+    let (live, crashed) = (folder.path().join("live"), folder.path().join("crashed"));
+    let faults = Arc::new(At { point, from: live.clone(), to: Some(crashed.clone()), armed: Mutex::new(false) });
+    let store = Embedded::open_with(&live, still(), faults.clone()).unwrap();
+    accept(&store, message(1, 0, 1)).await.unwrap();
+    faults.arm();
+    accept(&store, with_key(message(2, 0, 1), "k", "d")).await.unwrap();
+    drop(store);
+    (folder, open(&crashed))
+}
+
+#[tokio::test]
+async fn a_crash_before_the_commit_leaves_nothing_and_one_behind_it_all() {
+    for (point, kept) in [(Point::Appended, false), (Point::Synced, false), (Point::Committed, true)] {
+        let (_folder, store) = crash_at(point).await;
+        assert_eq!(store.queued().await.unwrap(), 1 + u64::from(kept), "{point:?}");
+        assert_eq!(store.message("default", Uuid::from_u128(2)).await.is_ok(), kept, "{point:?}");
+        let again = accept(&store, with_key(message(2, 1, 1), "k", "d")).await.unwrap();
+        let expect = if kept { Accepted::Replayed(Uuid::from_u128(2)) } else { Accepted::Stored };
+        assert_eq!(again, expect, "{point:?}");
+        for leased in store.lease(at(1), 9).await.unwrap() {
+            let body = store.body(&leased.body).await.unwrap();
+            assert_eq!(body, message(leased.message.as_u128(), 0, 1).body, "{point:?}");
+            assert_eq!(kinds(&store, leased.message.as_u128()).await, [EventKind::Sent]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failed_sync_stops_all_writing_until_a_restart() {
+    for point in [Point::Appended, Point::Synced] {
+        let folder = tempfile::tempdir().unwrap();
+        let faults = Arc::new(At { point, from: PathBuf::new(), to: None, armed: Mutex::new(false) });
+        let store = Embedded::open_with(folder.path(), still(), faults.clone()).unwrap();
+        accept(&store, message(1, 0, 1)).await.unwrap();
+        let leased = store.lease(at(0), 9).await.unwrap();
+        faults.arm();
+        for number in 2..4 {
+            assert!(matches!(accept(&store, message(number, 0, 1)).await, Err(StoreError::Io(_))));
+        }
+        assert!(store.failure().unwrap().contains("on fire"));
+        assert!(store.complete(vec![completion(&leased[0], 0, Next::Done, None)]).await.is_err());
+        assert!(store.lease(at(0), 9).await.is_err());
+        assert!(store.body(&leased[0].body).await.is_ok(), "reading goes on");
+        drop(store);
+        let store = open(folder.path());
+        assert_eq!(places(&store.lease(at(0), 9).await.unwrap()), [(1, vec![0])]);
+        accept(&store, message(2, 0, 1)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_torn_tail_and_garbage_behind_it_are_overwritten() {
+    let (folder, store) = fresh();
+    accept(&store, message(1, 0, 1)).await.unwrap();
+    drop(store);
+    let segment = fs::read_dir(folder.path().join("spool")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes.extend_from_slice(b"PHB1 half a frame");
+    fs::write(&segment, bytes).unwrap();
+    let store = open(folder.path());
+    accept(&store, message(2, 0, 1)).await.unwrap();
+    for leased in store.lease(at(0), 9).await.unwrap() {
+        let number = leased.message.as_u128();
+        assert_eq!(store.body(&leased.body).await.unwrap(), message(number, 0, 1).body);
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_body_harms_no_other() {
+    let (folder, store) = fresh();
+    store.accept(vec![message(1, 0, 1), message(2, 0, 1)]).await;
+    drop(store);
+    let segment = fs::read_dir(folder.path().join("spool")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[60] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let store = open(folder.path());
+    let leased = store.lease(at(0), 9).await.unwrap();
+    match store.body(&leased[0].body).await {
+        Err(StoreError::NotFound(text)) => assert!(text.contains("damaged"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(store.body(&leased[1].body).await.unwrap(), message(2, 0, 1).body);
+    fs::remove_file(segment).unwrap();
+    assert!(matches!(store.body(&leased[1].body).await, Err(StoreError::NotFound(_))));
+}
+
+#[tokio::test]
+async fn a_message_moves_across_segments_and_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..4u128 {
+        let store = Embedded::open(folder.path(), Options { segment_bytes: 150, ..still() }).unwrap();
+        for number in 1..=5 {
+            accept(&store, message(round * 5 + number, 0, 1)).await.unwrap();
+        }
+    }
+    let store = open(folder.path());
+    let leased = store.lease(at(0), 99).await.unwrap();
+    assert_eq!(leased.len(), 20);
+    for leased in leased {
+        let number = leased.message.as_u128();
+        assert_eq!(store.body(&leased.body).await.unwrap(), message(number, 0, 1).body);
+    }
+}
+
+#[tokio::test]
+async fn a_second_host_is_told_who_has_the_folder() {
+    let (folder, store) = fresh();
+    match Embedded::open(folder.path(), still()) {
+        Err(OpenError::Locked { pid, .. }) => assert_eq!(pid, std::process::id().to_string()),
+        other => panic!("{:?}", other.map(drop)),
+    }
+    drop(store);
+    assert!(Embedded::open(folder.path(), still()).is_ok());
+}
+
+#[tokio::test]
+async fn a_newer_data_folder_is_refused() {
+    let (folder, store) = fresh();
+    drop(store);
+    let main = rusqlite::Connection::open(folder.path().join("store.db")).unwrap();
+    main.pragma_update(None, "user_version", 99).unwrap();
+    drop(main);
+    assert!(matches!(Embedded::open(folder.path(), still()), Err(OpenError::NewerSchema { found: 99, .. })));
+}
