@@ -1,41 +1,215 @@
 //! The tenants' DKIM keys: made, sealed at rest, unsealed in memory, used. Answers `posthaste:keys` natively (aws-lc-rs).
+//!
+//! Private keys leave this module sealed or not at all. Unsealed ones are cached, at most `CACHED_KEYS` of them. A
+//! digest is signed as it is (RFC 8017 s8.2 without the hash; RFC 8463 s3 signs the digest with Ed25519 as a message).
+
+mod cache;
+mod dns;
+mod master;
+mod pair;
 
 use std::sync::Arc;
 
+use aws_lc_rs::error::Unspecified;
 use contract::{Identity, KeyError};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use mail::Domain;
+use mail::dkim::Algorithm;
+use uuid::Uuid;
 
-use crate::store::{Directory, SendingDomain, StoreError};
+pub use dns::{DnsRecord, RecordType, dns_records};
+pub use master::{MASTER_KEY_VARIABLE, MasterKey, MasterKeyError, SealError};
+
+use crate::store::{Directory, DkimKey, SendingDomain, StoreError};
+use cache::Cache;
+use pair::KeyPair;
+
+/// Unsealed keys held in memory: some 10 KiB each.
+const CACHED_KEYS: usize = 2048;
 
 /// Uses and makes keys. Unsealed keys are cached in memory.
 pub struct Keyring {
     directory: Arc<dyn Directory>,
+    master: MasterKey,
     /// Makes a domain's keys on first use (a development host).
     make_missing: bool,
+    /// Held while keys are made on first use, so that they are made once.
+    making: tokio::sync::Mutex<()>,
+    cache: Cache,
 }
 
 impl Keyring {
+    /// A keyring over the directory's domains. `make_missing`: a domain without keys gets them on first use.
+    pub fn new(directory: Arc<dyn Directory>, master: MasterKey, make_missing: bool) -> Keyring {
+        Keyring {
+            directory,
+            master,
+            make_missing,
+            making: tokio::sync::Mutex::new(()),
+            cache: Cache::new(CACHED_KEYS),
+        }
+    }
+
     /// `posthaste:keys` `identities`: those of the domain or of its nearest parent that has some.
     pub async fn identities(&self, tenant: &str, domain: &str) -> Result<Vec<Identity>, KeyError> {
-        let _ = (tenant, domain, &self.directory, self.make_missing);
-        todo!()
+        // Nothing can be registered for what is not a domain name, so nothing signs for it.
+        let Ok(domain) = Domain::parse(domain) else { return Ok(Vec::new()) };
+        let found = self.find(tenant, &domain).await.map_err(unavailable)?;
+        let found = match found {
+            None if self.makes(&domain) => Some(self.make(tenant, &domain).await.map_err(unavailable)?),
+            found => found,
+        };
+        let Some(SendingDomain { domain, keys, .. }) = found else { return Ok(Vec::new()) };
+        let identities = keys.iter().map(|key| identity(&domain, key)).collect();
+        keys.into_iter().for_each(|key| self.cache.learn(tenant, key));
+        Ok(identities)
     }
 
     /// `posthaste:keys` `sign-digest`, for a key of this tenant. RSA runs on the blocking pool where it would hold the reactor.
     pub async fn sign_digest(&self, tenant: &str, key_id: &str, digest: &[u8]) -> Result<Vec<u8>, KeyError> {
-        let _ = (tenant, key_id, digest);
-        todo!()
+        let pair = self.pair(tenant, key_id).await?;
+        let failed = |_: Unspecified| KeyError::Unavailable(format!("the DKIM key {key_id} could not sign"));
+        let digest: [u8; 32] = digest.try_into().map_err(|_| {
+            KeyError::Unavailable(format!("a SHA-256 digest has 32 octets, not {}", digest.len()))
+        })?;
+        match pair.algorithm() {
+            Algorithm::Ed25519Sha256 => pair.sign_digest(&digest).map_err(failed),
+            Algorithm::RsaSha256 => blocking(move || pair.sign_digest(&digest))
+                .await
+                .map_err(KeyError::Unavailable)?
+                .map_err(failed),
+        }
     }
 
     /// Makes a domain with a fresh RSA-2048 and a fresh Ed25519 key and stores it, sealed.
     pub async fn create_domain(&self, tenant: &str, domain: &Domain) -> Result<SendingDomain, StoreError> {
-        let _ = (tenant, domain);
-        todo!()
+        let now = Timestamp::now();
+        let mut keys = Vec::new();
+        for algorithm in [Algorithm::RsaSha256, Algorithm::Ed25519Sha256] {
+            keys.push(self.create_key(algorithm, now).await?);
+        }
+        let created = SendingDomain { tenant: tenant.to_owned(), domain: domain.clone(), created_at: now, keys };
+        self.directory.add_domain(created.clone()).await?;
+        Ok(created)
     }
 
-    /// The registered domain that covers a From domain: itself or its nearest registered parent.
+    /// The registered domain that covers a From domain: itself or its nearest registered parent. On a host that makes
+    /// missing keys every domain covers itself.
     pub async fn covering(&self, tenant: &str, domain: &Domain) -> Result<Option<Domain>, StoreError> {
-        let _ = (tenant, domain);
-        todo!()
+        match self.find(tenant, domain).await? {
+            Some(found) => Ok(Some(found.domain)),
+            None => Ok(self.makes(domain).then(|| domain.clone())),
+        }
+    }
+
+    fn makes(&self, domain: &Domain) -> bool {
+        self.make_missing && !domain.is_literal()
+    }
+
+    /// The nearest registered one of a domain and its parents. A top-level domain covers nothing but itself.
+    async fn find(&self, tenant: &str, domain: &Domain) -> Result<Option<SendingDomain>, StoreError> {
+        if domain.is_literal() {
+            return Ok(None);
+        }
+        let mut candidate = domain.clone();
+        loop {
+            if let Some(found) = self.directory.domain(tenant, &candidate).await? {
+                return Ok(Some(found));
+            }
+            match parent(&candidate) {
+                Some(parent) => candidate = parent,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Makes a domain that lacks; where somebody else was faster, theirs is taken.
+    async fn make(&self, tenant: &str, domain: &Domain) -> Result<SendingDomain, StoreError> {
+        let _making = self.making.lock().await;
+        if let Some(found) = self.find(tenant, domain).await? {
+            return Ok(found);
+        }
+        match self.create_domain(tenant, domain).await {
+            Err(StoreError::Exists(name)) => {
+                self.directory.domain(tenant, domain).await?.ok_or(StoreError::NotFound(name))
+            }
+            made => made,
+        }
+    }
+
+    async fn create_key(&self, algorithm: Algorithm, now: Timestamp) -> Result<DkimKey, StoreError> {
+        let failed = |what: String| StoreError::Io(format!("cannot make a DKIM key: {what}"));
+        let (pair, private) = blocking(move || KeyPair::generate(algorithm))
+            .await
+            .map_err(failed)?
+            .map_err(|_| failed("the system's random number generator failed".to_owned()))?;
+        let id = format!("dkim_{}", Uuid::new_v4());
+        let sealed_private = self.master.seal(&id, &private).map_err(|error| failed(error.to_string()))?;
+        let public = pair.public().map_err(|_| failed("its public half cannot be written".to_owned()))?;
+        Ok(DkimKey { id, selector: selector(algorithm, now), algorithm, public, sealed_private })
+    }
+
+    async fn pair(&self, tenant: &str, key_id: &str) -> Result<Arc<KeyPair>, KeyError> {
+        if let Some(pair) = self.cache.get(tenant, key_id, |key| self.unseal(key)) {
+            return pair;
+        }
+        let domains = self.directory.domains(Some(tenant)).await.map_err(unavailable)?;
+        let key = domains.into_iter().flat_map(|domain| domain.keys).find(|key| key.id == key_id);
+        self.cache.learn(tenant, key.ok_or_else(|| KeyError::UnknownKey(key_id.to_owned()))?);
+        // Between the two lines others may have filled the cache: then this call fails and the next one finds it.
+        self.cache
+            .get(tenant, key_id, |key| self.unseal(key))
+            .unwrap_or_else(|| Err(KeyError::Unavailable("the cache of DKIM keys is too small".to_owned())))
+    }
+
+    fn unseal(&self, key: &DkimKey) -> Result<KeyPair, KeyError> {
+        let private = self
+            .master
+            .unseal(&key.id, &key.sealed_private)
+            .map_err(|error| KeyError::Unavailable(format!("the DKIM key {}: {error}", key.id)))?;
+        KeyPair::from_pkcs8(key.algorithm, &private)
+            .map_err(|why| KeyError::Unavailable(format!("the DKIM key {} is not usable: {why}", key.id)))
     }
 }
+
+/// Runs what takes long on the blocking pool.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| format!("the work was broken off: {error}"))
+}
+
+fn unavailable(error: StoreError) -> KeyError {
+    KeyError::Unavailable(error.to_string())
+}
+
+fn identity(domain: &Domain, key: &DkimKey) -> Identity {
+    Identity {
+        domain: domain.as_str().to_owned(),
+        selector: key.selector.clone(),
+        algorithm: match key.algorithm {
+            Algorithm::RsaSha256 => contract::Algorithm::RsaSha256,
+            Algorithm::Ed25519Sha256 => contract::Algorithm::Ed25519Sha256,
+        },
+        key_id: key.id.clone(),
+    }
+}
+
+/// The domain without its first label, unless that leaves a single label.
+fn parent(domain: &Domain) -> Option<Domain> {
+    let (_, parent) = domain.as_str().split_once('.')?;
+    if parent.contains('.') { Domain::parse(parent).ok() } else { None }
+}
+
+/// `ph`, year and month, `r` or `e`: tells at a glance how old a key is.
+fn selector(algorithm: Algorithm, now: Timestamp) -> String {
+    let date = now.to_zoned(TimeZone::UTC).date();
+    let kind = match algorithm {
+        Algorithm::RsaSha256 => 'r',
+        Algorithm::Ed25519Sha256 => 'e',
+    };
+    format!("ph{:04}{:02}{kind}", date.year(), date.month())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

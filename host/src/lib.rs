@@ -10,6 +10,7 @@ pub const DEFAULT_TENANT: &str = "default";
 
 pub mod accept;
 pub mod api;
+pub mod api_key;
 pub mod cli;
 pub mod config;
 pub mod deliver;

@@ -1,0 +1,76 @@
+//! API keys: `ph_` and 40 letters and digits from the system's randomness, which is more than 238 bits.
+//!
+//! A key is shown once. What is stored is its SHA-256, which needs no salt at this length, and its first characters.
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+/// What every key begins with, so that scanners for leaked secrets know it.
+const MARK: &str = "ph_";
+
+/// Characters behind the mark.
+const LENGTH: usize = 40;
+
+/// Characters of a key that are stored to know it by, the mark included.
+const PREFIX: usize = 11;
+
+const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// The system has no randomness to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the system's random number generator failed")]
+pub struct NoRandomness;
+
+/// A fresh key.
+pub fn generate() -> Result<String, NoRandomness> {
+    let mut key = String::with_capacity(MARK.len() + LENGTH);
+    key.push_str(MARK);
+    let mut octets = [0; 64];
+    while key.len() < MARK.len() + LENGTH {
+        SystemRandom::new().fill(&mut octets).map_err(|_| NoRandomness)?;
+        // Six bits each; the two values that have no letter are thrown away, so that all letters are as likely.
+        let letters = octets.iter().filter_map(|octet| ALPHABET.get(usize::from(octet & 0x3f)));
+        key.extend(letters.map(|&letter| char::from(letter)).take(MARK.len() + LENGTH - key.len()));
+    }
+    Ok(key)
+}
+
+/// What is stored and looked up instead of a key.
+pub fn hash(key: &str) -> [u8; 32] {
+    Sha256::digest(key.as_bytes()).into()
+}
+
+/// The first characters of a key.
+pub fn prefix(key: &str) -> String {
+    key.chars().take(PREFIX).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_have_their_form_and_differ() {
+        let (one, other) = (generate().unwrap(), generate().unwrap());
+        for key in [&one, &other] {
+            assert_eq!(key.len(), 43);
+            assert!(key.starts_with("ph_") && key[3..].bytes().all(|byte| byte.is_ascii_alphanumeric()), "{key}");
+        }
+        assert_ne!(one, other);
+        assert_eq!(prefix(&one), one[..11]);
+    }
+
+    #[test]
+    fn every_letter_comes_up() {
+        let letters: std::collections::BTreeSet<u8> = (0..200).flat_map(|_| generate().unwrap().into_bytes()).collect();
+        assert_eq!(letters.len(), ALPHABET.len() + 1, "the alphabet and the underscore");
+    }
+
+    #[test]
+    fn the_hash_is_sha256() {
+        let hex: String = hash("abc").iter().map(|octet| format!("{octet:02x}")).collect();
+        assert_eq!(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+}

@@ -1,0 +1,222 @@
+//! The master key: seals secrets at rest with AES-256-GCM (NIST SP 800-38D), a random nonce each, bound to their id.
+//!
+//! It comes from the environment, from a file, or is made on first start in `data/master.key`. Who loses it loses the
+//! private keys; so `posthaste` says where it lies and never replaces it.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use thiserror::Error;
+
+/// Holds the master key in base64, where it is set.
+pub const MASTER_KEY_VARIABLE: &str = "POSTHASTE_MASTER_KEY";
+
+/// Octets of a master key.
+const KEY_OCTETS: usize = 32;
+
+/// The first octet of what is sealed: how it was done.
+const VERSION: u8 = 1;
+
+/// What sealed data is bound to besides its id.
+const PURPOSE: &[u8] = b"posthaste sealed secret\0";
+
+/// Why there is no master key.
+#[derive(Debug, Error)]
+pub enum MasterKeyError {
+    #[error("the environment variable {MASTER_KEY_VARIABLE} is not 32 octets in base64 (make one: openssl rand -base64 32)")]
+    Variable,
+    #[error("cannot read the master key file {path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("the master key file {path} holds neither 32 octets nor their base64 (make one: openssl rand -base64 32)")]
+    Form { path: PathBuf },
+    #[error("cannot make the master key file {path}: {source}")]
+    Create { path: PathBuf, source: io::Error },
+    #[error("the system's random number generator failed")]
+    NoRandomness,
+}
+
+/// Why a secret stays sealed, or open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SealError {
+    #[error("it was sealed with another master key, or is damaged: start with the master key that made it")]
+    WrongKey,
+    #[error("it is sealed in a form that this version does not know")]
+    UnknownForm,
+    #[error("it cannot be sealed: the system's random number generator failed")]
+    NoRandomness,
+}
+
+/// Seals and unseals.
+pub struct MasterKey(RandomizedNonceKey);
+
+impl MasterKey {
+    /// The key of a host: the environment's, else the given file's, else the one in the data folder, which is made
+    /// where it lacks (two that start at once get the same one).
+    pub fn load(file: Option<&Path>, data: &Path) -> Result<MasterKey, MasterKeyError> {
+        if let Some(variable) = std::env::var_os(MASTER_KEY_VARIABLE) {
+            return variable
+                .to_str()
+                .and_then(|text| decode(text.as_bytes()))
+                .and_then(|octets| MasterKey::from_octets(&octets))
+                .ok_or(MasterKeyError::Variable);
+        }
+        match file {
+            Some(path) => MasterKey::read(path),
+            None => {
+                let path = data.join("master.key");
+                if !path.exists() {
+                    create(&path)?;
+                }
+                MasterKey::read(&path)
+            }
+        }
+    }
+
+    /// From its octets; `None` where there are not 32.
+    pub fn from_octets(octets: &[u8]) -> Option<MasterKey> {
+        RandomizedNonceKey::new(&AES_256_GCM, octets).ok().map(MasterKey)
+    }
+
+    fn read(path: &Path) -> Result<MasterKey, MasterKeyError> {
+        let failed = |source| MasterKeyError::Read { path: path.to_owned(), source };
+        let content = fs::read(path).map_err(failed)?;
+        let mode = fs::metadata(path).map_err(failed)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            tracing::warn!(file = %path.display(), "the master key can be read by other users: chmod 600 it");
+        }
+        let octets = if content.len() == KEY_OCTETS { Some(content) } else { decode(&content) };
+        octets
+            .and_then(|octets| MasterKey::from_octets(&octets))
+            .ok_or_else(|| MasterKeyError::Form { path: path.to_owned() })
+    }
+
+    /// Seals a secret: version, nonce, ciphertext, tag. Only `unseal` with the same id opens it.
+    pub fn seal(&self, id: &str, secret: &[u8]) -> Result<Vec<u8>, SealError> {
+        let mut ciphertext = secret.to_vec();
+        let nonce = self
+            .0
+            .seal_in_place_append_tag(Aad::from(bound_to(id)), &mut ciphertext)
+            .map_err(|_| SealError::NoRandomness)?;
+        Ok([&[VERSION], nonce.as_ref().as_slice(), &ciphertext].concat())
+    }
+
+    /// Opens what `seal` made for this id.
+    pub fn unseal(&self, id: &str, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        let rest = sealed.strip_prefix(&[VERSION]).ok_or(SealError::UnknownForm)?;
+        let (nonce, ciphertext) = rest.split_at_checked(NONCE_LEN).ok_or(SealError::UnknownForm)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError::UnknownForm)?;
+        let mut octets = ciphertext.to_vec();
+        let secret =
+            self.0.open_in_place(nonce, Aad::from(bound_to(id)), &mut octets).map_err(|_| SealError::WrongKey)?;
+        Ok(secret.to_vec())
+    }
+}
+
+fn bound_to(id: &str) -> Vec<u8> {
+    [PURPOSE, id.as_bytes()].concat()
+}
+
+fn decode(text: &[u8]) -> Option<Vec<u8>> {
+    STANDARD.decode(text.trim_ascii()).ok().filter(|octets| octets.len() == KEY_OCTETS)
+}
+
+/// Makes a key file whole under another name and links it to its own, so that the first of two makers wins and nobody
+/// reads half a key.
+fn create(path: &Path) -> Result<(), MasterKeyError> {
+    let mut octets = [0; KEY_OCTETS];
+    SystemRandom::new().fill(&mut octets).map_err(|_| MasterKeyError::NoRandomness)?;
+    let draft = path.with_extension(format!("{}.new", std::process::id()));
+    let written = (|| {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        writeln!(file, "{}", STANDARD.encode(octets))?;
+        file.sync_all()?;
+        match fs::hard_link(&draft, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
+        }
+    })();
+    // Left over where writing failed half-way.
+    let _ = fs::remove_file(&draft);
+    written.map_err(|source| MasterKeyError::Create { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn key(octet: u8) -> MasterKey {
+        MasterKey::from_octets(&[octet; KEY_OCTETS]).unwrap()
+    }
+
+    #[test]
+    fn what_is_sealed_opens_with_its_key_and_id_only() {
+        let sealed = key(1).seal("a", b"secret").unwrap();
+        assert_eq!(key(1).unseal("a", &sealed).unwrap(), b"secret");
+        assert_ne!(sealed, key(1).seal("a", b"secret").unwrap(), "a fresh nonce each time");
+        assert!(!sealed.windows(6).any(|window| window == b"secret"));
+        assert_eq!(key(2).unseal("a", &sealed), Err(SealError::WrongKey));
+        assert_eq!(key(1).unseal("b", &sealed), Err(SealError::WrongKey));
+        let mut damaged = sealed.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        assert_eq!(key(1).unseal("a", &damaged), Err(SealError::WrongKey));
+        assert_eq!(key(1).unseal("a", &sealed[..10]), Err(SealError::UnknownForm));
+        assert_eq!(key(1).unseal("a", b""), Err(SealError::UnknownForm));
+        assert!(SealError::WrongKey.to_string().contains("another master key"));
+    }
+
+    #[test]
+    fn a_key_file_is_made_once_and_kept_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let first = MasterKey::load(None, &data).unwrap();
+        let path = data.join("master.key");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(&data).unwrap().count(), 1, "no drafts are left");
+        let second = MasterKey::load(None, &data).unwrap();
+        let sealed = first.seal("a", b"secret").unwrap();
+        assert_eq!(second.unseal("a", &sealed).unwrap(), b"secret");
+    }
+
+    #[test]
+    fn two_that_start_at_once_get_the_same_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("master.key");
+        create(&path).unwrap();
+        let first = fs::read(&path).unwrap();
+        create(&path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), first);
+    }
+
+    #[test]
+    fn a_given_file_may_hold_octets_or_base64() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let check = |content: &[u8], opens: bool| {
+            fs::write(&path, content).unwrap();
+            let loaded = MasterKey::load(Some(&path), folder.path());
+            match loaded {
+                Ok(loaded) => assert!(opens && loaded.unseal("a", &key(7).seal("a", b"x").unwrap()).is_ok()),
+                Err(error) => assert!(!opens && error.to_string().contains(&path.display().to_string()), "{error}"),
+            }
+        };
+        check(&[7; 32], true);
+        check(STANDARD.encode([7; 32]).as_bytes(), true);
+        check(format!("{}\n", STANDARD.encode([7; 32])).as_bytes(), true);
+        check(b"too short", false);
+        check(STANDARD.encode([7; 31]).as_bytes(), false);
+        check(b"", false);
+        fs::remove_file(&path).unwrap();
+        let error = MasterKey::load(Some(&path), folder.path()).err().unwrap().to_string();
+        assert!(error.contains("cannot read"), "{error}");
+    }
+}
