@@ -1,12 +1,27 @@
 //! Where mail for a domain goes: `[[route]]` rules, MX lookup, TLS policy.
+//!
+//! On the road it stands between `queue`, which asks per domain, and `deliver`, which connects along the plan. What
+//! cannot be routed is an outcome for every recipient of the domain. RFC 5321 s5.1, RFC 7505 (null MX).
+
+pub mod gather;
+pub mod resolver;
+mod rules;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use crate::config::{RelayAuth, TlsPolicy};
+use mail::outcome::Phase;
+use mail::{Domain, EnhancedCode, Outcome, Verdict};
+
+use self::gather::{Gathered, gather};
+use self::resolver::{LookupFault, Resolver};
+use crate::config::{Config, NextHop, RelayAuth, RelayHost, Route, TlsPolicy};
+use crate::queue::Site;
 
 /// How to reach a site: hosts in the order to be tried, with the policy for all of them.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// By preference, then by name. Those of equal preference are shuffled for each connection.
     pub hosts: Vec<Host>,
     pub port: u16,
     pub tls: TlsPolicy,
@@ -21,11 +36,142 @@ impl PartialEq for Plan {
 
 impl Eq for Plan {}
 
-/// One mail host. Equal preferences stand in random order.
+/// One mail host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
+    /// A name in lower case without trailing dot, or an address in text.
     pub name: String,
     pub preference: u16,
-    /// Looked up already where the answer brought them; else looked up at connect.
+    /// Known already, as for an address literal; else looked up at connect.
     pub addresses: Vec<IpAddr>,
+}
+
+/// Answers where mail for a domain goes.
+pub struct Router {
+    resolver: Arc<dyn Resolver>,
+    hostname: Domain,
+    port: u16,
+    routes: Vec<Route>,
+}
+
+impl Router {
+    pub fn new(config: &Config, resolver: Arc<dyn Resolver>) -> Router {
+        Router {
+            resolver,
+            hostname: config.hostname.clone(),
+            port: config.delivery.port,
+            routes: config.routes.clone(),
+        }
+    }
+
+    /// The site of a domain, or the outcome for every recipient there.
+    pub async fn route(&self, domain: &Domain) -> Result<Site, Box<Outcome>> {
+        let Some((number, route)) = rules::choose(&self.routes, domain) else {
+            return self.by_mx(domain, self.port, TlsPolicy::Opportunistic).await;
+        };
+        match &route.next_hop {
+            NextHop::Mx { port } => self.by_mx(domain, port.unwrap_or(self.port), route.tls).await,
+            NextHop::Relay { host, port, auth } => {
+                let plan = Plan { hosts: vec![relay_host(host)], port: *port, tls: route.tls, auth: auth.clone() };
+                Ok(site(plan, self.credentials(number)))
+            }
+        }
+    }
+
+    async fn by_mx(&self, domain: &Domain, port: u16, tls: TlsPolicy) -> Result<Site, Box<Outcome>> {
+        let hosts = match literal(domain) {
+            Some(Some(address)) => vec![Host { name: address.to_string(), preference: 0, addresses: vec![address] }],
+            Some(None) => {
+                let text = format!("`{domain}` is no address literal that we know");
+                return Err(refused(Verdict::Bounced, EnhancedCode::new(5, 1, 2), text));
+            }
+            None => self.mail_hosts(domain).await?,
+        };
+        Ok(site(Plan { hosts, port, tls, auth: None }, None))
+    }
+
+    async fn mail_hosts(&self, domain: &Domain) -> Result<Vec<Host>, Box<Outcome>> {
+        let name = domain.as_str();
+        let records = self.resolver.mx(name).await.map_err(|fault| unresolved(&fault))?;
+        match gather(&records, self.hostname.as_str()) {
+            Gathered::Hosts(hosts) => Ok(hosts),
+            Gathered::Implicit => {
+                let addresses = self.resolver.addresses(name).await.map_err(|fault| unresolved(&fault))?;
+                if addresses.is_empty() {
+                    let text = format!("the domain `{name}` has neither mail hosts (MX) nor addresses");
+                    return Err(refused(Verdict::Bounced, EnhancedCode::new(5, 4, 4), text));
+                }
+                if name == self.hostname.as_str() {
+                    return Err(looping(name));
+                }
+                // Looked up again at connect, from the cache: a plan must not outlive the addresses' TTL.
+                Ok(vec![Host { name: name.to_owned(), preference: 0, addresses: Vec::new() }])
+            }
+            Gathered::NullMx => {
+                let text = format!("the domain `{name}` takes no mail: it has a null MX record");
+                Err(refused(Verdict::Bounced, EnhancedCode::new(5, 1, 10), text))
+            }
+            Gathered::Loop => Err(looping(name)),
+        }
+    }
+
+    /// Names the credentials of a rule in site keys without showing them: the first rule that has the same.
+    fn credentials(&self, number: usize) -> Option<usize> {
+        let auth = auth_of(self.routes.get(number)?)?;
+        self.routes.iter().position(|other| {
+            auth_of(other).is_some_and(|other| other.username == auth.username && other.password == auth.password)
+        })
+    }
+}
+
+fn auth_of(route: &Route) -> Option<&RelayAuth> {
+    match &route.next_hop {
+        NextHop::Mx { .. } => None,
+        NextHop::Relay { auth, .. } => auth.as_ref(),
+    }
+}
+
+fn relay_host(host: &RelayHost) -> Host {
+    match host {
+        RelayHost::Ip(address) => Host { name: address.to_string(), preference: 0, addresses: vec![*address] },
+        RelayHost::Name(name) => Host { name: name.as_str().to_owned(), preference: 0, addresses: Vec::new() },
+    }
+}
+
+fn site(plan: Plan, credentials: Option<usize>) -> Site {
+    let mut names: Vec<&str> = plan.hosts.iter().map(|host| host.name.as_str()).collect();
+    names.sort_unstable();
+    let mut key = format!("{} port {} tls {:?}", names.join(","), plan.port, plan.tls);
+    if let Some(number) = credentials {
+        key.push_str(&format!(" login of route {}", number + 1));
+    }
+    Site { key: key.into(), plan: Arc::new(plan) }
+}
+
+/// `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 s4.1.3); `Some(None)` for a literal that is neither.
+fn literal(domain: &Domain) -> Option<Option<IpAddr>> {
+    let inner = domain.as_str().strip_prefix('[')?.strip_suffix(']').unwrap_or_default();
+    let tagged = inner.split_at_checked(5).filter(|(tag, _)| tag.eq_ignore_ascii_case("ipv6:"));
+    Some(match tagged {
+        Some((_, v6)) => v6.parse().ok().map(IpAddr::V6),
+        None => inner.parse().ok().map(IpAddr::V4),
+    })
+}
+
+fn unresolved(fault: &LookupFault) -> Box<Outcome> {
+    let (verdict, status) = match fault {
+        LookupFault::NoSuchName(_) => (Verdict::Bounced, EnhancedCode::new(5, 1, 2)),
+        LookupFault::Unanswered { .. } => (Verdict::Deferred, EnhancedCode::new(4, 4, 3)),
+    };
+    refused(verdict, status, fault.to_string())
+}
+
+fn looping(name: &str) -> Box<Outcome> {
+    let text =
+        format!("mail for `{name}` would come back to us: its best mail host is this one, which does not take it");
+    refused(Verdict::Failed, EnhancedCode::new(5, 4, 6), text)
+}
+
+fn refused(verdict: Verdict, status: EnhancedCode, text: String) -> Box<Outcome> {
+    Box::new(Outcome { verdict, phase: Phase::Route, status, remote_host: None, reply: None, text, tls: None })
 }

@@ -4,6 +4,7 @@
 //! the message itself, and `session` holds the dialogue together. `server` drives it over real connections.
 
 pub mod auth;
+pub mod client;
 pub mod command;
 pub mod line;
 pub mod session;

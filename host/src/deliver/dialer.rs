@@ -1,0 +1,164 @@
+//! Opens a session along a plan: hosts in order, addresses of each, TLS as the policy says, plain where it broke.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use mail::outcome::Phase;
+use mail::{EnhancedCode, Outcome, Verdict};
+use rustls::RootCertStore;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::connection::{Connection, Unopened};
+use super::tls::Tls;
+use crate::config::{Config, DeliveryTimeouts, TlsPolicy};
+use crate::route::gather::arrange;
+use crate::route::resolver::{LookupFault, Resolver};
+use crate::route::{Host, Plan};
+use crate::smtp::client::{Client, Login, Opening, TlsUse};
+
+/// Addresses tried for one session, all hosts together.
+const DIALS_MAX: usize = 10;
+
+/// Opens sessions.
+pub(super) struct Dialer {
+    resolver: Arc<dyn Resolver>,
+    hostname: Arc<str>,
+    timeouts: Arc<DeliveryTimeouts>,
+    tls: Tls,
+}
+
+impl Dialer {
+    pub(super) fn new(
+        config: &Config,
+        resolver: Arc<dyn Resolver>,
+        roots: RootCertStore,
+    ) -> Result<Dialer, rustls::Error> {
+        Ok(Dialer {
+            resolver,
+            hostname: config.hostname.as_str().into(),
+            timeouts: Arc::new(config.delivery.timeouts.clone()),
+            tls: Tls::new(roots)?,
+        })
+    }
+
+    /// Tries hosts and addresses in order until one opens a session; else the outcome of the last one that was reached,
+    /// or of the last look-up where there was nobody to reach.
+    pub(super) async fn connect(&self, plan: &Plan) -> Result<Connection, Box<Outcome>> {
+        let order = arrange(&plan.hosts, &mut rand::rng());
+        let mut unresolved = None;
+        let mut unopened = None;
+        let mut dials = 0;
+        for host in order {
+            let addresses = match self.addresses(host).await {
+                Ok(addresses) => addresses,
+                Err(outcome) => {
+                    debug!(mx = %host.name, text = %outcome.text, "no address");
+                    // What may be answered later outweighs what is certain.
+                    if unresolved.as_ref().is_none_or(|known: &Box<Outcome>| known.status.detail != 3) {
+                        unresolved = Some(outcome);
+                    }
+                    continue;
+                }
+            };
+            for address in addresses {
+                if dials == DIALS_MAX {
+                    break;
+                }
+                dials += 1;
+                match self.dial(host, address, plan).await {
+                    Ok(connection) => return Ok(connection),
+                    Err(outcome) => {
+                        debug!(mx = %host.name, %address, text = %outcome.text, "no session");
+                        unopened = Some(outcome);
+                    }
+                }
+            }
+        }
+        Err(unopened.or(unresolved).unwrap_or_else(|| undeliverable((4, 4), None, "the site has no hosts".to_owned())))
+    }
+
+    async fn addresses(&self, host: &Host) -> Result<Vec<IpAddr>, Box<Outcome>> {
+        if !host.addresses.is_empty() {
+            return Ok(host.addresses.clone());
+        }
+        match self.resolver.addresses(&host.name).await {
+            Ok(addresses) if !addresses.is_empty() => Ok(addresses),
+            Ok(_) => Err(undeliverable((4, 4), None, format!("the mail host `{}` has no address", host.name))),
+            Err(fault @ LookupFault::NoSuchName(_)) => {
+                Err(undeliverable((4, 4), None, format!("the mail host has no address: {fault}")))
+            }
+            Err(fault @ LookupFault::Unanswered { .. }) => Err(undeliverable((4, 3), None, fault.to_string())),
+        }
+    }
+
+    /// One address of one host; once more without TLS where the policy allows and the handshake failed.
+    async fn dial(&self, host: &Host, address: IpAddr, plan: &Plan) -> Result<Connection, Box<Outcome>> {
+        let tls = match plan.tls {
+            TlsPolicy::Off => TlsUse::Never,
+            TlsPolicy::Opportunistic if self.tls.is_broken(&host.name) => TlsUse::Never,
+            TlsPolicy::Opportunistic => TlsUse::IfOffered,
+            TlsPolicy::Require | TlsPolicy::Verify => TlsUse::Always,
+        };
+        match self.open(host, address, plan, tls).await {
+            Ok(connection) => Ok(connection),
+            Err(Unopened::Handshake(outcome)) if plan.tls == TlsPolicy::Opportunistic => {
+                debug!(mx = %host.name, text = %outcome.text, "TLS is broken there; going on in the clear");
+                self.tls.remember_broken(&host.name);
+                self.open(host, address, plan, TlsUse::Never).await.map_err(Unopened::into_outcome)
+            }
+            Err(unopened) => Err(unopened.into_outcome()),
+        }
+    }
+
+    async fn open(&self, host: &Host, address: IpAddr, plan: &Plan, tls: TlsUse) -> Result<Connection, Unopened> {
+        let label = label(host, address);
+        let failed = |text: String| {
+            let text = format!("{label}, port {}: {text}", plan.port);
+            Unopened::Other(undeliverable((4, 1), Some(label.clone()), text))
+        };
+        let target = self.tls.target(&host.name, address, plan.tls).map_err(&failed)?;
+        let socket = TcpStream::connect(SocketAddr::new(address, plan.port));
+        let socket = match timeout(self.timeouts.connect, socket).await {
+            Ok(Ok(socket)) => socket,
+            Ok(Err(err)) => return Err(failed(format!("cannot connect: {err}"))),
+            Err(_) => return Err(failed("cannot connect: no answer in time".to_owned())),
+        };
+        // The end of one write must not wait for the acknowledgement of the one before.
+        socket.set_nodelay(true).map_err(|err| failed(err.to_string()))?;
+        let login =
+            plan.auth.as_ref().map(|auth| Login { username: auth.username.clone(), password: auth.password.clone() });
+        let loopback = address.to_canonical().is_loopback();
+        let opening = Opening { hostname: Arc::clone(&self.hostname), tls, login, loopback };
+        Connection::open(socket, Client::new(opening, label.clone()), target, Arc::clone(&self.timeouts)).await
+    }
+}
+
+impl Unopened {
+    fn into_outcome(self) -> Box<Outcome> {
+        match self {
+            Unopened::Handshake(outcome) | Unopened::Other(outcome) => outcome,
+        }
+    }
+}
+
+/// `mx1.example.net (192.0.2.1)`, or the bare address.
+fn label(host: &Host, address: IpAddr) -> String {
+    let address = address.to_string();
+    if host.name == address { address } else { format!("{} ({address})", host.name) }
+}
+
+/// Nobody could be reached, now: class 4.
+fn undeliverable((subject, detail): (u16, u16), remote_host: Option<String>, text: String) -> Box<Outcome> {
+    let status = EnhancedCode::new(4, subject, detail);
+    Box::new(Outcome {
+        verdict: Verdict::Deferred,
+        phase: Phase::Connect,
+        status,
+        remote_host,
+        reply: None,
+        text,
+        tls: None,
+    })
+}

@@ -1,0 +1,130 @@
+//! DNS as routing needs it: MX records and addresses, and why there are none.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::{RData, RecordType};
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError, NoRecords};
+use thiserror::Error;
+
+use super::gather::Mx;
+use crate::config::Dns;
+
+/// One question to one server.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Questions asked again after the first, before we say that nobody answered.
+const RETRIES: usize = 2;
+/// Answers kept, each for its TTL.
+const CACHE_ENTRIES: u64 = 32 * 1024;
+/// Answers are kept no longer than this, whatever their TTL says: a wrong record must not haunt us for a week.
+const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Addresses used of one name.
+const ADDRESSES_MAX: usize = 8;
+
+/// Why a name has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LookupFault {
+    /// NXDOMAIN.
+    #[error("the name `{0}` does not exist")]
+    NoSuchName(String),
+    /// SERVFAIL, time-out, a broken answer: it may be answered later.
+    #[error("DNS did not answer for `{name}`: {cause}")]
+    Unanswered { name: String, cause: String },
+}
+
+/// The seam between routing and DNS. No records of the type asked for is an empty list.
+#[async_trait]
+pub trait Resolver: Send + Sync + 'static {
+    async fn mx(&self, domain: &str) -> Result<Vec<Mx>, LookupFault>;
+
+    /// A and AAAA, aliases followed (RFC 5321 s5.1 lets the target of an MX be none, but many are).
+    async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupFault>;
+}
+
+/// The resolver could not be set up.
+#[derive(Debug, Error)]
+#[error("the DNS resolver cannot be set up: {0}; name servers can be given in `[dns] servers`")]
+pub struct ResolverError(#[from] NetError);
+
+/// DNS over UDP and TCP, with a cache that keeps to the TTLs.
+pub struct DnsResolver {
+    inner: TokioResolver,
+}
+
+impl DnsResolver {
+    /// Asks the servers of the configuration, or the system's where it names none.
+    pub fn new(dns: &Dns) -> Result<DnsResolver, ResolverError> {
+        let mut builder = if dns.servers.is_empty() {
+            TokioResolver::builder_tokio()?
+        } else {
+            let servers = dns.servers.iter().map(|server| {
+                let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+                for connection in &mut connections {
+                    connection.port = server.port();
+                }
+                NameServerConfig::new(server.ip(), true, connections)
+            });
+            let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        };
+        let options = builder.options_mut();
+        options.timeout = TIMEOUT;
+        options.attempts = RETRIES;
+        options.cache_size = CACHE_ENTRIES;
+        options.positive_max_ttl = Some(TTL_MAX);
+        options.negative_max_ttl = Some(TTL_MAX);
+        Ok(DnsResolver { inner: builder.build()? })
+    }
+
+    /// The records of one type; the trailing dot keeps the search list of resolv.conf out of it.
+    async fn lookup(&self, name: &str, kind: RecordType) -> Result<Vec<RData>, LookupFault> {
+        let rooted = format!("{}.", name.trim_end_matches('.'));
+        match self.inner.lookup(rooted, kind).await {
+            Ok(lookup) => {
+                Ok(lookup.answers().iter().filter(|r| r.record_type() == kind).map(|r| r.data.clone()).collect())
+            }
+            Err(NetError::Dns(DnsError::NoRecordsFound(NoRecords { response_code, .. }))) => match response_code {
+                ResponseCode::NXDomain => Err(LookupFault::NoSuchName(name.to_owned())),
+                ResponseCode::NoError => Ok(Vec::new()),
+                other => Err(LookupFault::Unanswered { name: name.to_owned(), cause: other.to_string() }),
+            },
+            Err(err) => Err(LookupFault::Unanswered { name: name.to_owned(), cause: err.to_string() }),
+        }
+    }
+}
+
+#[async_trait]
+impl Resolver for DnsResolver {
+    async fn mx(&self, domain: &str) -> Result<Vec<Mx>, LookupFault> {
+        let answers = self.lookup(domain, RecordType::MX).await?;
+        Ok(answers
+            .iter()
+            .filter_map(|data| match data {
+                RData::MX(mx) => Some(Mx { preference: mx.preference, exchange: mx.exchange.to_ascii() }),
+                _ => None,
+            })
+            .collect())
+    }
+
+    async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupFault> {
+        let (v4, v6) = tokio::join!(self.lookup(host, RecordType::A), self.lookup(host, RecordType::AAAA));
+        // IPv4 first: a self-hosted sender more often has a PTR and a reputation there.
+        match (v4, v6) {
+            (Ok(v4), Ok(v6)) => Ok(addresses(v4.into_iter().chain(v6))),
+            (Ok(found), Err(_)) | (Err(_), Ok(found)) if !found.is_empty() => Ok(addresses(found.into_iter())),
+            (Err(fault @ LookupFault::Unanswered { .. }), _) | (_, Err(fault @ LookupFault::Unanswered { .. })) => {
+                Err(fault)
+            }
+            (Err(fault @ LookupFault::NoSuchName(_)), _) | (_, Err(fault @ LookupFault::NoSuchName(_))) => Err(fault),
+        }
+    }
+}
+
+fn addresses(records: impl Iterator<Item = RData>) -> Vec<IpAddr> {
+    records.filter_map(|data| data.ip_addr()).take(ADDRESSES_MAX).collect()
+}

@@ -1,0 +1,170 @@
+//! One transaction on the wire: its commands, how far they are sent and answered, and each recipient's fate.
+//!
+//! The buffers live as long as the session and are used again, so that a small message costs few allocations.
+
+use bytes::Bytes;
+use mail::{Address, Outcome, ReversePath};
+
+use super::body::Stuffer;
+use super::capabilities::Capabilities;
+
+/// Octets of commands in flight before their replies are read (RFC 2920 s3.1: neither side's window may fill up while
+/// both write).
+const GROUP_MAX: usize = 8 * 1024;
+
+/// What a message needs of the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Mail<'a> {
+    pub sender: &'a ReversePath,
+    pub recipients: &'a [Address],
+    pub body: &'a Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    Reset,
+    Mail,
+    Recipient(usize),
+    Data,
+}
+
+#[derive(Debug)]
+pub(super) enum Fate {
+    Waiting,
+    /// RCPT was answered 2xx.
+    Accepted,
+    Settled(Outcome),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Exchange {
+    /// All commands one behind the other, and where each ends.
+    script: Vec<u8>,
+    ends: Vec<usize>,
+    reset: bool,
+    sent: usize,
+    answered: usize,
+    pub(super) mail_answered: bool,
+    pub(super) sender_refused: bool,
+    pub(super) fates: Vec<Fate>,
+    pub(super) body: Stuffer,
+}
+
+impl Exchange {
+    /// Writes the script of a transaction; `reset` puts RSET in front.
+    pub(super) fn begin(&mut self, mail: Mail<'_>, peer: &Capabilities, needs: Needs, reset: bool) {
+        *self = Exchange {
+            script: std::mem::take(&mut self.script),
+            ends: std::mem::take(&mut self.ends),
+            reset,
+            fates: mail.recipients.iter().map(|_| Fate::Waiting).collect(),
+            body: Stuffer::new(mail.body.clone()),
+            ..Exchange::default()
+        };
+        self.script.clear();
+        self.ends.clear();
+        if reset {
+            self.push(format_args!("RSET\r\n"));
+        }
+        let size = SizeParameter(peer.size.map(|_| mail.body.len()));
+        let body = if needs.eight_bit { " BODY=8BITMIME" } else { "" };
+        let utf8 = if needs.utf8 { " SMTPUTF8" } else { "" };
+        match mail.sender {
+            Some(sender) => self.push(format_args!("MAIL FROM:<{sender}>{size}{body}{utf8}\r\n")),
+            None => self.push(format_args!("MAIL FROM:<>{size}{body}{utf8}\r\n")),
+        }
+        for recipient in mail.recipients {
+            self.push(format_args!("RCPT TO:<{recipient}>\r\n"));
+        }
+        self.push(format_args!("DATA\r\n"));
+    }
+
+    fn push(&mut self, command: std::fmt::Arguments<'_>) {
+        use std::io::Write;
+        // Writing into memory cannot fail.
+        let _ = self.script.write_fmt(command);
+        self.ends.push(self.script.len());
+    }
+
+    /// The command that the next reply answers, or that is sent next when all are answered.
+    pub(super) fn current(&self) -> Command {
+        let at = self.answered;
+        let first = usize::from(self.reset);
+        if at < first {
+            Command::Reset
+        } else if at == first {
+            Command::Mail
+        } else if at - first <= self.fates.len() {
+            Command::Recipient(at - first - 1)
+        } else {
+            Command::Data
+        }
+    }
+
+    /// The reply to `current` has come.
+    pub(super) fn advance(&mut self) {
+        self.answered += 1;
+    }
+
+    /// Whether replies to commands already sent are still due.
+    pub(super) fn is_due(&self) -> bool {
+        self.answered < self.sent
+    }
+
+    /// Puts the next group on the wire: one command, or as many as may be pipelined.
+    pub(super) fn send(&mut self, out: &mut Vec<u8>, pipelining: bool) {
+        let start = self.sent.checked_sub(1).map_or(0, |last| self.ends[last]);
+        let mut end = start;
+        while let Some(&next) = self.ends.get(self.sent) {
+            if end > start && (!pipelining || next - start > GROUP_MAX) {
+                break;
+            }
+            end = next;
+            self.sent += 1;
+        }
+        out.extend_from_slice(&self.script[start..end]);
+    }
+
+    pub(super) fn has_accepted(&self) -> bool {
+        self.fates.iter().any(|fate| matches!(fate, Fate::Accepted))
+    }
+
+    /// Settles everybody whose fate is open.
+    pub(super) fn settle(&mut self, outcome: &Outcome) {
+        for fate in &mut self.fates {
+            if !matches!(fate, Fate::Settled(_)) {
+                *fate = Fate::Settled(outcome.clone());
+            }
+        }
+    }
+}
+
+/// What a message demands of the peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Needs {
+    /// RFC 6152.
+    pub(super) eight_bit: bool,
+    /// RFC 6531.
+    pub(super) utf8: bool,
+}
+
+impl Needs {
+    pub(super) fn of(mail: Mail<'_>) -> Needs {
+        Needs {
+            eight_bit: !mail::seven_bit::is_seven_bit(mail.body),
+            utf8: mail.sender.iter().chain(mail.recipients).any(Address::is_internationalized),
+        }
+    }
+}
+
+/// ` SIZE=n`, or nothing where the peer does not know it (RFC 1870 s5: octets before dot-stuffing).
+struct SizeParameter(Option<usize>);
+
+impl std::fmt::Display for SizeParameter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(size) => write!(f, " SIZE={size}"),
+            None => Ok(()),
+        }
+    }
+}
