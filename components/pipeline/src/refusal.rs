@@ -131,7 +131,8 @@ fn exact_status(text: &str) -> Option<EnhancedCode> {
 
 /// A text as one line of at most so many bytes: control characters, line breaks among them, become spaces.
 pub(crate) fn one_line(text: &str, limit: usize) -> String {
-    let mut line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let spaced: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut line = spaced.trim().to_owned();
     let cut = (0..=limit.min(line.len())).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
     line.truncate(cut);
     line

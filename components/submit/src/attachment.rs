@@ -194,7 +194,13 @@ mod tests {
             None,
             b"%PDF-1.4 fake",
         );
-        check(r#"{"content":"aGVsbG8=","filename":"i.png","content_id":"logo"}"#, "i.png", "image/png", Some("logo"), b"hello");
+        check(
+            r#"{"content":"aGVsbG8=","filename":"i.png","content_id":"logo"}"#,
+            "i.png",
+            "image/png",
+            Some("logo"),
+            b"hello",
+        );
         check(r#"{"filename":"a.pdf","content":[37,80,68,70]}"#, "a.pdf", "application/pdf", None, b"%PDF");
         check(r#"{"filename":"x","content":{"type":"Buffer","data":[1,2]}}"#, "x", UNKNOWN_TYPE, None, &[1, 2]);
         check(r#"{"filename":"x","content":""}"#, "x", UNKNOWN_TYPE, None, b"");
@@ -235,7 +241,11 @@ mod tests {
     #[test]
     fn what_is_not_there_and_what_is_too_much() {
         check_wrong(r#"{"path":"https://x.test/a.pdf","filename":"x"}"#, ".path", "not supported yet");
-        check_wrong(r#"{"filename":"x","content":"","contentType":"a/b"}"#, ".contentType", "did you mean `content_type`");
+        check_wrong(
+            r#"{"filename":"x","content":"","contentType":"a/b"}"#,
+            ".contentType",
+            "did you mean `content_type`",
+        );
         check_wrong(r#""x""#, "", "must be an object");
         assert_eq!(parse(r#"{"content":""}"#), Err(JsonError::Missing("attachments[0].filename".to_owned())));
         assert_eq!(parse(r#"{"filename":"x"}"#), Err(JsonError::Missing("attachments[0].content".to_owned())));

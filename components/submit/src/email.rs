@@ -112,7 +112,11 @@ impl Email {
             text: text.map(|value| body_text(&value)).transpose()?,
             headers: fields.take("headers").map(|value| headers(&value)).transpose()?.unwrap_or_default(),
             tags: fields.take("tags").map(|value| tags(&value)).transpose()?.unwrap_or_default(),
-            attachments: fields.take("attachments").map(|value| attachment::read(&value)).transpose()?.unwrap_or_default(),
+            attachments: fields
+                .take("attachments")
+                .map(|value| attachment::read(&value))
+                .transpose()?
+                .unwrap_or_default(),
             template,
             ignored: IGNORED.iter().copied().filter(|name| fields.take(name).is_some()).collect(),
         };
@@ -262,7 +266,9 @@ fn template(value: &Value<'_>, beside: [&Option<Value<'_>>; 3]) -> Result<Render
     }
     let variables = match fields.take("variables") {
         Some(variables) if variables.is_object() => variables.source().to_owned(),
-        Some(variables) => return Err(variables.fields().err().unwrap_or_else(|| variables.wrong("it must be an object"))),
+        Some(variables) => {
+            return Err(variables.fields().err().unwrap_or_else(|| variables.wrong("it must be an object")));
+        }
         None => "{}".to_owned(),
     };
     fields.finish(&["id", "subject", "html", "text", "variables"])?;
@@ -277,8 +283,10 @@ mod tests {
 
     /// A request with these fields besides (or instead of) the least there must be.
     fn with(fields: &str) -> String {
-        let least = [("from", r#""Acme <a@src.test>""#), ("to", r#""b@dst.test""#), ("subject", r#""Hi""#), ("text", r#""x""#)];
-        let given = Fields::read(format!("{{{fields}}}").as_bytes()).unwrap().rest();
+        let least =
+            [("from", r#""Acme <a@src.test>""#), ("to", r#""b@dst.test""#), ("subject", r#""Hi""#), ("text", r#""x""#)];
+        let json = format!("{{{fields}}}");
+        let given = Fields::read(json.as_bytes()).unwrap().rest();
         let mut all: Vec<String> = given.iter().map(|(name, value)| format!("\"{name}\":{}", value.source())).collect();
         for (name, value) in least {
             if !given.iter().any(|(given, _)| given == name) {
@@ -357,7 +365,9 @@ mod tests {
 
     #[test]
     fn recipients_stand_once() {
-        let email = read(r#""to":["b@dst.test","B <b@DST.test>"],"cc":["b@dst.test","c@dst.test"],"bcc":["c@dst.test","d@dst.test"]"#);
+        let email = read(
+            r#""to":["b@dst.test","B <b@DST.test>"],"cc":["b@dst.test","c@dst.test"],"bcc":["c@dst.test","d@dst.test"]"#,
+        );
         let recipients = email.recipients();
         assert_eq!(addresses(&recipients.all), ["b@dst.test", "c@dst.test", "d@dst.test"]);
         assert_eq!(addresses(&recipients.hidden), ["d@dst.test"]);
@@ -405,7 +415,10 @@ mod tests {
         )
         .unwrap();
         let template = email.template.unwrap();
-        assert_eq!((template.subject.as_deref(), template.html.as_deref(), template.text), (Some("S {{a}}"), Some("H"), None));
+        assert_eq!(
+            (template.subject.as_deref(), template.html.as_deref(), template.text),
+            (Some("S {{a}}"), Some("H"), None)
+        );
         assert_eq!(template.variables, r#"{"a": [1, "\u00e9"]}"#);
         assert!(Email::read(body(r#""subject":"S","template":{"text":"T"}"#).as_bytes()).is_ok());
 

@@ -1,0 +1,167 @@
+//! The WASM shell: spin-sdk's HTTP on both sides, the stages as WIT imports, the settings as Spin variables.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use contract::{
+    Acceptance, Rendered, RendererInput, Signatures, SignerInput, StageError, Transformed, TransformerInput,
+    ValidatorInput, Wants,
+};
+use delivery_client::wire::REQUEST_ID_HEADER;
+use delivery_client::{Client, Http, HttpError, Settings};
+use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::{HeaderMap, Request, Response};
+use http_body_util::BodyExt;
+use spin_sdk::http::{FullBody, box_body};
+use uuid::Uuid;
+
+use crate::AuthCache;
+use crate::answer::Error;
+use crate::service::{Body, BodyError, Moment, Service};
+
+use bindings::posthaste::renderer::renderer;
+use bindings::posthaste::signer::signer;
+use bindings::posthaste::transformer::transformer;
+use bindings::posthaste::validator::validator;
+
+/// Bindings to the contract, as generated.
+#[allow(unsafe_code)]
+mod bindings {
+    spin_sdk::wit_bindgen::generate!({
+        path: "../../wit",
+        world: "posthaste:worlds/submit-imports",
+        runtime_path: "::spin_sdk::wit_bindgen::rt",
+        generate_all,
+        with: { "posthaste:types/types@0.1.0": contract },
+    });
+}
+
+/// Characters of a request id that comes from outside.
+const REQUEST_ID_LENGTH: usize = 64;
+/// Bytes of an answer of the host.
+const ANSWER_BYTES: usize = 64 << 20;
+
+static CACHE: AuthCache = AuthCache::new();
+
+#[allow(unsafe_code)]
+#[spin_sdk::http_service]
+async fn handle(request: spin_sdk::http::Request) -> Response<spin_sdk::http::BoxBody> {
+    let request_id = request_id(request.headers());
+    let (mut response, cause) = match settings().await {
+        Ok(settings) => {
+            let moment = Moment { now_s: now_s(), id: Uuid::now_v7() };
+            let client = Client::new(Outgoing, settings, request_id.clone());
+            let service = Service { client, stages: &Imports, cache: &CACHE, moment };
+            service.answer(request.map(Incoming)).await
+        }
+        Err(cause) => (Error::later("", 60).into_response(), Some(cause)),
+    };
+    if let Some(cause) = cause {
+        eprintln!("submit: request {request_id}: {cause}");
+    }
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert(REQUEST_ID_HEADER, value);
+    }
+    let length = HeaderValue::from(response.body().len());
+    response.headers_mut().insert(CONTENT_LENGTH, length);
+    response.map(|body| box_body(FullBody::new(body.into())))
+}
+
+/// `delivery_url` and `delivery_token`.
+async fn settings() -> Result<Settings, String> {
+    let url = spin_sdk::variables::get("delivery_url")
+        .await
+        .map_err(|error| format!("the variable `delivery_url` cannot be read: {error:?}"))?;
+    // Absent where the host serves this trigger itself.
+    let token = spin_sdk::variables::get("delivery_token").await.unwrap_or_default();
+    Settings::new(&url, &token).map_err(|error| error.to_string())
+}
+
+/// The id that whoever served the request first gave it, or a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let is_fit = (1..=REQUEST_ID_LENGTH).contains(&given.len())
+        && given.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    if is_fit { given.to_owned() } else { Uuid::now_v7().to_string() }
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// A caller's body.
+struct Incoming<B>(B);
+
+impl<B> Body for Incoming<B>
+where
+    B: http_body_util::BodyExt + Unpin,
+    B::Data: AsRef<[u8]>,
+    B::Error: std::fmt::Debug,
+{
+    async fn read(self, limit: usize) -> Result<Vec<u8>, BodyError> {
+        collect(self.0, limit).await
+    }
+}
+
+/// Reads a body into one buffer that is as large as it says it is, but no larger than the limit.
+async fn collect<B>(mut body: B, limit: usize) -> Result<Vec<u8>, BodyError>
+where
+    B: http_body_util::BodyExt + Unpin,
+    B::Data: AsRef<[u8]>,
+    B::Error: std::fmt::Debug,
+{
+    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if expected > limit {
+        return Err(BodyError::TooLarge);
+    }
+    let mut bytes = Vec::with_capacity(expected);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| BodyError::Broken(format!("{error:?}")))?;
+        let Some(data) = frame.data_ref().map(AsRef::as_ref) else { continue };
+        if bytes.len() + data.len() > limit {
+            return Err(BodyError::TooLarge);
+        }
+        bytes.extend_from_slice(data);
+    }
+    Ok(bytes)
+}
+
+/// `wasi:http` as the delivery client wants it.
+struct Outgoing;
+
+impl Http for Outgoing {
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, HttpError> {
+        let request = request.map(|body| FullBody::new(bytes::Bytes::from(body)));
+        let response = spin_sdk::http::send(request).await.map_err(|error| HttpError(format!("{error:?}")))?;
+        let (parts, body) = response.into_parts();
+        match collect(body, ANSWER_BYTES).await {
+            Ok(body) => Ok(Response::from_parts(parts, body)),
+            Err(BodyError::TooLarge) => Err(HttpError(format!("the answer has more than {ANSWER_BYTES} bytes"))),
+            Err(BodyError::Broken(cause)) => Err(HttpError(cause)),
+        }
+    }
+}
+
+/// The stages that this component was composed with, or that its host answers for.
+struct Imports;
+
+impl pipeline::Stages for Imports {
+    async fn render(&self, input: RendererInput) -> Result<Rendered, StageError> {
+        renderer::render(&input)
+    }
+
+    async fn describe_validator(&self) -> Result<Wants, StageError> {
+        validator::describe()
+    }
+
+    async fn validate(&self, input: ValidatorInput) -> Result<Acceptance, StageError> {
+        validator::validate(&input)
+    }
+
+    async fn transform(&self, input: TransformerInput) -> Result<Transformed, StageError> {
+        transformer::transform(&input)
+    }
+
+    async fn sign(&self, input: SignerInput) -> Result<Signatures, StageError> {
+        signer::sign(&input)
+    }
+}
