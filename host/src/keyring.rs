@@ -42,13 +42,7 @@ pub struct Keyring {
 impl Keyring {
     /// A keyring over the directory's domains. `make_missing`: a domain without keys gets them on first use.
     pub fn new(directory: Arc<dyn Directory>, master: MasterKey, make_missing: bool) -> Keyring {
-        Keyring {
-            directory,
-            master,
-            make_missing,
-            making: tokio::sync::Mutex::new(()),
-            cache: Cache::new(CACHED_KEYS),
-        }
+        Keyring { directory, master, make_missing, making: tokio::sync::Mutex::new(()), cache: Cache::new(CACHED_KEYS) }
     }
 
     /// `posthaste:keys` `identities`: those of the domain or of its nearest parent that has some.
@@ -70,15 +64,14 @@ impl Keyring {
     pub async fn sign_digest(&self, tenant: &str, key_id: &str, digest: &[u8]) -> Result<Vec<u8>, KeyError> {
         let pair = self.pair(tenant, key_id).await?;
         let failed = |_: Unspecified| KeyError::Unavailable(format!("the DKIM key {key_id} could not sign"));
-        let digest: [u8; 32] = digest.try_into().map_err(|_| {
-            KeyError::Unavailable(format!("a SHA-256 digest has 32 octets, not {}", digest.len()))
-        })?;
+        let digest: [u8; 32] = digest
+            .try_into()
+            .map_err(|_| KeyError::Unavailable(format!("a SHA-256 digest has 32 octets, not {}", digest.len())))?;
         match pair.algorithm() {
             Algorithm::Ed25519Sha256 => pair.sign_digest(&digest).map_err(failed),
-            Algorithm::RsaSha256 => blocking(move || pair.sign_digest(&digest))
-                .await
-                .map_err(KeyError::Unavailable)?
-                .map_err(failed),
+            Algorithm::RsaSha256 => {
+                blocking(move || pair.sign_digest(&digest)).await.map_err(KeyError::Unavailable)?.map_err(failed)
+            }
         }
     }
 

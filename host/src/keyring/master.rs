@@ -29,7 +29,9 @@ const PURPOSE: &[u8] = b"posthaste sealed secret\0";
 /// Why there is no master key.
 #[derive(Debug, Error)]
 pub enum MasterKeyError {
-    #[error("the environment variable {MASTER_KEY_VARIABLE} is not 32 octets in base64 (make one: openssl rand -base64 32)")]
+    #[error(
+        "the environment variable {MASTER_KEY_VARIABLE} is not 32 octets in base64 (make one: openssl rand -base64 32)"
+    )]
     Variable,
     #[error("cannot read the master key file {path}: {source}")]
     Read { path: PathBuf, source: io::Error },

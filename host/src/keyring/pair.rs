@@ -36,9 +36,7 @@ impl KeyPair {
     pub fn from_pkcs8(algorithm: Algorithm, private: &[u8]) -> Result<KeyPair, KeyRejected> {
         match algorithm {
             Algorithm::RsaSha256 => rsa::KeyPair::from_pkcs8(private).map(KeyPair::Rsa),
-            Algorithm::Ed25519Sha256 => {
-                Ed25519KeyPair::from_pkcs8_maybe_unchecked(private).map(KeyPair::Ed25519)
-            }
+            Algorithm::Ed25519Sha256 => Ed25519KeyPair::from_pkcs8_maybe_unchecked(private).map(KeyPair::Ed25519),
         }
     }
 
@@ -52,9 +50,7 @@ impl KeyPair {
     /// What `p=` holds before base64: SubjectPublicKeyInfo for RSA, 32 octets for Ed25519 (RFC 8463 s4.2).
     pub fn public(&self) -> Result<Vec<u8>, Unspecified> {
         match self {
-            KeyPair::Rsa(pair) => {
-                Ok(AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key())?.as_ref().to_vec())
-            }
+            KeyPair::Rsa(pair) => Ok(AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key())?.as_ref().to_vec()),
             KeyPair::Ed25519(pair) => Ok(pair.public_key().as_ref().to_vec()),
         }
     }

@@ -81,7 +81,9 @@ async fn signatures_verify_with_the_published_keys() {
             let signature = keyring.sign_digest("acme", &key.id, hash.as_ref()).await.unwrap();
             match key.algorithm {
                 Algorithm::RsaSha256 => {
-                    UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &key.public).verify(message, &signature).unwrap();
+                    UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, &key.public)
+                        .verify(message, &signature)
+                        .unwrap();
                 }
                 Algorithm::Ed25519Sha256 => {
                     assert_eq!(key.public.len(), 32);
@@ -173,7 +175,11 @@ async fn records_are_ready_to_publish() {
     let selectors: Vec<_> = created.keys.iter().map(|key| format!("{}._domainkey.acme.test", key.selector)).collect();
     assert_eq!(names, [&selectors[0], &selectors[1], "acme.test", "_dmarc.acme.test"]);
     let rsa = &records[0];
-    assert!(rsa.required && rsa.value.starts_with("v=DKIM1; k=rsa; p=MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A"), "{}", rsa.value);
+    assert!(
+        rsa.required && rsa.value.starts_with("v=DKIM1; k=rsa; p=MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A"),
+        "{}",
+        rsa.value
+    );
     assert!(rsa.strings().len() == 2 && rsa.strings().iter().all(|string| string.len() <= 255));
     assert_eq!(rsa.strings().concat(), rsa.value);
     assert!(records[1].value.starts_with("v=DKIM1; k=ed25519; p=") && records[1].value.len() == 66);

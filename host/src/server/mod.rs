@@ -27,7 +27,9 @@ pub struct BindError {
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(address).await.map_err(|source| {
         let hint = match source.kind() {
-            io::ErrorKind::AddrInUse => "another program uses this port, maybe another posthaste: stop it, or change the port".to_owned(),
+            io::ErrorKind::AddrInUse => {
+                "another program uses this port, maybe another posthaste: stop it, or change the port".to_owned()
+            }
             io::ErrorKind::PermissionDenied => {
                 "permission denied: ports below 1024 need root or the capability CAP_NET_BIND_SERVICE".to_owned()
             }

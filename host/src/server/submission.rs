@@ -1,0 +1,247 @@
+//! What stands behind the SMTP dialogue: keys are looked up in the directory, messages go through `pipeline::run` with
+//! the tenant's own components and on to `accept`, the one commit point. Only then is there a 250.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use contract::FindingClass;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
+use jiff::tz::TimeZone;
+use mail::header::{self, Field};
+use mail::message::{self, Parsed};
+use mail::{Address, Domain, EnhancedCode, Envelope, Reply};
+use pipeline::{Content, Limits, Refusal, Stages, Submission};
+use uuid::Uuid;
+
+use super::smtp::{Authority, Incoming, Principal, Queued, SessionFacts, Submit, Unavailable};
+use crate::accept::Intake;
+use crate::api_key;
+use crate::keyring::Keyring;
+use crate::smtp::auth::Credentials;
+use crate::store::{Accepted, Directory, NewMessage, StoreError, TenantId};
+
+/// Owns what trusted peers send.
+const TRUSTED_TENANT: &str = "default";
+
+/// Received fields of a message that goes in circles (RFC 5321 s6.3).
+const MAX_HOPS: usize = 100;
+
+/// The road behind the dialogue. `F` gives the stages of a tenant.
+pub struct Submissions<F> {
+    stages: F,
+    directory: Arc<dyn Directory>,
+    keyring: Arc<Keyring>,
+    intake: Arc<Intake>,
+    hostname: Domain,
+    limits: Limits,
+}
+
+impl<F, S> Submissions<F>
+where
+    F: Fn(&str) -> S + Send + Sync + 'static,
+    S: Stages + Send + 'static,
+{
+    /// `stages` is `move |tenant: &str| edge.stages(tenant)`.
+    pub fn new(
+        stages: F,
+        directory: Arc<dyn Directory>,
+        keyring: Arc<Keyring>,
+        intake: Arc<Intake>,
+        hostname: Domain,
+        limits: Limits,
+    ) -> Submissions<F> {
+        Submissions { stages, directory, keyring, intake, hostname, limits }
+    }
+
+    /// Every author's domain must be registered for the tenant, or be below one that is.
+    async fn check_author(&self, tenant: &str, headers: &[Field<'_>], parsed: &Parsed) -> Result<(), Reply> {
+        // Which of two From fields a reader shows is anybody's guess.
+        if headers.iter().filter(|field| field.is("From")).count() > 1 {
+            return Err(reply(550, (5, 6, 0), "The message has more than one From field"));
+        }
+        if parsed.from.is_empty() {
+            return Err(reply(550, (5, 6, 0), "The message has no From field with a valid address"));
+        }
+        for author in &parsed.from {
+            let domain = author.address.domain();
+            let covering = self.keyring.covering(tenant, domain).await;
+            if covering.map_err(|error| store_reply(&error))?.is_none() {
+                return Err(reply(550, (5, 7, 1), &unregistered(tenant, domain)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn prepare(&self, tenant: &str, incoming: Incoming, id: Uuid, now: Timestamp) -> Result<NewMessage, Reply> {
+        let Incoming { authority, envelope, message, facts } = incoming;
+        let (headers, body) = header::split(&message).map_err(|error| malformed(error.to_string()))?;
+        if headers.iter().filter(|field| field.is("Received")).count() > MAX_HOPS {
+            return Err(reply(554, (5, 4, 6), "The message has come through too many servers: it goes in circles"));
+        }
+        let parsed = message::parse(&message[..body]);
+        match authority {
+            Authority::Key(_) => self.check_author(tenant, &headers, &parsed).await?,
+            Authority::Trusted => {}
+        }
+        drop(headers);
+        let bcc = unnamed(&envelope, &parsed);
+        let content = Content::Raw {
+            message,
+            message_id: format!("<{id}@{}>", self.hostname),
+            trace: vec![received(&facts, &self.hostname, id, now)],
+        };
+        let submission = Submission {
+            envelope,
+            content,
+            attributes: Vec::new(),
+            limits: self.limits,
+            now_s: u64::try_from(now.as_second()).unwrap_or(0),
+        };
+        let ready = pipeline::run(&(self.stages)(tenant), submission).await.map_err(refused)?;
+        for warning in &ready.warnings {
+            tracing::info!(%id, warning, "a stage warned");
+        }
+        Ok(NewMessage {
+            id,
+            tenant: tenant.to_owned(),
+            sender: ready.envelope.sender,
+            recipients: ready.envelope.recipients,
+            bcc,
+            body: ready.message.into(),
+            attributes: ready.attributes,
+            tags: Vec::new(),
+            idempotency: None,
+            accepted_at: now,
+        })
+    }
+}
+
+#[async_trait]
+impl<F, S> Submit for Submissions<F>
+where
+    F: Fn(&str) -> S + Send + Sync + 'static,
+    S: Stages + Send + 'static,
+{
+    /// The password is the key; the user name is not looked at.
+    async fn authenticate(&self, credentials: &Credentials, _peer: IpAddr) -> Result<Option<Principal>, Unavailable> {
+        let key = self.directory.key_by_hash(api_key::hash(&credentials.password)).await;
+        let key = key.map_err(|error| Unavailable(error.to_string()))?;
+        Ok(key.filter(|key| key.revoked_at.is_none()).map(|key| Principal { tenant: key.tenant, key_id: key.id }))
+    }
+
+    async fn submit(&self, incoming: Incoming) -> Result<Queued, Reply> {
+        let tenant: TenantId = match &incoming.authority {
+            Authority::Key(principal) => principal.tenant.clone(),
+            Authority::Trusted => TRUSTED_TENANT.to_owned(),
+        };
+        let (id, now) = (Uuid::now_v7(), Timestamp::now());
+        let message = self.prepare(&tenant, incoming, id, now).await?;
+        match self.intake.accept(message).await {
+            Ok(Accepted::Stored) => Ok(Queued { id }),
+            Ok(Accepted::Replayed(id)) => Ok(Queued { id }),
+            Err(error) => Err(store_reply(&error)),
+        }
+    }
+}
+
+fn reply(code: u16, (class, subject, detail): (u8, u16, u16), text: &str) -> Reply {
+    Reply::new(code, Some(EnhancedCode::new(class, subject, detail)), text)
+}
+
+fn malformed(text: String) -> Reply {
+    Refusal::new(FindingClass::Malformed, None, text).reply()
+}
+
+/// The reply of a refusal; what is only for the operator goes to the log.
+fn refused(refusal: Refusal) -> Reply {
+    match &refusal {
+        Refusal::Refused(_) => {}
+        Refusal::Unavailable { stage, text } => tracing::error!(stage, text, "a stage could not tell"),
+    }
+    refusal.reply()
+}
+
+fn store_reply(error: &StoreError) -> Reply {
+    match error {
+        StoreError::Full => reply(452, (4, 3, 1), "There is no space left to store mail: try again later"),
+        StoreError::Io(_)
+        | StoreError::IdempotencyMismatch
+        | StoreError::DuplicateId
+        | StoreError::Exists(_)
+        | StoreError::NotFound(_) => {
+            tracing::error!(%error, "a message could not be accepted");
+            reply(451, (4, 3, 0), "The message could not be stored: try again later")
+        }
+    }
+}
+
+fn unregistered(tenant: &str, domain: &Domain) -> String {
+    let option = if tenant == TRUSTED_TENANT { String::new() } else { format!(" --tenant {tenant}") };
+    format!("The From domain {domain} is not registered: add it with `posthaste domain add {domain}{option}`")
+}
+
+/// Recipients that stand in no header field.
+fn unnamed(envelope: &Envelope, parsed: &Parsed) -> Vec<Address> {
+    let named = |recipient: &Address| parsed.to.iter().chain(&parsed.cc).any(|mailbox| mailbox.address == *recipient);
+    envelope.recipients.iter().filter(|recipient| !named(recipient)).cloned().collect()
+}
+
+/// The trace field of this hop (RFC 5321 s4.4), folded.
+fn received(facts: &SessionFacts, hostname: &Domain, id: Uuid, now: Timestamp) -> String {
+    let peer = match facts.peer {
+        IpAddr::V4(v4) => format!("[{v4}]"),
+        IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
+    };
+    let SessionFacts { hello, protocol, .. } = facts;
+    // Never fails for a time in this era.
+    let date = rfc2822::to_string(&now.to_zoned(TimeZone::UTC)).unwrap_or_default();
+    format!("Received: from {hello} ({peer})\r\n\tby {hostname} with {protocol} id {id};\r\n\t{date}")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trace_field_tells_the_hop() {
+        let check = |peer: &str, hello: &str, expect: &str| {
+            let facts = SessionFacts { peer: peer.parse().unwrap(), hello: hello.to_owned(), protocol: "ESMTPSA" };
+            let at: Timestamp = "2026-11-21T23:06:53Z".parse().unwrap();
+            assert_eq!(received(&facts, &Domain::parse("relay.test").unwrap(), Uuid::nil(), at), expect);
+        };
+        check(
+            "192.0.2.1",
+            "client.test",
+            "Received: from client.test ([192.0.2.1])\r\n\tby relay.test with ESMTPSA \
+             id 00000000-0000-0000-0000-000000000000;\r\n\tSat, 21 Nov 2026 23:06:53 +0000",
+        );
+        check(
+            "2001:db8::1",
+            "[IPv6:2001:db8::1]",
+            "Received: from [IPv6:2001:db8::1] ([IPv6:2001:db8::1])\r\n\tby relay.test with ESMTPSA \
+             id 00000000-0000-0000-0000-000000000000;\r\n\tSat, 21 Nov 2026 23:06:53 +0000",
+        );
+    }
+
+    #[test]
+    fn every_error_of_the_store_has_its_reply() {
+        let check = |error: StoreError, expect: &str| {
+            let reply = store_reply(&error);
+            assert_eq!(format!("{} {}", reply.code, reply.enhanced.unwrap()), expect);
+        };
+        check(StoreError::Full, "452 4.3.1");
+        check(StoreError::Io("disk".to_owned()), "451 4.3.0");
+        check(StoreError::DuplicateId, "451 4.3.0");
+    }
+
+    #[test]
+    fn recipients_in_no_field_are_found() {
+        let address = |text: &str| Address::parse(text).unwrap();
+        let parsed = message::parse(b"To: A <a@x.test>\r\nCc: b@x.test\r\n\r\n");
+        let recipients = ["a@x.test", "b@x.test", "c@x.test"].map(address).to_vec();
+        assert_eq!(unnamed(&Envelope { sender: None, recipients }, &parsed), [address("c@x.test")]);
+    }
+}

@@ -1,0 +1,286 @@
+//! One connection: does what its session asks for.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mail::{EnhancedCode, Reply};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::transport::Transport;
+use super::{Authority, Incoming, Principal, SessionFacts, SmtpServer};
+use crate::smtp::auth::Credentials;
+use crate::smtp::session::{Action, Arrived, Link, Session, Verdict};
+
+/// Room for what is read at once, while commands are awaited and while a message comes in.
+const COMMAND_READ_OCTETS: usize = 4 * 1024;
+const TEXT_READ_OCTETS: usize = 32 * 1024;
+
+/// For a TLS handshake, at most.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Before a wrong key is told, so that guessing is slow.
+const WRONG_KEY_DELAY: Duration = Duration::from_secs(1);
+
+/// For all that stands behind a message. Clients wait for 10 minutes (RFC 5321 s4.5.3.2.6).
+const SUBMIT_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
+/// For a message that is coming in when the host goes down.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long, and how much, is read after the last reply, so that the client gets it before a reset.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+const LINGER_OCTETS: usize = 1024 * 1024;
+
+/// For the one line that a client gets who has too many connections.
+const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection and what it holds.
+pub struct Connection {
+    server: Arc<SmtpServer>,
+    session: Session,
+    peer: IpAddr,
+    link: Link,
+    principal: Option<Principal>,
+    /// Leave to hold the octets of the message that is coming in or is worked on.
+    room: Option<OwnedSemaphorePermit>,
+    buffer: Vec<u8>,
+    /// When the client has been silent for too long.
+    deadline: Instant,
+    milestones: u64,
+    draining: bool,
+}
+
+/// Why a connection ended before its time. For the log alone.
+type Ended = io::Error;
+
+impl Connection {
+    pub fn new(server: Arc<SmtpServer>, peer: IpAddr, link: Link) -> Connection {
+        Connection {
+            session: Session::new(server.options.settings.clone(), link),
+            peer,
+            link,
+            principal: None,
+            room: None,
+            buffer: Vec::new(),
+            deadline: Instant::now() + server.options.idle_timeout,
+            milestones: 0,
+            draining: false,
+            server,
+        }
+    }
+
+    /// Holds the dialogue to its end.
+    pub async fn run(mut self, stream: TcpStream) {
+        let stream = Transport::Plain(stream);
+        let result = if self.link.secured {
+            match self.handshake(stream).await {
+                Ok(stream) => self.dialogue(stream).await,
+                Err(error) => Err(error),
+            }
+        } else {
+            self.dialogue(stream).await
+        };
+        match result {
+            Ok(()) => tracing::debug!("the connection is closed"),
+            Err(error) => tracing::debug!(%error, "the connection broke"),
+        }
+    }
+
+    async fn dialogue(&mut self, mut stream: Transport) -> Result<(), Ended> {
+        loop {
+            let action = self.session.advance();
+            if !self.session.holds_room() && !matches!(action, Action::Room(_)) {
+                self.room = None;
+            }
+            match action {
+                Action::Read => {
+                    self.send(&mut stream).await?;
+                    if !self.read(&mut stream).await? {
+                        return Ok(());
+                    }
+                }
+                Action::StartTls => {
+                    self.send(&mut stream).await?;
+                    stream = self.handshake(stream).await?;
+                    self.principal = None;
+                    self.session.tls_started();
+                    self.touch();
+                }
+                Action::Authenticate(credentials) => {
+                    self.authenticate(&credentials).await;
+                    self.touch();
+                }
+                Action::Room(octets) => {
+                    let granted = self.take_room(octets);
+                    self.session.room(granted);
+                }
+                Action::Deliver(arrived) => {
+                    self.send(&mut stream).await?;
+                    self.deliver(*arrived).await;
+                    self.touch();
+                }
+                Action::Close => {
+                    self.send(&mut stream).await?;
+                    return linger(stream).await;
+                }
+            }
+        }
+    }
+
+    /// Reads once; false where the client is gone. A silent client and a host that goes down change the session instead.
+    async fn read(&mut self, stream: &mut Transport) -> Result<bool, Ended> {
+        if self.session.milestones() != self.milestones {
+            self.milestones = self.session.milestones();
+            self.touch();
+        }
+        let size = if self.session.is_in_message() { TEXT_READ_OCTETS } else { COMMAND_READ_OCTETS };
+        if self.buffer.len() != size {
+            self.buffer = vec![0; size];
+        }
+        tokio::select! {
+            biased;
+            () = self.server.shutdown.cancelled(), if !self.draining => {
+                self.draining = true;
+                self.deadline = self.deadline.min(Instant::now() + DRAIN_TIMEOUT);
+                self.session.drain();
+            }
+            read = timeout_at(self.deadline, stream.read(&mut self.buffer)) => match read {
+                Err(_) => self.session.time_out(),
+                Ok(read) => match read? {
+                    0 => return Ok(false),
+                    count => self.session.receive(&self.buffer[..count]),
+                },
+            },
+        }
+        Ok(true)
+    }
+
+    /// The client did something: it has its whole time again, but not beyond the host's end.
+    fn touch(&mut self) {
+        if !self.draining {
+            self.deadline = Instant::now() + self.server.options.idle_timeout;
+        }
+    }
+
+    async fn send(&mut self, stream: &mut Transport) -> Result<(), Ended> {
+        let output = self.session.take_output();
+        if output.is_empty() {
+            return Ok(());
+        }
+        tracing::debug!(reply = %String::from_utf8_lossy(&output).trim_end(), "said");
+        match timeout(self.server.options.idle_timeout, stream.write(&output)).await {
+            Ok(written) => written,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its replies")),
+        }
+    }
+
+    async fn handshake(&self, stream: Transport) -> Result<Transport, Ended> {
+        let limit = HANDSHAKE_TIMEOUT.min(self.server.options.idle_timeout);
+        let stream = match timeout(limit, stream.secure(&self.server.tls)).await {
+            Ok(secured) => secured?,
+            Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long")),
+        };
+        tracing::debug!(tls = stream.cipher(), "encrypted");
+        Ok(stream)
+    }
+
+    async fn authenticate(&mut self, credentials: &Credentials) {
+        let verdict = match self.server.submit.authenticate(credentials, self.peer).await {
+            Ok(Some(principal)) => {
+                tracing::debug!(tenant = principal.tenant, key = principal.key_id, "authenticated");
+                self.principal = Some(principal);
+                Verdict::Right
+            }
+            Ok(None) => {
+                tracing::info!("a wrong key was given");
+                tokio::time::sleep(WRONG_KEY_DELAY).await;
+                Verdict::Wrong
+            }
+            Err(error) => {
+                tracing::error!(%error, "AUTH was answered with a temporary failure");
+                Verdict::Unknown
+            }
+        };
+        self.session.authenticated(verdict);
+    }
+
+    /// Adds to what the message may hold. Never waits: messages that wait for each other's room would wait forever.
+    fn take_room(&mut self, octets: usize) -> bool {
+        let Ok(octets) = u32::try_from(octets) else { return false };
+        let Ok(permit) = self.server.room.clone().try_acquire_many_owned(octets) else {
+            tracing::warn!(octets, "no room for a message: too many are coming in at once");
+            return false;
+        };
+        match &mut self.room {
+            Some(room) => room.merge(permit),
+            None => self.room = Some(permit),
+        }
+        true
+    }
+
+    async fn deliver(&mut self, arrived: Arrived) {
+        let authority = match (&self.principal, self.link.trusted) {
+            (Some(principal), _) => Authority::Key(principal.clone()),
+            (None, true) => Authority::Trusted,
+            // The session refuses MAIL before it comes to this.
+            (None, false) => return self.session.answer(&reply(530, (5, 7, 0), "Authentication required")),
+        };
+        let facts =
+            SessionFacts { peer: self.peer, hello: self.session.hello().to_owned(), protocol: self.session.protocol() };
+        let Arrived { envelope, message, .. } = arrived;
+        let incoming = Incoming { authority, envelope, message, facts };
+        let answer = match timeout(SUBMIT_TIMEOUT, self.server.submit.submit(incoming)).await {
+            Ok(Ok(queued)) => reply(250, (2, 0, 0), &format!("Ok: queued as {}", queued.id)),
+            Ok(Err(refusal)) => {
+                let status = refusal.enhanced.map(|status| status.to_string());
+                tracing::info!(code = refusal.code, status, text = refusal.text, "a message was refused");
+                refusal
+            }
+            Err(_) => {
+                tracing::error!("a message was not accepted in time");
+                reply(451, (4, 3, 0), "The message could not be accepted in time: try again later")
+            }
+        };
+        self.session.answer(&answer);
+    }
+}
+
+fn reply(code: u16, (class, subject, detail): (u8, u16, u16), text: &str) -> Reply {
+    Reply::new(code, Some(EnhancedCode::new(class, subject, detail)), text)
+}
+
+/// Closes so that the last reply arrives: a connection closed with bytes unread is reset, and the reply lost.
+async fn linger(mut stream: Transport) -> Result<(), Ended> {
+    let drained = async {
+        stream.shutdown().await?;
+        let mut buffer = vec![0; COMMAND_READ_OCTETS];
+        let mut read = 0;
+        while read < LINGER_OCTETS {
+            match stream.read(&mut buffer).await? {
+                0 => break,
+                count => read += count,
+            }
+        }
+        Ok(())
+    };
+    timeout(LINGER_TIMEOUT, drained).await.unwrap_or(Ok(()))
+}
+
+/// Tells a client that it has too many connections.
+pub async fn turn_away(stream: TcpStream, limit: usize) {
+    let text = format!("Too many connections from your address: {limit} at once are allowed");
+    let mut stream = Transport::Plain(stream);
+    let told = async {
+        stream.write(&reply(421, (4, 7, 0), &text).to_wire()).await?;
+        linger(stream).await
+    };
+    match timeout(TURN_AWAY_TIMEOUT, told).await {
+        Ok(Ok(())) => tracing::info!(limit, "turned away: too many connections from one address"),
+        Ok(Err(error)) => tracing::debug!(%error, "turned away, and gone already"),
+        Err(_) => tracing::debug!("turned away, and not listening"),
+    }
+}
