@@ -158,10 +158,11 @@ impl State {
         let query = question.queries.first()?.clone();
         let asked = query.name().to_lowercase();
         let shown = asked.to_ascii();
-        self.questions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(format!("{} {}", shown.trim_end_matches('.'), query.query_type()));
+        self.questions.lock().unwrap_or_else(PoisonError::into_inner).push(format!(
+            "{} {}",
+            shown.trim_end_matches('.'),
+            query.query_type()
+        ));
 
         let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
         answer.metadata.recursion_desired = question.metadata.recursion_desired;
@@ -249,11 +250,8 @@ fn record_data(kind: RecordType, data: &str) -> Option<RData> {
 
 /// `"one" "two"`, or the bare text; a string of more than 255 octets is cut, as in a zone file it must be.
 fn strings(data: &str) -> Vec<String> {
-    let whole: Vec<&str> = if data.starts_with('"') {
-        data.split('"').skip(1).step_by(2).collect()
-    } else {
-        vec![data]
-    };
+    let whole: Vec<&str> =
+        if data.starts_with('"') { data.split('"').skip(1).step_by(2).collect() } else { vec![data] };
     whole
         .iter()
         .flat_map(|text| text.as_bytes().chunks(255))
