@@ -45,7 +45,7 @@ impl Guest for Stage {
             }
             "allocate" => allocate(),
             "sleep" => std::thread::sleep(Duration::from_secs(3600)),
-            "write" => (0..100_000).for_each(|line| eprintln!("line {line} of a talkative component")),
+            "write" => (0..10_000).for_each(|line| eprintln!("line {line} of a talkative component")),
             "grow" => drop(std::hint::black_box(vec![1_u8; 16 << 20])),
             "refuse" => return Err(StageError::Refused(finding("told to refuse"))),
             "attributes" => return answer(vec![("x".to_owned(), "y".to_owned()); 65]),
