@@ -1,0 +1,233 @@
+//! One call of a stage, bounded: what may go wrong becomes `unavailable` with the reason for the log.
+
+use std::time::Duration;
+
+use contract::{
+    Acceptance, Attributes, Rendered, RendererInput, Signatures, SignerInput, StageError, Transformed,
+    TransformerInput, ValidatorInput, Wants,
+};
+use wasmtime::Trap;
+
+use super::component::Stage;
+use super::instance::{Exports, Instance};
+
+/// Promised in `posthaste:types`.
+const ATTRIBUTES: usize = 64;
+const ATTRIBUTE_NAME_BYTES: usize = 256;
+const ATTRIBUTE_VALUE_BYTES: usize = 4096;
+/// Promised in `posthaste:signer`.
+const SIGNATURE_BYTES: usize = 16 << 10;
+/// Promised in `posthaste:renderer`.
+const RENDERED_BYTES: usize = 5 << 20;
+/// All warnings of one answer; of them 16 are shown.
+const WARNING_BYTES: usize = 64 << 10;
+/// Of a refusal or an `unavailable`; 1 KiB of the text is shown.
+const ERROR_BYTES: usize = 64 << 10;
+/// What the log shows of a guest's stderr.
+const STDERR_SHOWN: usize = 400;
+
+type Called<T> = wasmtime::Result<Result<T, StageError>>;
+
+/// A question to a stage, with the answer it gets.
+pub trait Call: Send + Sync {
+    const STAGE: Stage;
+    type Answer: Answer + Send;
+
+    /// Asks a live instance. `Err`: the instance is dead.
+    fn ask(&self, instance: &mut Instance) -> impl Future<Output = Called<Self::Answer>> + Send;
+}
+
+/// An answer that has limits.
+pub trait Answer {
+    /// What is over a promised limit, in words for the component's author.
+    fn excess(&self) -> Option<String>;
+}
+
+/// What a validator wants to see.
+pub struct Describe;
+
+fn mismatch<T>() -> Called<T> {
+    Err(wasmtime::Error::msg("the instance is of another stage"))
+}
+
+impl Call for Describe {
+    const STAGE: Stage = Stage::Validator;
+    type Answer = Wants;
+
+    async fn ask(&self, instance: &mut Instance) -> Called<Wants> {
+        let Exports::Validator(stage) = &instance.exports else { return mismatch() };
+        stage.posthaste_validator_validator().call_describe(&mut instance.store).await
+    }
+}
+
+impl Call for ValidatorInput {
+    const STAGE: Stage = Stage::Validator;
+    type Answer = Acceptance;
+
+    async fn ask(&self, instance: &mut Instance) -> Called<Acceptance> {
+        let Exports::Validator(stage) = &instance.exports else { return mismatch() };
+        stage.posthaste_validator_validator().call_validate(&mut instance.store, self).await
+    }
+}
+
+impl Call for RendererInput {
+    const STAGE: Stage = Stage::Renderer;
+    type Answer = Rendered;
+
+    async fn ask(&self, instance: &mut Instance) -> Called<Rendered> {
+        let Exports::Renderer(stage) = &instance.exports else { return mismatch() };
+        stage.posthaste_renderer_renderer().call_render(&mut instance.store, self).await
+    }
+}
+
+impl Call for TransformerInput {
+    const STAGE: Stage = Stage::Transformer;
+    type Answer = Transformed;
+
+    async fn ask(&self, instance: &mut Instance) -> Called<Transformed> {
+        let Exports::Transformer(stage) = &instance.exports else { return mismatch() };
+        stage.posthaste_transformer_transformer().call_transform(&mut instance.store, self).await
+    }
+}
+
+impl Call for SignerInput {
+    const STAGE: Stage = Stage::Signer;
+    type Answer = Signatures;
+
+    async fn ask(&self, instance: &mut Instance) -> Called<Signatures> {
+        let Exports::Signer(stage) = &instance.exports else { return mismatch() };
+        stage.posthaste_signer_signer().call_sign(&mut instance.store, self).await
+    }
+}
+
+impl Answer for Wants {
+    fn excess(&self) -> Option<String> {
+        None
+    }
+}
+
+impl Answer for Acceptance {
+    fn excess(&self) -> Option<String> {
+        warnings_excess(&self.warnings).or_else(|| attributes_excess(&self.attributes))
+    }
+}
+
+impl Answer for Rendered {
+    fn excess(&self) -> Option<String> {
+        let bytes = [&self.subject, &self.html, &self.text].into_iter().flatten().map(String::len).sum();
+        over("the rendered texts", bytes, RENDERED_BYTES)
+            .or_else(|| warnings_excess(&self.warnings))
+            .or_else(|| attributes_excess(&self.attributes))
+    }
+}
+
+impl Answer for Transformed {
+    /// The message itself is under the bound of every answer; the tenant's limit is checked by the road.
+    fn excess(&self) -> Option<String> {
+        warnings_excess(&self.warnings).or_else(|| attributes_excess(&self.attributes))
+    }
+}
+
+impl Answer for Signatures {
+    fn excess(&self) -> Option<String> {
+        let bytes = self.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+        over("the signature fields", bytes, SIGNATURE_BYTES).or_else(|| attributes_excess(&self.attributes))
+    }
+}
+
+impl Answer for StageError {
+    fn excess(&self) -> Option<String> {
+        let bytes = match self {
+            StageError::Refused(finding) => {
+                finding.text.len()
+                    + finding.status.as_ref().map_or(0, String::len)
+                    + finding.field.as_ref().map_or(0, String::len)
+            }
+            StageError::Unavailable(text) => text.len(),
+        };
+        over("the text of the error", bytes, ERROR_BYTES)
+    }
+}
+
+fn over(what: &str, bytes: usize, limit: usize) -> Option<String> {
+    (bytes > limit).then(|| format!("{what} have {bytes} bytes: at most {limit} are allowed"))
+}
+
+fn warnings_excess(warnings: &[String]) -> Option<String> {
+    over("the warnings", warnings.iter().map(String::len).sum(), WARNING_BYTES)
+}
+
+fn attributes_excess(attributes: &Attributes) -> Option<String> {
+    if attributes.len() > ATTRIBUTES {
+        return Some(format!("it returned {} attributes: at most {ATTRIBUTES} are allowed", attributes.len()));
+    }
+    attributes.iter().find_map(|(name, value)| {
+        over("the name of an attribute", name.len(), ATTRIBUTE_NAME_BYTES)
+            .or_else(|| over("the value of an attribute", value.len(), ATTRIBUTE_VALUE_BYTES))
+    })
+}
+
+/// Why a call that killed its instance failed, in words for the operator.
+pub fn cause(error: &wasmtime::Error, instance: &Instance, time: Duration, memory_bytes: usize) -> String {
+    let guest = instance.store.data();
+    let mut text = if guest.usage.refused {
+        format!("it asked for more than {memory_bytes} bytes of memory")
+    } else if error.downcast_ref::<Trap>() == Some(&Trap::Interrupt) {
+        format!("it used more than {} ms of CPU", time.as_millis())
+    } else {
+        format!("it trapped: {}", error.root_cause())
+    };
+    let said = guest.stderr.take();
+    if !said.is_empty() {
+        text.push_str("; it wrote: ");
+        text.extend(said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(STDERR_SHOWN));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use contract::{Finding, FindingClass, RawHeader};
+
+    use super::*;
+
+    fn attribute(name_bytes: usize, value_bytes: usize) -> (String, String) {
+        ("n".repeat(name_bytes), "v".repeat(value_bytes))
+    }
+
+    #[test]
+    fn limits_of_answers() {
+        let check = |answer: &dyn Answer, expect: Option<&str>| match (answer.excess(), expect) {
+            (None, None) => {}
+            (Some(found), Some(expect)) => assert!(found.contains(expect), "{found} does not say {expect}"),
+            (found, expect) => assert_eq!(found.as_deref(), expect),
+        };
+        let with = |attributes| Acceptance { warnings: Vec::new(), attributes };
+        check(&with(vec![attribute(256, 4096); 64]), None);
+        check(&with(vec![attribute(1, 1); 65]), Some("65 attributes: at most 64"));
+        check(&with(vec![attribute(257, 1)]), Some("257 bytes: at most 256"));
+        check(&with(vec![attribute(1, 4097)]), Some("4097 bytes: at most 4096"));
+        let signed = |bytes| Signatures {
+            headers: vec![RawHeader { name: String::new(), value: vec![b'x'; bytes] }],
+            attributes: Vec::new(),
+        };
+        check(&signed(SIGNATURE_BYTES), None);
+        check(&signed(SIGNATURE_BYTES + 1), Some("the signature fields have 16385 bytes"));
+        let html = |bytes| Rendered { html: Some("h".repeat(bytes)), ..Rendered::default() };
+        check(&html(RENDERED_BYTES), None);
+        check(&html(RENDERED_BYTES + 1), Some("the rendered texts"));
+        let refused = |bytes| {
+            StageError::Refused(Finding {
+                class: FindingClass::Policy,
+                text: "t".repeat(bytes),
+                status: None,
+                field: None,
+                position: None,
+            })
+        };
+        check(&refused(ERROR_BYTES), None);
+        check(&refused(ERROR_BYTES + 1), Some("the text of the error"));
+        check(&StageError::Unavailable("t".repeat(ERROR_BYTES + 1)), Some("the text of the error"));
+    }
+}

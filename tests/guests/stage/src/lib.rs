@@ -1,0 +1,97 @@
+//! A validator that misbehaves as it is told, by the attribute `do` of its input: for tests of containment.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use contract::{Acceptance, Finding, FindingClass, StageError, ValidatorInput, Wants};
+
+/// Bindings to the contract, as generated.
+#[allow(unsafe_code)]
+mod bindings {
+    wit_bindgen::generate!({
+        path: "../../../wit",
+        world: "posthaste:worlds/validate-stage",
+        generate_all,
+        with: { "posthaste:types/types@0.1.0": contract },
+    });
+
+    use super::Stage;
+    export!(Stage);
+}
+
+use bindings::exports::posthaste::validator::validator::Guest;
+
+struct Stage;
+
+thread_local! {
+    /// Calls of `validate` that this instance has seen, and of `describe`.
+    static CALLS: Cell<u32> = const { Cell::new(0) };
+}
+
+impl Guest for Stage {
+    fn describe() -> Result<Wants, StageError> {
+        Ok(Wants { text: true, html: false, raw: false })
+    }
+
+    fn validate(input: ValidatorInput) -> Result<Acceptance, StageError> {
+        CALLS.set(CALLS.get() + 1);
+        let told = |name: &str| input.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        match told("do").unwrap_or("accept") {
+            "accept" => {}
+            "panic" => panic!("told to panic"),
+            "loop" => endless(),
+            "recurse" => {
+                std::hint::black_box(recurse(0));
+            }
+            "allocate" => allocate(),
+            "sleep" => std::thread::sleep(Duration::from_secs(3600)),
+            "write" => (0..10_000).for_each(|line| eprintln!("line {line} of a talkative component")),
+            "grow" => drop(std::hint::black_box(vec![1_u8; 16 << 20])),
+            "refuse" => return Err(StageError::Refused(finding("told to refuse"))),
+            "attributes" => return answer(vec![("x".to_owned(), "y".to_owned()); 65]),
+            "flood" => {
+                let value = "v".repeat(1 << 20);
+                return answer((0..16).map(|_| ("x".to_owned(), value.clone())).collect());
+            }
+            "connect" => {
+                let found = std::net::TcpStream::connect("127.0.0.1:25").err().map(|error| error.kind().to_string());
+                return answer(vec![("connect".to_owned(), found.unwrap_or_else(|| "connected".to_owned()))]);
+            }
+            "files" => {
+                let found = std::fs::read_dir("/").err().map(|error| error.kind().to_string());
+                return answer(vec![("files".to_owned(), found.unwrap_or_else(|| "read".to_owned()))]);
+            }
+            "environment" => return answer(vec![("variables".to_owned(), std::env::vars().count().to_string())]),
+            other => return Err(StageError::Unavailable(format!("cannot `{other}`"))),
+        }
+        answer(vec![("calls".to_owned(), CALLS.get().to_string())])
+    }
+}
+
+fn answer(attributes: Vec<(String, String)>) -> Result<Acceptance, StageError> {
+    Ok(Acceptance { warnings: Vec::new(), attributes })
+}
+
+fn finding(text: &str) -> Finding {
+    Finding { class: FindingClass::Policy, text: text.to_owned(), status: None, field: None, position: None }
+}
+
+fn endless() {
+    let mut count = 0_u64;
+    loop {
+        count = std::hint::black_box(count.wrapping_add(1));
+    }
+}
+
+#[expect(unconditional_recursion, reason = "to exhaust the stack")]
+fn recurse(depth: u64) -> u64 {
+    let frame = std::hint::black_box([depth; 64]);
+    recurse(depth + 1) + frame[0]
+}
+
+fn allocate() {
+    let mut held = Vec::new();
+    loop {
+        held.push(std::hint::black_box(vec![1_u8; 1 << 20]));
+    }
+}
