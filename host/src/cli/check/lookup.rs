@@ -1,0 +1,105 @@
+//! DNS as a check asks it: every kind of record, once, with a short wait.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::{RData, RecordType};
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError, NoRecords};
+
+use crate::config::Dns;
+
+/// One question to one server; asked twice at most.
+const TIMEOUT: Duration = Duration::from_secs(4);
+const RETRIES: usize = 1;
+
+/// Asks the name servers of the configuration, or the system's.
+pub(super) struct Lookup(TokioResolver);
+
+impl Lookup {
+    pub(super) fn new(dns: &Dns) -> Result<Lookup, String> {
+        let servers = dns.servers.iter().map(|server| {
+            let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+            connections.iter_mut().for_each(|connection| connection.port = server.port());
+            NameServerConfig::new(server.ip(), true, connections)
+        });
+        let servers: Vec<_> = servers.collect();
+        let builder = if servers.is_empty() {
+            TokioResolver::builder_tokio()
+        } else {
+            let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+            Ok(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()))
+        };
+        let mut builder = builder.map_err(|error| format!("the system's name servers are not known: {error}"))?;
+        builder.options_mut().timeout = TIMEOUT;
+        builder.options_mut().attempts = RETRIES;
+        builder.build().map(Lookup).map_err(|error| format!("the resolver cannot be set up: {error}"))
+    }
+
+    /// A and AAAA records.
+    pub(super) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, String> {
+        let (v4, v6) = tokio::join!(self.records(name, RecordType::A), self.records(name, RecordType::AAAA));
+        match (v4, v6) {
+            (Err(error), Err(_)) => Err(error),
+            (v4, v6) => {
+                let found = v4.unwrap_or_default().into_iter().chain(v6.unwrap_or_default());
+                Ok(found.filter_map(|data| data.ip_addr()).collect())
+            }
+        }
+    }
+
+    /// Names of an address, lower case, without trailing dot.
+    pub(super) async fn names(&self, address: IpAddr) -> Result<Vec<String>, String> {
+        let name = hickory_proto::rr::Name::from(address).to_ascii();
+        let found = self.records(&name, RecordType::PTR).await?;
+        let names = found.into_iter().filter_map(|data| match data {
+            RData::PTR(name) => Some(name.0.to_ascii().trim_end_matches('.').to_ascii_lowercase()),
+            _ => None,
+        });
+        Ok(names.collect())
+    }
+
+    /// Texts of a name, each in one piece.
+    pub(super) async fn texts(&self, name: &str) -> Result<Vec<String>, String> {
+        let found = self.records(name, RecordType::TXT).await?;
+        let texts = found.into_iter().filter_map(|data| match data {
+            RData::TXT(txt) => Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned()),
+            _ => None,
+        });
+        Ok(texts.collect())
+    }
+
+    /// Mail hosts of a domain, best first, without trailing dots.
+    pub(super) async fn mail_hosts(&self, domain: &str) -> Result<Vec<String>, String> {
+        let mut found: Vec<(u16, String)> = self
+            .records(domain, RecordType::MX)
+            .await?
+            .into_iter()
+            .filter_map(|data| match data {
+                RData::MX(mx) => Some((mx.preference, mx.exchange.to_ascii().trim_end_matches('.').to_owned())),
+                _ => None,
+            })
+            .collect();
+        found.sort();
+        Ok(found.into_iter().map(|(_, host)| host).collect())
+    }
+
+    /// No such name and no such record are an empty list; an error is a server that did not answer.
+    async fn records(&self, name: &str, kind: RecordType) -> Result<Vec<RData>, String> {
+        let rooted = format!("{}.", name.trim_end_matches('.'));
+        match self.0.lookup(rooted, kind).await {
+            Ok(found) => {
+                Ok(found.answers().iter().filter(|record| record.record_type() == kind).map(|record| record.data.clone()).collect())
+            }
+            Err(NetError::Dns(DnsError::NoRecordsFound(NoRecords { response_code, .. })))
+                if matches!(response_code, ResponseCode::NXDomain | ResponseCode::NoError) =>
+            {
+                Ok(Vec::new())
+            }
+            Err(error) => Err(format!("no answer for {name} {kind}: {error}")),
+        }
+    }
+}

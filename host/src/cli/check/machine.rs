@@ -1,0 +1,147 @@
+//! What this machine gives: data folder, disk, clock, listeners, component files.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::Finding;
+use crate::config::Config;
+
+/// Below this the host accepts nothing; below the other it is time to look.
+const LEAST_FREE_BYTES: u64 = 64 << 20;
+const LITTLE_FREE_BYTES: u64 = 2 << 30;
+
+/// Any clock before this is wrong: 2026-01-01, when this program did not exist yet.
+const EARLIEST_S: u64 = 1_767_225_600;
+
+/// How far the file system's clock may be from ours.
+const SKEW: Duration = Duration::from_secs(10);
+
+/// Can be written, has space.
+pub(super) fn data_folder(config: &Config) -> Vec<Finding> {
+    let data = &config.data;
+    let shown = data.display();
+    if !data.exists() {
+        let parent = data.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+        return match probe(parent) {
+            Ok(_) => vec![Finding::ok("data", format!("{shown} is not there yet and can be created"))].into_iter().chain([space(parent)]).collect(),
+            Err(error) => vec![Finding::fail("data", format!("{shown} cannot be created: {error}"), format!("make it and give it to the user that runs posthaste: install -d -m 700 -o posthaste {shown}"))],
+        };
+    }
+    match probe(data) {
+        Ok(_) => vec![Finding::ok("data", format!("{shown} can be written")), space(data)],
+        Err(error) => vec![Finding::fail("data", format!("{shown} cannot be written: {error}"), format!("give it to the user that runs posthaste: chown -R posthaste {shown}"))],
+    }
+}
+
+/// Writes a file without a name into a folder and tells when the file system thinks that was.
+fn probe(folder: &Path) -> std::io::Result<SystemTime> {
+    let path = folder.join(format!(".posthaste-check-{}", std::process::id()));
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&path)?;
+    let written = std::io::Write::write_all(&mut &file, b"check").and_then(|()| file.sync_all());
+    let modified = written.and_then(|()| file.metadata()?.modified());
+    std::fs::remove_file(&path)?;
+    modified
+}
+
+fn space(folder: &Path) -> Finding {
+    let free = match rustix::fs::statvfs(folder) {
+        Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
+        Err(error) => return Finding::warn("disk", format!("free space is not known: {error}"), ""),
+    };
+    let text = format!("{} MiB are free", free >> 20);
+    match free {
+        ..LEAST_FREE_BYTES => Finding::fail("disk", text, "make space: with less than 64 MiB no mail is accepted"),
+        LEAST_FREE_BYTES..LITTLE_FREE_BYTES => Finding::warn("disk", text, "make space: a queue that cannot be delivered for a day takes more"),
+        _ => Finding::ok("disk", text),
+    }
+}
+
+/// The time of day is in every signature and every Date.
+pub(super) fn clock(config: &Config) -> Vec<Finding> {
+    let advice = "set the clock and keep it set: systemctl enable --now systemd-timesyncd (or chrony)";
+    let now = SystemTime::now();
+    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    if seconds < EARLIEST_S {
+        return vec![Finding::fail("clock", format!("it says {}", jiff::Timestamp::now()), advice)];
+    }
+    let folder = config.data.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let apart = probe(folder).ok().and_then(|file| {
+        let apart = file.duration_since(now).or_else(|_| now.duration_since(file));
+        apart.ok().filter(|apart| *apart > SKEW)
+    });
+    vec![match apart {
+        Some(apart) => Finding::warn("clock", format!("the disk's clock is {} s apart from ours", apart.as_secs()), advice),
+        None => Finding::ok("clock", format!("it says {}", jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC"))),
+    }]
+}
+
+/// Whether the listeners can be had. While a host runs it has them itself.
+pub(super) fn listeners(config: &Config, live: bool) -> Vec<Finding> {
+    if live {
+        return vec![Finding::ok("listen", "the host runs")];
+    }
+    let web = [&config.http, &config.https].into_iter().flatten().map(|listener| listener.listen).chain(config.admin);
+    let all: Vec<SocketAddr> = web.chain(config.smtp.listen.iter().chain(&config.smtp.listen_tls).copied()).collect();
+    let taken = all.iter().filter_map(|address| {
+        let error = TcpListener::bind(address).err()?;
+        let advice = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "stop the program that has it (ss -ltnp shows which), or choose another port",
+            std::io::ErrorKind::PermissionDenied => "ports below 1024 need root or the capability CAP_NET_BIND_SERVICE",
+            std::io::ErrorKind::AddrNotAvailable => "this machine does not have that address: `ip address` shows those it has",
+            _ => "",
+        };
+        Some(Finding::fail("listen", format!("cannot listen on {address}: {error}"), advice))
+    });
+    let taken: Vec<Finding> = taken.collect();
+    if taken.is_empty() { vec![Finding::ok("listen", format!("{} addresses can be listened on", all.len()))] } else { taken }
+}
+
+/// Whether the configured files are components of their stage.
+pub(super) fn components(_config: &Config) -> Vec<Finding> {
+    Vec::new()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::Level;
+    use super::*;
+
+    fn config(data: &Path) -> Config {
+        let loopback = "127.0.0.1:0".parse().unwrap();
+        Config::development(data.to_owned(), loopback, loopback).unwrap()
+    }
+
+    fn levels(findings: &[Finding]) -> Vec<Level> {
+        findings.iter().map(|finding| finding.level).collect()
+    }
+
+    #[test]
+    fn a_folder_that_can_be_made_is_fine_and_not_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("a/b");
+        assert_eq!(levels(&data_folder(&config(&data)))[0], Level::Ok);
+        assert!(!data.exists());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the probe is gone");
+    }
+
+    #[test]
+    fn a_file_in_the_way_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        std::fs::write(&data, "x").unwrap();
+        assert_eq!(levels(&data_folder(&config(&data))), [Level::Fail]);
+    }
+
+    #[test]
+    fn a_port_in_use_fails_and_is_named() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut config = config(Path::new("/tmp"));
+        config.smtp.listen = vec![taken.local_addr().unwrap()];
+        let findings = listeners(&config, false);
+        assert_eq!(levels(&findings), [Level::Fail]);
+        assert!(findings[0].text.contains(&taken.local_addr().unwrap().to_string()));
+        assert_eq!(levels(&listeners(&config, true)), [Level::Ok]);
+    }
+}
