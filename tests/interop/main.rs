@@ -1,1 +1,8 @@
-//! Other people's software as the judge.
+//! Other people's software as the judge: clients that submit, verifiers, a server that receives, a browser.
+
+#![allow(clippy::unwrap_used)]
+
+mod browser;
+mod clients;
+mod receivers;
+mod scripts;
