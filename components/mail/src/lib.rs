@@ -15,6 +15,7 @@ mod mime;
 pub mod outcome;
 pub mod reply;
 pub mod seven_bit;
+pub mod signature;
 pub mod status;
 
 pub use address::{Address, Domain, Mailbox};
