@@ -173,11 +173,25 @@ fn fields(draft: &Draft) -> Vec<(Cow<'_, str>, HeaderType<'_>)> {
 }
 
 pub(crate) fn mailboxes(mailboxes: &[Mailbox]) -> HeaderType<'_> {
-    let one = |mailbox: &Mailbox| {
-        let name = mailbox.name.as_deref().map(on_one_line).filter(|name| !name.trim().is_empty());
-        MailboxList::new_address(name.map(|name| name.trim().to_owned()), mailbox.address.to_string())
-    };
-    HeaderType::Address(MailboxList::new_list(mailboxes.iter().map(one).collect()))
+    let named = mailboxes.iter().map(|mailbox| {
+        let name = mailbox.name.as_deref().map(on_one_line).map(|name| name.trim().to_owned());
+        (name.filter(|name| !name.is_empty()), mailbox.address.to_string())
+    });
+    let named = named.collect::<Vec<_>>();
+    if named.iter().any(|(name, _)| name.as_ref().is_some_and(|name| name.contains("=?"))) {
+        return Raw::new(named.into_iter().map(encoded_mailbox).collect::<Vec<_>>().join(", ")).into();
+    }
+    let list = named.into_iter().map(|(name, address)| MailboxList::new_address(name, address));
+    HeaderType::Address(MailboxList::new_list(list.collect()))
+}
+
+/// Prints a mailbox with its name in encoded words, whatever it holds: mail-builder leaves what looks like an encoded
+/// word as it is, and the other side decodes it.
+fn encoded_mailbox((name, address): (Option<String>, String)) -> String {
+    match name {
+        Some(name) => format!("{} <{address}>", encoded_words(&name)),
+        None => format!("<{address}>"),
+    }
 }
 
 /// A value as it is where it can be folded, else in encoded words. mail-builder encodes whatever is long, but a long
@@ -320,13 +334,15 @@ fn with_crlf(text: &str) -> Cow<'_, str> {
 fn attachment_part(attachment: &Attachment) -> MimePart<'_> {
     let is_message = is_message(attachment);
     let mut content_type = safe_content_type(&attachment.content_type, is_message);
-    let file_name = on_one_line(&attachment.file_name).trim().to_owned();
-    let mut disposition = ContentType::new(if attachment.content_id.is_some() { "inline" } else { "attachment" });
-    if !file_name.is_empty() {
-        // The type's own `name` is for the readers that know no other (RFC 2046 s4.5.1 has it gone).
-        content_type = content_type.attribute("name", file_name.clone());
-        disposition = disposition.attribute("filename", file_name);
-    }
+    // A text without a name would pass for the body.
+    let file_name = match on_one_line(&attachment.file_name).trim() {
+        "" => "attachment".to_owned(),
+        name => name.to_owned(),
+    };
+    // The type's own `name` is for the readers that know no other.
+    content_type = content_type.attribute("name", file_name.clone());
+    let disposition = ContentType::new(if attachment.content_id.is_some() { "inline" } else { "attachment" });
+    let disposition = disposition.attribute("filename", file_name);
     let (content, encoding) = match is_message {
         true => (BodyPart::Binary(Cow::Borrowed(attachment.content.as_slice())), "7bit"),
         false => (BodyPart::Text(base64_lines(&attachment.content).into()), "base64"),

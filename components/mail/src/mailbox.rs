@@ -4,6 +4,8 @@
 //! the name. `parse_list` is for header fields, where commas, comments, groups and quotes mean something, and where a
 //! field that receivers could read otherwise than we do must not pass for readable.
 
+use std::borrow::Cow;
+
 use mail_parser::HeaderValue;
 use mail_parser::parsers::MessageStream;
 
@@ -63,17 +65,20 @@ pub fn parse_list(value: &[u8]) -> Vec<Result<Mailbox, AddressError>> {
     mailboxes
 }
 
-/// Decodes encoded words in a text without line ends (RFC 2047).
+/// Decodes encoded words in a text (RFC 2047). What comes out stays one line: control characters, decoded ones among
+/// them, become blanks.
 pub(crate) fn decoded(text: &str) -> String {
-    if !text.contains("=?") {
-        return text.to_owned();
-    }
-    let line = [text.as_bytes(), b"\n"].concat();
-    match MessageStream::new(&line).parse_unstructured() {
-        // A decoded word may hold line ends; what is shown stays one line.
-        HeaderValue::Text(decoded) => decoded.trim().replace(|c: char| c.is_control(), " "),
-        _ => String::new(),
-    }
+    let decoded = match text.contains("=?") {
+        false => Cow::Borrowed(text),
+        true => {
+            let line = [text.replace(char::is_control, " ").as_bytes(), b"\n"].concat();
+            match MessageStream::new(&line).parse_unstructured() {
+                HeaderValue::Text(decoded) => Cow::Owned(decoded.into_owned()),
+                _ => Cow::Borrowed(""),
+            }
+        }
+    };
+    decoded.replace(char::is_control, " ").trim().to_owned()
 }
 
 /// Reads one element of a list; an empty one is nothing (RFC 5322 s4.4).

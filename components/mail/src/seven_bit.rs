@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::compose::{BASE64_LINE_OCTETS, mailboxes, unstructured, write_field};
 use crate::header::{self, Field};
-use crate::mailbox::parse_list;
+use crate::mailbox::{decoded, parse_list};
 use crate::mime::{self, Encoding, Node};
 
 /// How many messages may lie in one another.
@@ -215,7 +215,8 @@ fn convert_field(field: Field<'_>, into: &mut Vec<u8>) -> Result<(), SevenBitErr
             parameters.fold(ContentType::new(found.value), |printed, (name, value)| printed.attribute(name, value));
         write_field(name, &printed.into(), into);
     } else {
-        write_field(name, &unstructured(&field.unfolded()), into);
+        // Encoded words among raw octets are decoded, or they would be encoded twice.
+        write_field(name, &unstructured(&decoded(&field.unfolded())), into);
     }
     Ok(())
 }
