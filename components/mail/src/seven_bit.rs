@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use mail_builder::headers::content_type::ContentType;
+use mail_parser::decoders::charsets::map::charset_decoder;
 use thiserror::Error;
 
 use crate::compose::{BASE64_LINE_OCTETS, mailboxes, unstructured, write_field};
@@ -65,8 +66,8 @@ pub fn is_seven_bit(message: &[u8]) -> bool {
 
 /// Re-encodes the leaf parts that hold octets above 127 as quoted-printable (text) or base64 (all else) and corrects
 /// their Content-Transfer-Encoding, and that of the multiparts around them; all other bytes stay as they are. A message that is 7-bit already comes
-/// back borrowed. Non-UTF-8 or raw 8-bit header values: raw UTF-8 in unstructured fields and display names becomes
-/// encoded words; what cannot be is an error. Octets above 127 outside all parts, which nobody reads, become `?`.
+/// back borrowed. Raw UTF-8, or raw text in the charset that the message says, becomes encoded words in unstructured
+/// fields and display names and is encoded in parameters; what cannot be is an error. Octets above 127 outside all parts, which nobody reads, become `?`.
 pub fn convert(message: &[u8]) -> Result<Cow<'_, [u8]>, SevenBitError> {
     convert_nested(message, 0)
 }
@@ -80,7 +81,8 @@ fn convert_nested(message: &[u8], depth: usize) -> Result<Cow<'_, [u8]>, SevenBi
     }
     let mut converted = Vec::with_capacity(message.len() * 5 / 4);
     let mut copied = 0;
-    for (at, node) in mime::walk(message).iter().enumerate() {
+    let nodes = mime::walk(message);
+    for (at, node) in nodes.iter().enumerate() {
         if node.is_cut {
             return Err(SevenBitError::Structure("too many parts, or too deep in one another"));
         }
@@ -90,7 +92,8 @@ fn convert_nested(message: &[u8], depth: usize) -> Result<Cow<'_, [u8]>, SevenBi
             false => leaf(message, node, depth)?,
         };
         let has_mime = at > 0 || node.is_multipart || encoding.is_none() || has_field(message, node, "MIME-Version");
-        convert_header(message, node, encoding, &mut converted)?;
+        let charset = [node, &nodes[0]].iter().find_map(|node| node.content_type.parameter("charset"));
+        convert_header(message, node, encoding, charset, &mut converted)?;
         if !has_mime {
             add_mime_fields(message, node, &mut converted);
         }
@@ -163,6 +166,7 @@ fn convert_header(
     message: &[u8],
     node: &Node,
     encoding: Option<&str>,
+    charset: Option<&str>,
     into: &mut Vec<u8>,
 ) -> Result<(), SevenBitError> {
     let mut is_set = encoding.is_none() || node.is_multipart;
@@ -177,7 +181,7 @@ fn convert_header(
                 is_set = true;
             }
             _ if raw.is_ascii() => into.extend_from_slice(raw),
-            (Some(field), _) => convert_field(field, into)?,
+            (Some(field), _) => convert_field(field, charset, into)?,
             (None, _) => return Err(SevenBitError::Header),
         }
     }
@@ -190,10 +194,19 @@ fn convert_header(
     Ok(())
 }
 
-/// Writes a field with octets above 127 in the way its kind allows.
-fn convert_field(field: Field<'_>, into: &mut Vec<u8>) -> Result<(), SevenBitError> {
+/// Writes a field with octets above 127 in the way its kind allows. What is not UTF-8 is in the charset that the message
+/// says it is in; one that says none cannot be read.
+fn convert_field(field: Field<'_>, charset: Option<&str>, into: &mut Vec<u8>) -> Result<(), SevenBitError> {
+    if std::str::from_utf8(field.value).is_err() {
+        let decode = charset.and_then(|charset| charset_decoder(charset.as_bytes())).ok_or(SevenBitError::Header)?;
+        let text = decode(field.value);
+        return match text.contains('\u{fffd}') {
+            true => Err(SevenBitError::Header),
+            false => convert_field(Field { name: field.name, value: text.as_bytes() }, None, into),
+        };
+    }
     let is_one_of = |names: &[&str]| names.iter().any(|name| field.is(name));
-    if std::str::from_utf8(field.value).is_err() || is_one_of(STRUCTURED_FIELDS) {
+    if is_one_of(STRUCTURED_FIELDS) {
         return Err(SevenBitError::Header);
     }
     let name = field.name.trim_ascii_end();
@@ -343,6 +356,16 @@ mod tests {
     }
 
     #[test]
+    fn reads_header_fields_in_the_charset_of_the_message() {
+        let message = b"From: J\xfcrgen <j@x.test>\r\nSubject: Gr\xfc\xdfe\r\nMIME-Version: 1.0\r\n\
+                        Content-Type: text/plain; charset=iso-8859-1\r\n\r\n\xfc\r\n";
+        let parsed = parse(&convert(message).unwrap());
+        assert_eq!(parsed.from[0].name.as_deref(), Some("J\u{fc}rgen"));
+        assert_eq!(parsed.subject.as_deref(), Some("Gr\u{fc}\u{df}e"));
+        assert_eq!(parsed.text.as_deref(), Some("\u{fc}\r\n"));
+    }
+
+    #[test]
     fn refuses_what_it_cannot_convert() {
         let check = |message: &[u8], expected: SevenBitError| {
             assert_eq!(convert(message), Err(expected), "{}", String::from_utf8_lossy(message));
@@ -350,6 +373,7 @@ mod tests {
         check("From: j\u{fc}@x.test\r\n\r\n".as_bytes(), SevenBitError::Header);
         check("Message-ID: <\u{fc}@x.test>\r\n\r\n".as_bytes(), SevenBitError::Header);
         check(b"Subject: \xff\r\n\r\n", SevenBitError::Header);
+        check(b"Subject: \xff\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n", SevenBitError::Header);
         check("\u{fc}: x\r\n\r\n".as_bytes(), SevenBitError::Header);
         check("Content-Type: multipart/mixed; boundary=\u{fc}\r\n\r\nx".as_bytes(), SevenBitError::Header);
         let structure = |message: &str| {
