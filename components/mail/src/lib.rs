@@ -4,6 +4,7 @@
 //! Serialize: wire and disk forms belong to the host and to `delivery-client`, and convert.
 
 pub mod address;
+mod body;
 pub mod compose;
 pub mod dkim;
 pub mod envelope;

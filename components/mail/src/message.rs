@@ -140,3 +140,90 @@ fn all_mailboxes(fields: &[Field<'_>], name: &str) -> Option<Vec<Mailbox>> {
         .collect::<Result<_, _>>()
         .ok()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_header_fields() {
+        let parsed = parse(
+            b"From: \"Doe, J.\" <j@x.test>\r\nTo: a@y.test, broken, B <b@y.test>\r\nCc: c@y.test\r\nReply-To: r@x.test\r\n\
+              subject: =?utf-8?Q?Gr=C3=BC?=\r\n =?utf-8?Q?=C3=9Fe?=\r\nMessage-ID: <1@x.test>\r\nX-A : 1\r\nX-A: 2\r\n\r\nhi",
+        );
+        let printed = |mailboxes: &[Mailbox]| mailboxes.iter().map(Mailbox::to_string).collect::<Vec<_>>();
+        assert_eq!(printed(&parsed.from), ["Doe, J. <j@x.test>"]);
+        assert_eq!(printed(&parsed.to), ["a@y.test", "B <b@y.test>"]);
+        assert_eq!(printed(&parsed.cc), ["c@y.test"]);
+        assert_eq!(printed(&parsed.reply_to), ["r@x.test"]);
+        assert_eq!(parsed.subject.as_deref(), Some("Gr\u{fc}\u{df}e"));
+        assert_eq!(parsed.message_id.as_deref(), Some("<1@x.test>"));
+        let headers = parsed.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect::<Vec<_>>();
+        assert_eq!(headers[4], ("subject", "Gr\u{fc}\u{df}e"));
+        assert_eq!(headers[6..], [("X-A", "1"), ("X-A", "2")]);
+        assert_eq!(parse(b""), Parsed { parts: parse(b"").parts, text: Some(String::new()), ..Parsed::default() });
+    }
+
+    #[test]
+    fn names_one_author() {
+        let check = |header: &str, expected: Option<&str>| {
+            let parsed = parse(format!("{header}\r\n\r\n").as_bytes());
+            assert_eq!(author(&parsed).map(Address::to_string).as_deref(), expected, "{header:?}");
+        };
+        check("From: a@x.test", Some("a@x.test"));
+        check("From: a@x.test\r\nSender: s@x.test", Some("a@x.test"));
+        check("From: a@x.test, b@x.test\r\nSender: s@x.test", Some("s@x.test"));
+        check("From: a@x.test, b@x.test", None);
+        check("From: a@x.test, b@x.test\r\nSender: s@x.test, t@x.test", None);
+        check("From: a@x.test\r\nFrom: b@y.test", None);
+        check("From: a@x.test, @broken", None);
+        check("From: =?utf-8?q?=3Ca=40x=2Etest=3E?=", None);
+        check("From: =?utf-8?q?=3Ce=40y=2Etest=3E=2C?= <a@x.test>", Some("a@x.test"));
+        check("To: a@x.test", None);
+        check("From:", None);
+    }
+
+    const MIXED: &str = "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=m\r\n\r\n\
+        --m\r\nContent-Type: multipart/alternative; boundary=a\r\n\r\n\
+        --a\r\nContent-Type: text/plain; charset=iso-8859-1\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\nGr=FC=DFe\r\n\
+        --a\r\nContent-Type: text/html\r\n\r\n<p>1</p>\r\n--a--\r\n\
+        --m\r\nContent-Type: image/PNG\r\nContent-ID: <logo>\r\nContent-Transfer-Encoding: base64\r\n\r\niVBO\r\nRw==\r\n\
+        --m\r\nContent-Type: text/plain; name=\"n.txt\"\r\nContent-Disposition: attachment;\r\n filename*=utf-8''%C3%BC.txt\r\n\r\nfile\r\n\
+        --m\r\nContent-Type: text/html\r\n\r\n<p>2</p>\r\n\
+        --m\r\nContent-Type: message/rfc822\r\n\r\nSubject: inner\r\n\r\ninner\r\n--m--\r\n";
+
+    #[test]
+    fn reads_parts() {
+        let parsed = parse(MIXED.as_bytes());
+        assert_eq!(parsed.text.as_deref(), Some("Gr\u{fc}\u{df}e"));
+        assert_eq!(parsed.html.as_deref(), Some("<p>1</p>"));
+        let shown = |part: &Part| {
+            let (kind, name) = (part.content_type.as_str(), part.file_name.as_deref().unwrap_or("-"));
+            format!("{kind} {name} {} {:?} {}", part.size_bytes, part.disposition, part.is_body)
+        };
+        let expected = [
+            "text/plain - 5 Inline true",
+            "text/html - 8 Inline true",
+            "image/png - 4 Inline false",
+            "text/plain \u{fc}.txt 4 Attachment false",
+            "text/html - 8 Inline true",
+            "message/rfc822 - 23 Attachment false",
+        ];
+        assert_eq!(parsed.parts.iter().map(shown).collect::<Vec<_>>(), expected);
+        assert_eq!(parsed.parts[2].content_id.as_deref(), Some("logo"));
+    }
+
+    #[test]
+    fn hands_over_content() {
+        let check = |index: usize, expected: Option<(&str, &[u8])>| {
+            let found = part_content(MIXED.as_bytes(), index);
+            let found = found.as_ref().map(|(content_type, content)| (content_type.as_str(), content.as_slice()));
+            assert_eq!(found, expected, "{index}");
+        };
+        check(0, Some(("text/plain", b"Gr\xfc\xdfe")));
+        check(2, Some(("image/png", b"\x89PNG")));
+        check(5, Some(("message/rfc822", b"Subject: inner\r\n\r\ninner")));
+        check(6, None);
+    }
+}

@@ -11,7 +11,8 @@ use mail_builder::headers::content_type::ContentType;
 use mail_parser::decoders::charsets::map::charset_decoder;
 use thiserror::Error;
 
-use crate::compose::{BASE64_LINE_OCTETS, mailboxes, unstructured, write_field};
+use crate::body::BASE64_LINE_OCTETS;
+use crate::compose::{mailboxes, unstructured, write_field};
 use crate::header::{self, Field};
 use crate::mailbox::{decoded, parse_list};
 use crate::mime::{self, Encoding, Node};
