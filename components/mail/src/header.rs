@@ -10,6 +10,10 @@ use thiserror::Error;
 
 /// The longest line, in octets without its CRLF (RFC 5322 s2.1.1).
 pub const MAX_LINE_OCTETS: usize = 998;
+/// The most fields a header may have. Fields cost many times their octets once they are read, and no road is that long.
+pub const MAX_FIELDS: usize = 2000;
+/// The largest header in octets: room for a To field of many thousand mailboxes.
+pub const MAX_HEADER_OCTETS: usize = 1024 * 1024;
 
 /// Fields that may stand once only (RFC 5322 s3.6, RFC 2045 s3).
 const SINGLE: &[&str] = &[
@@ -62,6 +66,10 @@ pub enum FormatError {
     NotAField(usize),
     #[error("the header holds a NUL octet in line {0}")]
     Nul(usize),
+    #[error("the header has more than 2000 fields")]
+    TooManyFields,
+    #[error("the header is {0} octets long: at most 1048576 are allowed")]
+    LargeHeader(usize),
     #[error("the header has no {0} field")]
     Missing(&'static str),
     #[error("the header has more than one {0} field (RFC 5322 s3.6)")]
@@ -72,20 +80,27 @@ pub enum FormatError {
 /// where there is none). The message must use CRLF.
 pub fn split(message: &[u8]) -> Result<(Vec<Field<'_>>, usize), FormatError> {
     let (header_end, body) = bounds(message);
+    if header_end > MAX_HEADER_OCTETS {
+        return Err(FormatError::LargeHeader(header_end));
+    }
     let mut fields = Vec::with_capacity(16);
     let mut line = 1;
     for raw in raw_fields(&message[..header_end]) {
         check_lines(raw, line)?;
+        if fields.len() == MAX_FIELDS {
+            return Err(FormatError::TooManyFields);
+        }
         fields.push(field(raw).ok_or(FormatError::NotAField(line))?);
         line += memchr_iter(b'\n', raw).count();
     }
     Ok((fields, body))
 }
 
-/// The fields that can be read, whatever else the header holds. For showing a message, never for judging it.
+/// The fields that can be read, up to the bounds, whatever else the header holds. For showing a message, never for judging it.
 pub(crate) fn readable(message: &[u8]) -> (Vec<Field<'_>>, usize) {
     let (header_end, body) = bounds(message);
-    (raw_fields(&message[..header_end]).filter_map(field).collect(), body)
+    let header = &message[..header_end.min(MAX_HEADER_OCTETS)];
+    (raw_fields(header).take(MAX_FIELDS).filter_map(field).collect(), body)
 }
 
 /// Checks what every message must stand: CRLF only, lines of at most 998 octets, header fields well-formed, no NUL in
@@ -263,6 +278,8 @@ mod tests {
         check("A: b\nB: c\r\n\r\n", FormatError::BareLineEnd(1));
         check("A: b\r\n c\rd\r\n\r\n", FormatError::BareLineEnd(2));
         check("A: b\r\nC: \0\r\n\r\n", FormatError::Nul(2));
+        check(&"A:\r\n".repeat(2001), FormatError::TooManyFields);
+        check(&format!("A:{}", " b\r\n".repeat(300_000)), FormatError::LargeHeader(1_200_002));
     }
 
     #[test]

@@ -71,10 +71,11 @@ pub fn parse(message: &[u8]) -> Parsed {
         ..Parsed::default()
     };
     for node in leaves(message) {
-        let part = part(message, &node);
+        let content = mime::content(message, &node);
+        let part = part(&node, content.len());
         match part.content_type.as_str() {
-            "text/plain" if part.is_body && parsed.text.is_none() => parsed.text = Some(mime::text(message, &node)),
-            "text/html" if part.is_body && parsed.html.is_none() => parsed.html = Some(mime::text(message, &node)),
+            "text/plain" if part.is_body && parsed.text.is_none() => parsed.text = Some(mime::text(&content, &node)),
+            "text/html" if part.is_body && parsed.html.is_none() => parsed.html = Some(mime::text(&content, &node)),
             _ => {}
         }
         parsed.parts.push(part);
@@ -101,7 +102,7 @@ fn leaves(message: &[u8]) -> impl Iterator<Item = Node> {
     mime::walk(message).into_iter().filter(|node| !node.is_multipart)
 }
 
-fn part(message: &[u8], node: &Node) -> Part {
+fn part(node: &Node, size: usize) -> Part {
     let disposition = node.disposition.as_ref();
     let file_name = disposition
         .and_then(|disposition| disposition.parameter("filename"))
@@ -115,7 +116,7 @@ fn part(message: &[u8], node: &Node) -> Part {
     Part {
         content_type: node.content_type.value.clone(),
         file_name,
-        size_bytes: mime::content(message, node).len() as u64,
+        size_bytes: size as u64,
         disposition: if is_inline { Disposition::Inline } else { Disposition::Attachment },
         content_id: node.content_id.clone(),
         is_body,

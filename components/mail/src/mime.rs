@@ -79,12 +79,11 @@ pub(crate) fn content<'a>(message: &'a [u8], node: &Node) -> Cow<'a, [u8]> {
     decoded.map_or(Cow::Borrowed(body), Cow::Owned)
 }
 
-/// The text of a part in UTF-8; what its charset does not know becomes U+FFFD.
-pub(crate) fn text(message: &[u8], node: &Node) -> String {
-    let content = content(message, node);
+/// The text of a part whose octets these are, in UTF-8; what its charset does not know becomes U+FFFD.
+pub(crate) fn text(content: &[u8], node: &Node) -> String {
     match node.content_type.parameter("charset").and_then(|charset| charset_decoder(charset.as_bytes())) {
-        Some(decode) => decode(&content),
-        None => String::from_utf8_lossy(&content).into_owned(),
+        Some(decode) => decode(content),
+        None => String::from_utf8_lossy(content).into_owned(),
     }
 }
 
@@ -273,7 +272,8 @@ mod tests {
     fn undoes_encodings() {
         let check = |header: &str, body: &str, expected: &str| {
             let message = format!("{header}\r\n\r\n{body}");
-            assert_eq!(text(message.as_bytes(), &walk(message.as_bytes())[0]), expected, "{message:?}");
+            let node = &walk(message.as_bytes())[0];
+            assert_eq!(text(&content(message.as_bytes(), node), node), expected, "{message:?}");
         };
         check("Content-Transfer-Encoding: BASE64 (x)", "aGVs\r\nbG8=\r\n", "hello");
         check("Content-Transfer-Encoding: quoted-printable", "a=3Db=\r\nc\r\n", "a=bc\r\n");

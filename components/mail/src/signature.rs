@@ -81,10 +81,18 @@ impl Signature {
         if !signed.iter().any(|name| name.eq_ignore_ascii_case("From")) {
             return Err(SignatureError::FromUnsigned);
         }
+        let domain = required("d")?.to_ascii_lowercase();
+        // Who signs for a user signs for its own domain or one below it (RFC 6376 s3.5).
+        let user_domain = tag("i").and_then(|user| user.rsplit('@').next()).map(str::to_ascii_lowercase);
+        let is_below =
+            |user: &str| user == domain || user.strip_suffix(&domain).is_some_and(|rest| rest.ends_with('.'));
+        if user_domain.is_some_and(|user| !is_below(&user)) {
+            return Err(SignatureError::Tag("i"));
+        }
         let seconds = |name| tag(name).map(|value| value.parse().map_err(|_| SignatureError::Tag(name))).transpose();
         Ok(Signature {
             algorithm,
-            domain: required("d")?.to_ascii_lowercase(),
+            domain,
             selector: required("s")?.to_ascii_lowercase(),
             signed,
             body_hash: octets(required("bh")?).ok_or(SignatureError::Tag("bh"))?,
@@ -173,6 +181,7 @@ mod tests {
         assert_eq!(signature.domain, "x.test");
         assert_eq!(signature.signed, ["From", "To", "Subject"]);
         assert_eq!((signature.body_hash, signature.signature), (vec![0, 0, 0], vec![1, 2, 3]));
+        assert!(Signature::parse(field(&GOOD.replace("t=17", "i=a@Sub.X.test"))).is_ok());
         assert_eq!((signature.timestamp_s, signature.expires_s), (Some(17), None));
     }
 
@@ -191,6 +200,8 @@ mod tests {
         check("c=relaxed/relaxed;", "", unsupported("c=simple/simple"));
         check("t=17", "l=0", unsupported("l=0"));
         check("t=17", "t=-1", SignatureError::Tag("t"));
+        check("t=17", "i=@y.test", SignatureError::Tag("i"));
+        check("t=17", "i=a@xx.test", SignatureError::Tag("i"));
         check("t=17", "t", SignatureError::Syntax);
         check("t=17", "s=2", SignatureError::Syntax);
         check("From :", "To :", SignatureError::FromUnsigned);
