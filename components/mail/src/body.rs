@@ -84,7 +84,7 @@ fn text_part<'a>(content_type: &'static str, text: &'a str) -> MimePart<'a> {
         // mail-builder leaves control characters as they are, NUL among them.
         false => {
             let content_type = ContentType::new(content_type).attribute("charset", "utf-8");
-            MimePart::new(content_type, BodyPart::Text(base64_lines(text.as_bytes()).into()))
+            MimePart::new(content_type, BodyPart::Binary(base64_lines(text.as_bytes()).into()))
                 .transfer_encoding("base64")
         }
     }
@@ -119,7 +119,7 @@ fn attachment_part(attachment: &Attachment) -> MimePart<'_> {
     let disposition = disposition.attribute("filename", file_name);
     let (content, encoding) = match is_message {
         true => (BodyPart::Binary(Cow::Borrowed(attachment.content.as_slice())), "7bit"),
-        false => (BodyPart::Text(base64_lines(&attachment.content).into()), "base64"),
+        false => (BodyPart::Binary(base64_lines(&attachment.content).into()), "base64"),
     };
     // A type of its own keeps `MimePart::new` from adding a charset.
     let mut part = MimePart::raw(content).header("Content-Type", content_type);
@@ -158,12 +158,17 @@ fn safe_content_type(text: &str, is_message: bool) -> ContentType<'static> {
     parameters.fold(ContentType::new(found.value), |content_type, (name, value)| content_type.attribute(name, value))
 }
 
-/// Base64 in lines of 76 columns, each with its CRLF.
-fn base64_lines(content: &[u8]) -> String {
-    let mut lines = String::with_capacity(content.len().div_ceil(BASE64_LINE_OCTETS) * 78);
+/// Base64 in lines of 76 columns, each with its CRLF. Encoded in place: a file is the largest thing that is composed.
+fn base64_lines(content: &[u8]) -> Vec<u8> {
+    const LINE: usize = BASE64_LINE_OCTETS / 3 * 4;
+    let mut lines = vec![0; content.len().div_ceil(BASE64_LINE_OCTETS) * (LINE + 2)];
+    let mut end = 0;
     for line in content.chunks(BASE64_LINE_OCTETS) {
-        STANDARD.encode_string(line, &mut lines);
-        lines.push_str("\r\n");
+        // The buffer holds every line in full, so this cannot fail.
+        end += STANDARD.encode_slice(line, &mut lines[end..]).unwrap_or(0);
+        lines[end..end + 2].copy_from_slice(b"\r\n");
+        end += 2;
     }
+    lines.truncate(end);
     lines
 }

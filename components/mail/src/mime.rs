@@ -264,6 +264,8 @@ mod tests {
         let nodes = walk(deep.as_bytes());
         assert_eq!(nodes.len(), MAX_DEPTH + 1);
         assert!(nodes.last().is_some_and(|node| node.is_cut));
+        // A parser that makes a tree of this overflows its stack when it lets go of it.
+        assert_eq!(walk("Content-Type: message/rfc822\r\n\r\n".repeat(200_000).as_bytes()).len(), 1);
         let wide = format!("Content-Type: multipart/mixed; boundary=b\r\n\r\n{}", "--b\r\n\r\nx\r\n".repeat(5000));
         assert!(walk(wide.as_bytes()).len() <= MAX_PARTS);
     }
