@@ -225,3 +225,7 @@ async fn sign(
     let is_signed = !fields.is_empty();
     Ok((raw::on_top(message, &fields), is_signed))
 }
+
+#[cfg(test)]
+#[path = "road_tests.rs"]
+mod tests;
