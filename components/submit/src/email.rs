@@ -392,7 +392,7 @@ mod tests {
             check_wrong(&format!(r#""headers":{{"X-A":"{text}"}}"#), "headers.X-A", "");
         }
         check_wrong(&format!(r#""subject":"{}""#, "x".repeat(2049)), "subject", "2049 octets");
-        check_wrong(&format!(r#""cc":"{} <c@dst.test>""#, "x".repeat(2049)), "cc", "2064 octets");
+        check_wrong(&format!(r#""cc":"{} <c@dst.test>""#, "x".repeat(2049)), "cc", "2062 octets");
         check_wrong(r#""headers":{"X A":"1"}"#, "headers.X A", "");
         check_wrong(r#""headers":{"From":"x@y.test"}"#, "headers.From", "set by the service");
         check_wrong(r#""headers":{"X-A":1}"#, "headers.X-A", "must be a string");
