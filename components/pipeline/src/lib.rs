@@ -28,6 +28,10 @@ pub trait Stages: Sync {
     fn render(&self, input: RendererInput) -> impl Future<Output = Result<Rendered, StageError>> + Send;
     fn describe_validator(&self) -> impl Future<Output = Result<Wants, StageError>> + Send;
     fn validate(&self, input: ValidatorInput) -> impl Future<Output = Result<Acceptance, StageError>> + Send;
+    /// Whether `transform` may do anything. Where it cannot, a message is not copied for it.
+    fn transforms(&self) -> bool {
+        true
+    }
     fn transform(&self, input: TransformerInput) -> impl Future<Output = Result<Transformed, StageError>> + Send;
     fn sign(&self, input: SignerInput) -> impl Future<Output = Result<Signatures, StageError>> + Send;
 }

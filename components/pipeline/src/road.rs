@@ -44,9 +44,9 @@ pub async fn run(stages: &impl Stages, submission: Submission) -> Result<Ready, 
     check_size(&message, limits)?;
 
     validate(stages, &peers, &message, &mut notes).await?;
-    let message = match signed_by_sender {
-        true => message,
-        false => transform(stages, &peers, message, limits, &mut notes).await?,
+    let message = match stages.transforms() && !signed_by_sender {
+        true => transform(stages, &peers, message, limits, &mut notes).await?,
+        false => message,
     };
     let (message, signed) = sign(stages, message, now_s, &mut notes).await?;
     Ok(Ready { envelope, message, attributes: notes.attributes, warnings: notes.warnings, signed })
@@ -225,3 +225,7 @@ async fn sign(
     let is_signed = !fields.is_empty();
     Ok((raw::on_top(message, &fields), is_signed))
 }
+
+#[cfg(test)]
+#[path = "road_tests.rs"]
+mod tests;

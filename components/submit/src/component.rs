@@ -10,7 +10,6 @@ use delivery_client::wire::REQUEST_ID_HEADER;
 use delivery_client::{Client, Http, HttpError, Settings};
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{HeaderMap, Request, Response};
-use http_body_util::BodyExt;
 use spin_sdk::http::{FullBody, box_body};
 use uuid::Uuid;
 

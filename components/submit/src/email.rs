@@ -14,6 +14,8 @@ use crate::json::{Fields, JsonError, Value};
 
 /// Addresses in one field: the tenant's limit for the whole message comes on top.
 const ADDRESSES: usize = 10_000;
+/// Octets of a subject and of a mailbox with its display name.
+const LINE_OCTETS: usize = 2048;
 /// Tags of one message.
 const TAGS: usize = 64;
 /// Characters of a tag's name and of its value.
@@ -166,7 +168,9 @@ impl Email {
 
 /// One mailbox.
 fn mailbox(value: &Value<'_>) -> Result<Mailbox, JsonError> {
-    let mailbox = Mailbox::parse(&value.string()?).map_err(|error| value.wrong(error))?;
+    let text = value.string()?;
+    short(value, &text)?;
+    let mailbox = Mailbox::parse(&text).map_err(|error| value.wrong(error))?;
     if mailbox.address.is_internationalized() {
         return Err(value.wrong("characters beyond ASCII before the `@` are not supported yet"));
     }
@@ -194,7 +198,15 @@ fn line(value: &Value<'_>) -> Result<String, JsonError> {
     if text.contains(['\r', '\n', '\0']) {
         return Err(value.wrong("it holds a line break or a NUL, which a header field cannot"));
     }
+    short(value, &text)?;
     Ok(text.into_owned())
+}
+
+fn short(value: &Value<'_>, text: &str) -> Result<(), JsonError> {
+    if text.len() <= LINE_OCTETS {
+        return Ok(());
+    }
+    Err(value.wrong(format!("it is {} octets long: at most {LINE_OCTETS} are allowed", text.len())))
 }
 
 fn body_text(value: &Value<'_>) -> Result<String, JsonError> {
@@ -379,6 +391,8 @@ mod tests {
             check_wrong(&format!(r#""subject":"{text}""#), "subject", "line break");
             check_wrong(&format!(r#""headers":{{"X-A":"{text}"}}"#), "headers.X-A", "");
         }
+        check_wrong(&format!(r#""subject":"{}""#, "x".repeat(2049)), "subject", "2049 octets");
+        check_wrong(&format!(r#""cc":"{} <c@dst.test>""#, "x".repeat(2049)), "cc", "2062 octets");
         check_wrong(r#""headers":{"X A":"1"}"#, "headers.X A", "");
         check_wrong(r#""headers":{"From":"x@y.test"}"#, "headers.From", "set by the service");
         check_wrong(r#""headers":{"X-A":1}"#, "headers.X-A", "must be a string");

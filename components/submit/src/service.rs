@@ -257,3 +257,7 @@ fn unread(error: BodyError, limit: usize) -> Error {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;
