@@ -118,22 +118,21 @@ impl Inner {
     async fn lease_until_shutdown(self: &Arc<Self>) {
         while !self.shutdown.is_cancelled() {
             let room = WINDOW.saturating_sub(self.leased.load(Ordering::Acquire));
-            let turn = async {
-                if room < LEASE {
-                    self.room.notified().await;
-                    return;
-                }
-                match self.lease().await {
-                    Ok(LEASE) => {}
-                    Ok(_) => self.store.wait_due(Timestamp::now()).await,
-                    Err(error) => {
+            // A lease is never dropped in the middle: what it hands out must be taken in.
+            let leased = if room < LEASE { None } else { Some(self.lease().await) };
+            let wait = async {
+                match leased {
+                    None => self.room.notified().await,
+                    Some(Ok(LEASE)) => {}
+                    Some(Ok(_)) => self.store.wait_due(Timestamp::now()).await,
+                    Some(Err(error)) => {
                         tracing::error!(%error, "nothing can be leased; trying again");
                         tokio::time::sleep(AGAIN).await;
                     }
                 }
             };
             tokio::select! {
-                () = turn => {}
+                () = wait => {}
                 () = self.shutdown.cancelled() => {}
             }
         }
@@ -142,17 +141,12 @@ impl Inner {
     /// Leases once, and sends all of it on its way; the number of recipients.
     async fn lease(self: &Arc<Self>) -> Result<usize, StoreError> {
         let now = Timestamp::now();
-        // Not to be dropped in the middle: what was leased must be taken in.
-        let this = self.clone();
-        let leasing = tokio::spawn(async move {
-            let leased = this.store.lease(now, LEASE).await?;
-            let count = leased.iter().map(|message| message.recipients.len()).sum();
-            this.leased.fetch_add(count, Ordering::AcqRel);
-            this.sites().forget_quiet(now);
-            leased.into_iter().flat_map(by_domain).for_each(|(domain, item)| this.admit(domain, item));
-            Ok(count)
-        });
-        leasing.await.map_err(|error| StoreError::Io(format!("leasing was given up: {error}")))?
+        let leased = self.store.lease(now, LEASE).await?;
+        let count = leased.iter().map(|message| message.recipients.len()).sum();
+        self.leased.fetch_add(count, Ordering::AcqRel);
+        self.sites().forget_quiet(now);
+        leased.into_iter().flat_map(by_domain).for_each(|(domain, item)| self.admit(domain, item));
+        Ok(count)
     }
 
     /// Sends an item to its domain's site, or has that looked up first.

@@ -356,7 +356,9 @@ async fn a_peer_that_hangs_up_gets_a_new_connection() {
         running.accept(number, &["x@a.test"]).await;
     }
     running.until_empty().await;
-    assert_eq!(running.net.seen.lock().unwrap().connects["a"], 10);
+    // A connection that finds its message taken by another is idle for a while.
+    let connects = running.net.seen.lock().unwrap().connects["a"];
+    assert!(connects >= 10, "{connects}");
     running.stop().await;
 }
 
