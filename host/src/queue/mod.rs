@@ -2,6 +2,20 @@
 //!
 //! Bodies stay on disk; memory holds only what is due, bounded. A task per connection, never per message. The network
 //! is behind `Courier`, with two implementations: SMTP (`deliver`) and the development host's capture (`inbox`).
+//!
+//! The road: `scheduler` leases what is due and finds each domain's site; `sites` keeps what waits for each and says
+//! how many connections to open; `connection` takes from there and sends; `policy` says what follows from an outcome;
+//! `completing` tells the store, in batches, and then the log. Whatever ends a task early, its recipients go back to
+//! the store as released: each leased recipient is completed exactly once.
+
+mod completing;
+mod connection;
+pub mod policy;
+mod scheduler;
+mod sites;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -48,3 +62,5 @@ pub trait Session: Send {
     /// Says QUIT and closes.
     async fn close(self: Box<Self>);
 }
+
+pub use scheduler::Queue;

@@ -1,0 +1,127 @@
+//! Telling the store what came of leases, in batches, and printing the events once they are durable.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use mail::{Event, Outcome};
+use tokio::sync::mpsc;
+
+use super::policy::{Attempt, Schedule};
+use super::sites::Item;
+use crate::event;
+use crate::store::{Completion, LeasedRecipient, Next, Store};
+
+/// Completions told in one batch.
+const BATCH: usize = 512;
+/// Wait before a batch that the store could not take is told again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How often it is told again while stopping. What is not told then is due again at the next start.
+const LAST_TRIES: u32 = 3;
+
+/// Where completions go. Never full: there is at most one for each leased recipient, and leases are bounded.
+#[derive(Clone)]
+pub(super) struct Completer {
+    told: mpsc::UnboundedSender<Told>,
+    schedule: Schedule,
+}
+
+enum Told {
+    Completion(Box<Completion>),
+    /// Nothing will come behind it.
+    Stop,
+}
+
+impl Completer {
+    pub(super) fn new(schedule: Schedule) -> (Completer, Completions) {
+        let (told, waiting) = mpsc::unbounded_channel();
+        (Completer { told, schedule }, Completions { waiting })
+    }
+
+    pub(super) fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// An attempt was made for a recipient of a message.
+    pub(super) fn attempted(&self, item: &Item, recipient: &LeasedRecipient, outcome: Outcome) {
+        let now = Timestamp::now();
+        let attempt = Attempt {
+            recipient: &recipient.address,
+            before: recipient.attempts,
+            accepted_at: item.accepted_at,
+            now,
+            outcome,
+        };
+        let (next, event) = self.schedule.judge(attempt, rand::random());
+        self.tell(item, recipient, next, vec![event], now);
+    }
+
+    /// The same outcome for all recipients of a message.
+    pub(super) fn all_attempted(&self, item: &Item, outcome: &Outcome) {
+        item.recipients.iter().for_each(|recipient| self.attempted(item, recipient, outcome.clone()));
+    }
+
+    /// No attempt was made.
+    pub(super) fn release(&self, item: &Item) {
+        let now = Timestamp::now();
+        item.recipients.iter().for_each(|recipient| self.tell(item, recipient, Next::Release, Vec::new(), now));
+    }
+
+    /// All have told what they had to.
+    pub(super) fn stop(&self) {
+        let _ = self.told.send(Told::Stop);
+    }
+
+    fn tell(&self, item: &Item, recipient: &LeasedRecipient, next: Next, events: Vec<Event>, at: Timestamp) {
+        let completion = Completion { message: item.message, index: recipient.index, next, events, at };
+        // Fails only when the runtime goes down; the store's leases end with the process.
+        let _ = self.told.send(Told::Completion(Box::new(completion)));
+    }
+}
+
+/// The receiving end.
+pub(super) struct Completions {
+    waiting: mpsc::UnboundedReceiver<Told>,
+}
+
+impl Completions {
+    /// Tells the store until it is stopped. `completed` is called with the number of recipients no longer leased;
+    /// `stopping` says whether the host is about to end.
+    pub(super) async fn run(mut self, store: Arc<dyn Store>, completed: impl Fn(usize), stopping: impl Fn() -> bool) {
+        let mut stopped = false;
+        let mut told = Vec::with_capacity(BATCH);
+        while !stopped && self.waiting.recv_many(&mut told, BATCH).await > 0 {
+            let mut batch = Vec::with_capacity(told.len());
+            for one in told.drain(..) {
+                match one {
+                    Told::Completion(completion) => batch.push(*completion),
+                    Told::Stop => stopped = true,
+                }
+            }
+            if !batch.is_empty() && tell_store(&*store, &batch, &stopping).await {
+                for completion in &batch {
+                    completion.events.iter().for_each(|event| event::log(completion.message, event));
+                }
+            }
+            completed(batch.len());
+        }
+    }
+}
+
+/// Whether the store took it. While it does not, nobody gets further: there would be no one to tell.
+async fn tell_store(store: &dyn Store, batch: &[Completion], stopping: &impl Fn() -> bool) -> bool {
+    let mut last_tries = 0;
+    loop {
+        match store.complete(batch.to_vec()).await {
+            Ok(()) => return true,
+            Err(error) => tracing::error!(%error, count = batch.len(), "outcomes could not be stored; trying again"),
+        }
+        if stopping() {
+            last_tries += 1;
+            if last_tries >= LAST_TRIES {
+                return false;
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}

@@ -1,0 +1,166 @@
+//! One connection to a site, from its opening to its end: a task.
+
+use std::sync::Arc;
+
+use mail::outcome::Phase;
+use mail::{EnhancedCode, Outcome, Verdict};
+
+use super::policy::later;
+use super::scheduler::Inner;
+use super::sites::Item;
+use super::{Session, Site, Transaction};
+use crate::store::StoreError;
+
+/// A place among the connections; given back when the task ends, however it does.
+struct Slot {
+    inner: Arc<Inner>,
+    key: Arc<str>,
+    connecting: bool,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.inner.connection_closed(&self.key, self.connecting);
+    }
+}
+
+/// A message in this connection's hands: released where nothing else became of it.
+struct InHand {
+    inner: Arc<Inner>,
+    item: Option<Item>,
+}
+
+impl InHand {
+    /// Tells each recipient's outcome. Fewer outcomes than recipients are a fault of the session; the rest is released.
+    fn attempted(mut self, outcomes: Vec<Outcome>) {
+        let Some(mut item) = self.item.take() else { return };
+        let rest = item.recipients.split_off(outcomes.len().min(item.recipients.len()));
+        for (recipient, outcome) in item.recipients.iter().zip(outcomes) {
+            self.inner.completer.attempted(&item, recipient, outcome);
+        }
+        if !rest.is_empty() {
+            tracing::error!(id = %item.message, missing = rest.len(), "a session gave too few outcomes");
+            self.inner.completer.release(&Item { recipients: rest, ..item });
+        }
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        if let Some(item) = &self.item {
+            self.inner.completer.release(item);
+        }
+    }
+}
+
+/// Opens a connection and sends what waits for the site, until there is nothing for a while.
+pub(super) async fn run(inner: Arc<Inner>, site: Site) {
+    let mut slot = Slot { inner: inner.clone(), key: site.key.clone(), connecting: true };
+    let opened = tokio::select! {
+        opened = inner.courier.connect(&site) => opened,
+        () = inner.shutdown.cancelled() => return,
+    };
+    match opened {
+        Ok(session) => {
+            slot.connecting = false;
+            inner.connected(&site.key);
+            use_session(&inner, &site.key, session).await;
+        }
+        Err(outcome) => inner.refused(&site.key, &outcome),
+    }
+}
+
+async fn use_session(inner: &Arc<Inner>, key: &Arc<str>, mut session: Box<dyn Session>) {
+    let mut sent = 0;
+    while sent < inner.config.messages_per_connection.max(1) && session.is_open() {
+        let Some(item) = next_item(inner, key).await else { break };
+        let mut in_hand = InHand { inner: inner.clone(), item: Some(item) };
+        let Some(transaction) = transaction(inner, &mut in_hand).await else { continue };
+        tokio::select! {
+            outcomes = session.send(&transaction) => in_hand.attempted(outcomes),
+            // Dropped in the middle: in_hand releases it. The peer may have it all the same.
+            () = inner.abort.cancelled() => return,
+        }
+        sent += 1;
+    }
+    tokio::select! {
+        () = session.close() => {}
+        () = inner.abort.cancelled() => {}
+    }
+}
+
+/// The next message for the site, waited for as long as an idle connection is kept.
+async fn next_item(inner: &Inner, key: &Arc<str>) -> Option<Item> {
+    let (news, make_room) = inner.idle_signals(key);
+    let deadline = tokio::time::sleep(inner.config.idle_connection);
+    tokio::pin!(deadline);
+    loop {
+        if inner.shutdown.is_cancelled() {
+            return None;
+        }
+        // From here on the connection counts as idle, until `woken`.
+        if let Some(item) = inner.take(key) {
+            return Some(item);
+        }
+        let keep = tokio::select! {
+            () = news.notified() => true,
+            () = make_room.notified() => false,
+            () = inner.shutdown.cancelled() => false,
+            () = &mut deadline => false,
+        };
+        inner.woken(key);
+        if !keep {
+            return None;
+        }
+    }
+}
+
+/// Reads the body, right before it is sent. `None`: it cannot be, and what follows from that is told.
+async fn transaction(inner: &Inner, in_hand: &mut InHand) -> Option<Transaction> {
+    let item = in_hand.item.as_ref()?;
+    match inner.store.body(&item.body).await {
+        Ok(body) => Some(Transaction {
+            message: item.message,
+            sender: item.sender.clone(),
+            recipients: item.recipients.iter().map(|recipient| recipient.address.clone()).collect(),
+            body,
+        }),
+        Err(error) => {
+            let item = in_hand.item.take()?;
+            inner.completer.all_attempted(&item, &unreadable(&error));
+            None
+        }
+    }
+}
+
+/// The outcome of a message whose bytes cannot be had: for good where they are gone, for now where reading failed.
+fn unreadable(error: &StoreError) -> Outcome {
+    let (verdict, status) = match error {
+        StoreError::NotFound(_) => (Verdict::Failed, EnhancedCode::new(5, 3, 0)),
+        StoreError::IdempotencyMismatch
+        | StoreError::DuplicateId
+        | StoreError::Exists(_)
+        | StoreError::Full
+        | StoreError::Io(_) => (Verdict::Deferred, EnhancedCode::new(4, 3, 0)),
+    };
+    Outcome {
+        verdict,
+        phase: Phase::Local,
+        status,
+        remote_host: None,
+        reply: None,
+        text: format!("the stored message cannot be read: {error}"),
+        tls: None,
+    }
+}
+
+impl Inner {
+    /// A connection could not be opened: whoever waits is deferred, and the site is left alone for a while, shorter
+    /// than the retries of those deferred, so that they do not meet the same refusal.
+    fn refused(&self, key: &Arc<str>, outcome: &Outcome) {
+        let now = jiff::Timestamp::now();
+        let until = |count| later(now, (self.completer.schedule().delay(count) / 2).min(super::scheduler::BACKOFF));
+        let refused = self.sites().refused(key, outcome, until);
+        refused.iter().for_each(|item| self.completer.all_attempted(item, outcome));
+    }
+}

@@ -1,0 +1,313 @@
+//! Leasing what is due, within a bounded window, and finding each domain's site.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use mail::outcome::Phase;
+use mail::{Domain, EnhancedCode, Outcome, Verdict};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use super::completing::Completer;
+use super::sites::{Added, Item, Limits, Sites};
+use super::{Courier, Site, connection};
+use crate::config;
+use crate::store::{Leased, Store, StoreError};
+
+/// Recipients leased at once, and so held in memory.
+const WINDOW: usize = 8192;
+/// Recipients taken by one lease. Leasing goes on when the window has room for so many.
+const LEASE: usize = 256;
+/// Lookups of sites at once.
+const LOOKUPS: usize = 64;
+/// How long a site that was found is used for further messages.
+const ROUTE_AGE: Duration = Duration::from_secs(60);
+/// Sites remembered; at more, all are forgotten and looked up again.
+const ROUTES: usize = 10_000;
+/// The longest time a site that refused is left alone.
+pub(super) const BACKOFF: Duration = Duration::from_secs(5 * 60);
+/// Wait after a lease that failed.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long transactions under way may take to end when the host stops.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// The running queue.
+pub struct Queue {
+    task: JoinHandle<()>,
+}
+
+impl Queue {
+    /// Starts to deliver what is in the store. On `shutdown` nothing new is begun; transactions under way may end
+    /// within half a minute, and all else is given back to the store.
+    pub fn start(
+        store: Arc<dyn Store>,
+        courier: Arc<dyn Courier>,
+        config: config::Delivery,
+        shutdown: CancellationToken,
+    ) -> Queue {
+        let (completer, completions) = Completer::new((&config).into());
+        let limits = Limits { per_site: config.connections_per_site, in_all: config.connections };
+        let inner = Arc::new(Inner {
+            store,
+            courier,
+            config,
+            shutdown,
+            abort: CancellationToken::new(),
+            completer,
+            sites: Mutex::new(Sites::new(limits)),
+            routes: Mutex::new(Routes::default()),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            leased: AtomicUsize::new(0),
+            room: Notify::new(),
+            tasks: TaskTracker::new(),
+        });
+        let completing = tokio::spawn({
+            let (counting, asking) = (inner.clone(), inner.clone());
+            let completed = move |count| counting.completed(count);
+            completions.run(inner.store.clone(), completed, move || asking.shutdown.is_cancelled())
+        });
+        let task = tokio::spawn(async move {
+            inner.lease_until_shutdown().await;
+            inner.drain().await;
+            if completing.await.is_err() {
+                tracing::error!("the completing task panicked");
+            }
+        });
+        Queue { task }
+    }
+
+    /// Resolves when the queue has stopped, after `shutdown`.
+    pub async fn stopped(self) {
+        if self.task.await.is_err() {
+            tracing::error!("the queue's task panicked");
+        }
+    }
+}
+
+/// What the queue's tasks share.
+pub(super) struct Inner {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) courier: Arc<dyn Courier>,
+    pub(super) config: config::Delivery,
+    pub(super) shutdown: CancellationToken,
+    /// Ends transactions that take too long to drain.
+    pub(super) abort: CancellationToken,
+    pub(super) completer: Completer,
+    sites: Mutex<Sites>,
+    routes: Mutex<Routes>,
+    lookups: Arc<Semaphore>,
+    leased: AtomicUsize,
+    room: Notify,
+    tasks: TaskTracker,
+}
+
+/// Sites of domains, and what waits for a lookup.
+#[derive(Default)]
+struct Routes {
+    known: HashMap<Domain, (Site, Instant)>,
+    waiting: HashMap<Domain, Vec<Item>>,
+}
+
+impl Inner {
+    async fn lease_until_shutdown(self: &Arc<Self>) {
+        while !self.shutdown.is_cancelled() {
+            let room = WINDOW.saturating_sub(self.leased.load(Ordering::Acquire));
+            // A lease is never dropped in the middle: what it hands out must be taken in.
+            let leased = if room < LEASE { None } else { Some(self.lease().await) };
+            let wait = async {
+                match leased {
+                    None => self.room.notified().await,
+                    Some(Ok(LEASE)) => {}
+                    Some(Ok(_)) => self.store.wait_due(Timestamp::now()).await,
+                    Some(Err(error)) => {
+                        tracing::error!(%error, "nothing can be leased; trying again");
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                }
+            };
+            tokio::select! {
+                () = wait => {}
+                () = self.shutdown.cancelled() => {}
+            }
+        }
+    }
+
+    /// Leases once, and sends all of it on its way; the number of recipients.
+    async fn lease(self: &Arc<Self>) -> Result<usize, StoreError> {
+        let now = Timestamp::now();
+        let leased = self.store.lease(now, LEASE).await?;
+        let count = leased.iter().map(|message| message.recipients.len()).sum();
+        self.leased.fetch_add(count, Ordering::AcqRel);
+        self.sites().forget_quiet(now);
+        leased.into_iter().flat_map(by_domain).for_each(|(domain, item)| self.admit(domain, item));
+        Ok(count)
+    }
+
+    /// Sends an item to its domain's site, or has that looked up first.
+    fn admit(self: &Arc<Self>, domain: Domain, item: Item) {
+        if self.shutdown.is_cancelled() {
+            return self.completer.release(&item);
+        }
+        let mut routes = self.routes();
+        let known = routes.known.get(&domain).filter(|(_, found)| found.elapsed() < ROUTE_AGE);
+        if let Some((site, _)) = known {
+            let site = site.clone();
+            drop(routes);
+            self.enqueue(&site, &domain, vec![item]);
+            return;
+        }
+        let waiting = routes.waiting.entry(domain.clone()).or_default();
+        waiting.push(item);
+        if waiting.len() == 1 {
+            drop(routes);
+            self.tasks.spawn(self.clone().look_up(domain));
+        }
+    }
+
+    /// Finds a domain's site, once for all that wait for it.
+    async fn look_up(self: Arc<Self>, domain: Domain) {
+        let found = async {
+            // Fails only when the semaphore is closed, which it never is.
+            let _permit = self.lookups.acquire().await;
+            // A task of its own: a panic in there must not leave the domain waiting for ever.
+            let (courier, domain) = (self.courier.clone(), domain.clone());
+            let looking = AbortOnDropHandle::new(tokio::spawn(async move { courier.route(&domain).await }));
+            looking.await.unwrap_or_else(|error| Err(Box::new(lookup_failed(&error))))
+        };
+        let found = tokio::select! {
+            found = found => Some(found),
+            () = self.shutdown.cancelled() => None,
+        };
+        let mut routes = self.routes();
+        if let Some(Ok(site)) = &found {
+            if routes.known.len() >= ROUTES {
+                routes.known.clear();
+            }
+            routes.known.insert(domain.clone(), (site.clone(), Instant::now()));
+        }
+        let items = routes.waiting.remove(&domain).unwrap_or_default();
+        drop(routes);
+        match found {
+            Some(Ok(site)) => self.enqueue(&site, &domain, items),
+            Some(Err(outcome)) => items.iter().for_each(|item| self.completer.all_attempted(item, &outcome)),
+            None => items.iter().for_each(|item| self.completer.release(item)),
+        }
+    }
+
+    fn enqueue(self: &Arc<Self>, site: &Site, domain: &Domain, items: Vec<Item>) {
+        let now = Timestamp::now();
+        let mut refused: Vec<(Item, Box<Outcome>)> = Vec::new();
+        let mut sites = self.sites();
+        for item in items {
+            match sites.add(site, domain, item, now) {
+                Added::Waiting => {}
+                Added::Refused(item, outcome) => refused.push((item, outcome)),
+            }
+        }
+        drop(sites);
+        refused.iter().for_each(|(item, outcome)| self.completer.all_attempted(item, outcome));
+        self.grow(&site.key);
+    }
+
+    /// Opens as many connections as the site needs and the limits allow.
+    fn grow(self: &Arc<Self>, key: &Arc<str>) {
+        if self.shutdown.is_cancelled() {
+            return;
+        }
+        let opened = self.sites().grow(key, Timestamp::now());
+        let Some((site, count)) = opened else { return };
+        for _ in 0..count {
+            self.tasks.spawn(connection::run(self.clone(), site.clone()));
+        }
+    }
+
+    /// Waits for what is under way, and gives the rest back.
+    async fn drain(&self) {
+        let waiting = self.sites().take_all();
+        waiting.iter().for_each(|item| self.completer.release(item));
+        self.tasks.close();
+        if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
+            tracing::warn!("transactions are still under way and are given up; their messages are tried again");
+            self.abort.cancel();
+            self.tasks.wait().await;
+        }
+        // What came in while the others ended.
+        let waiting = self.sites().take_all();
+        waiting.iter().for_each(|item| self.completer.release(item));
+        self.completer.stop();
+    }
+
+    pub(super) fn connected(self: &Arc<Self>, key: &Arc<str>) {
+        self.sites().connected(key);
+        self.grow(key);
+    }
+
+    pub(super) fn connection_closed(self: &Arc<Self>, key: &Arc<str>, connecting: bool) {
+        let next = self.sites().closed(key, connecting);
+        next.iter().for_each(|key| self.grow(key));
+    }
+
+    pub(super) fn take(&self, key: &str) -> Option<Item> {
+        self.sites().take(key)
+    }
+
+    pub(super) fn woken(&self, key: &str) {
+        self.sites().woken(key);
+    }
+
+    /// What wakes an idle connection of a site: something to send, and the need of another site.
+    pub(super) fn idle_signals(&self, key: &str) -> (Arc<Notify>, Arc<Notify>) {
+        let sites = self.sites();
+        (sites.news(key), sites.make_room.clone())
+    }
+
+    fn completed(&self, count: usize) {
+        self.leased.fetch_sub(count, Ordering::AcqRel);
+        self.room.notify_one();
+    }
+
+    pub(super) fn sites(&self) -> MutexGuard<'_, Sites> {
+        self.sites.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn routes(&self) -> MutexGuard<'_, Routes> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn lookup_failed(error: &tokio::task::JoinError) -> Outcome {
+    Outcome {
+        verdict: Verdict::Deferred,
+        phase: Phase::Local,
+        status: EnhancedCode::new(4, 3, 0),
+        remote_host: None,
+        reply: None,
+        text: format!("the lookup of the domain's mail hosts broke off: {error}"),
+        tls: None,
+    }
+}
+
+/// Sorts a message's recipients by domain, in their order.
+fn by_domain(leased: Leased) -> Vec<(Domain, Item)> {
+    let Leased { message, tenant, sender, body, size_bytes: _, accepted_at, recipients } = leased;
+    let mut items: Vec<(Domain, Item)> = Vec::new();
+    let mut places: HashMap<Domain, usize> = HashMap::new();
+    for recipient in recipients {
+        let domain = recipient.address.domain().clone();
+        let place = *places.entry(domain.clone()).or_insert_with(|| {
+            let (tenant, sender, body) = (tenant.clone(), sender.clone(), body.clone());
+            items.push((domain, Item { message, tenant, sender, body, accepted_at, recipients: Vec::new() }));
+            items.len() - 1
+        });
+        if let Some((_, item)) = items.get_mut(place) {
+            item.recipients.push(recipient);
+        }
+    }
+    items
+}
