@@ -73,10 +73,8 @@ impl Cache {
             Ok(pair) => Arc::new(pair),
             Err(error) => return Some(Err(error)),
         };
-        if let Some(entry) = self.lock().entries.get_mut(id) {
-            if Arc::ptr_eq(&entry.key, &key) {
-                entry.pair = Some(pair.clone());
-            }
+        if let Some(entry) = self.lock().entries.get_mut(id).filter(|entry| Arc::ptr_eq(&entry.key, &key)) {
+            entry.pair = Some(pair.clone());
         }
         Some(Ok(pair))
     }

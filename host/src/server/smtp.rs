@@ -60,7 +60,7 @@ pub enum Authority {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionFacts {
     pub peer: IpAddr,
-    /// The name in EHLO: what a host name or an address literal may hold, nothing else.
+    /// The name in EHLO: an atom or an address literal, fit for a trace field as it is.
     pub hello: String,
     /// `ESMTPSA` and so on (RFC 3848).
     pub protocol: &'static str,

@@ -28,6 +28,9 @@ const TRUSTED_TENANT: &str = "default";
 /// Received fields of a message that goes in circles (RFC 5321 s6.3).
 const MAX_HOPS: usize = 100;
 
+/// Octets by which trace fields, a date, a Message-ID and transfer encodings may take a message over its limit.
+const ADDED_OCTETS: u64 = 64 * 1024;
+
 /// The road behind the dialogue. `F` gives the stages of a tenant.
 pub struct Submissions<F> {
     stages: F,
@@ -43,7 +46,7 @@ where
     F: Fn(&str) -> S + Send + Sync + 'static,
     S: Stages + Send + 'static,
 {
-    /// `stages` is `move |tenant: &str| edge.stages(tenant)`.
+    /// `stages` is `move |tenant: &str| edge.stages(tenant)`; `limits` are those that clients are told.
     pub fn new(
         stages: F,
         directory: Arc<dyn Directory>,
@@ -52,6 +55,8 @@ where
         hostname: Domain,
         limits: Limits,
     ) -> Submissions<F> {
+        // What is added to a message that just fits must not make it too large.
+        let limits = Limits { message_bytes: limits.message_bytes.saturating_add(ADDED_OCTETS), ..limits };
         Submissions { stages, directory, keyring, intake, hostname, limits }
     }
 
@@ -202,46 +207,4 @@ fn received(facts: &SessionFacts, hostname: &Domain, id: Uuid, now: Timestamp) -
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_trace_field_tells_the_hop() {
-        let check = |peer: &str, hello: &str, expect: &str| {
-            let facts = SessionFacts { peer: peer.parse().unwrap(), hello: hello.to_owned(), protocol: "ESMTPSA" };
-            let at: Timestamp = "2026-11-21T23:06:53Z".parse().unwrap();
-            assert_eq!(received(&facts, &Domain::parse("relay.test").unwrap(), Uuid::nil(), at), expect);
-        };
-        check(
-            "192.0.2.1",
-            "client.test",
-            "Received: from client.test ([192.0.2.1])\r\n\tby relay.test with ESMTPSA \
-             id 00000000-0000-0000-0000-000000000000;\r\n\tSat, 21 Nov 2026 23:06:53 +0000",
-        );
-        check(
-            "2001:db8::1",
-            "[IPv6:2001:db8::1]",
-            "Received: from [IPv6:2001:db8::1] ([IPv6:2001:db8::1])\r\n\tby relay.test with ESMTPSA \
-             id 00000000-0000-0000-0000-000000000000;\r\n\tSat, 21 Nov 2026 23:06:53 +0000",
-        );
-    }
-
-    #[test]
-    fn every_error_of_the_store_has_its_reply() {
-        let check = |error: StoreError, expect: &str| {
-            let reply = store_reply(&error);
-            assert_eq!(format!("{} {}", reply.code, reply.enhanced.unwrap()), expect);
-        };
-        check(StoreError::Full, "452 4.3.1");
-        check(StoreError::Io("disk".to_owned()), "451 4.3.0");
-        check(StoreError::DuplicateId, "451 4.3.0");
-    }
-
-    #[test]
-    fn recipients_in_no_field_are_found() {
-        let address = |text: &str| Address::parse(text).unwrap();
-        let parsed = message::parse(b"To: A <a@x.test>\r\nCc: b@x.test\r\n\r\n");
-        let recipients = ["a@x.test", "b@x.test", "c@x.test"].map(address).to_vec();
-        assert_eq!(unnamed(&Envelope { sender: None, recipients }, &parsed), [address("c@x.test")]);
-    }
-}
+mod tests;

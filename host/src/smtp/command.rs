@@ -140,12 +140,13 @@ fn bare(rest: &str, command: Command, syntax: &'static str) -> Result<Command, C
     if rest.is_empty() { Ok(command) } else { Err(CommandError::Syntax(syntax)) }
 }
 
-/// The name goes into trace fields: only what a host name or an address literal may hold.
+/// The name goes into trace fields, so it is an atom or an address literal. Strict names are not asked for (RFC 5321
+/// s4.1.4): clients on desktops have none.
 fn hello(rest: &str, extended: bool) -> Result<Command, CommandError> {
     if rest.is_empty() {
         return Err(CommandError::Syntax(if extended { "EHLO your-host-name" } else { "HELO your-host-name" }));
     }
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~.:[]".contains(&byte);
     if rest.len() > HELLO_OCTETS || !rest.bytes().all(plain) {
         return Err(CommandError::HelloName(shown(rest)));
     }
@@ -305,6 +306,7 @@ mod tests {
         assert_eq!(read("ehlo client.test"), hello("client.test", true));
         assert_eq!(read("HELO [192.0.2.1]"), hello("[192.0.2.1]", false));
         assert_eq!(read("EHLO [IPv6:2001:db8::1]  "), hello("[IPv6:2001:db8::1]", true));
+        assert_eq!(read("EHLO anne's_pc"), hello("anne's_pc", true));
         assert_eq!(read("nOOp anything at all"), Ok(Command::Noop));
         assert_eq!(read("VRFY someone"), Ok(Command::Vrfy));
         assert_eq!(read("DATA "), Ok(Command::Data));

@@ -98,6 +98,11 @@ impl Inbound {
         self.bytes.len() - self.start
     }
 
+    /// Room held, used or not, in octets.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

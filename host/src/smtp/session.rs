@@ -621,3 +621,7 @@ impl Session {
         self.inbound.clear();
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -222,8 +222,11 @@ impl Receiver {
 mod tests {
     use super::*;
 
-    /// Feeds the input in pieces; the message and what stood behind its end, or `None` where no end was found.
-    fn receive(input: &[u8], piece: usize, limit: u64) -> Option<(Result<Vec<u8>, TextFault>, Vec<u8>)> {
+    /// A message, and what stood behind its end.
+    type Ended<B> = (Result<B, TextFault>, B);
+
+    /// Feeds the input in pieces; `None` where no end was found.
+    fn receive(input: &[u8], piece: usize, limit: u64) -> Option<Ended<Vec<u8>>> {
         let mut receiver = Receiver::new(limit);
         let mut waiting = Vec::new();
         for bytes in input.chunks(piece) {
@@ -247,7 +250,7 @@ mod tests {
         None
     }
 
-    fn check(input: &[u8], expect: Option<(Result<&[u8], TextFault>, &[u8])>) {
+    fn check(input: &[u8], expect: Option<Ended<&[u8]>>) {
         for piece in [1, 2, 3, 5, 64, input.len().max(1)] {
             let got = receive(input, piece, 10_000);
             let got = got.as_ref().map(|(text, rest)| (text.as_deref().map_err(|fault| *fault), rest.as_slice()));
@@ -293,7 +296,7 @@ mod tests {
             let rest = if end.starts_with(b"\r\r\n.\r\n") { None } else { Some(b"QUIT\r\n".as_slice()) };
             for piece in [1, 2, 3, input.len()] {
                 let (result, behind) = receive(&input, piece, 10_000).unwrap();
-                assert!(matches!(result, Err(TextFault::BareLineEnd(1 | 2 | 3))), "{end:?}: {result:?}");
+                assert!(matches!(result, Err(TextFault::BareLineEnd(1..=3))), "{end:?}: {result:?}");
                 if let Some(rest) = rest {
                     assert_eq!(behind, rest, "{end:?} in pieces of {piece}");
                 }

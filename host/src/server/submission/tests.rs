@@ -1,0 +1,226 @@
+//! Submissions over the embedded store, with stages that pass everything through or play a fault.
+
+use contract::{
+    Acceptance, Finding, Rendered, RendererInput, Signatures, SignerInput, StageError, Transformed, TransformerInput,
+    ValidatorInput, Wants,
+};
+use tempfile::TempDir;
+
+use super::*;
+use crate::keyring::MasterKey;
+use crate::store::{ApiKey, Embedded, Options, Store};
+
+/// Stages of a tenant; its name decides what the validator says.
+struct Play(String);
+
+impl Stages for Play {
+    async fn render(&self, _: RendererInput) -> Result<Rendered, StageError> {
+        Ok(Rendered::default())
+    }
+
+    async fn describe_validator(&self) -> Result<Wants, StageError> {
+        Ok(Wants::default())
+    }
+
+    async fn validate(&self, _: ValidatorInput) -> Result<Acceptance, StageError> {
+        match self.0.as_str() {
+            "strict" => Err(StageError::Refused(Finding {
+                class: FindingClass::Policy,
+                text: "not on a Saturday".to_owned(),
+                status: None,
+                field: None,
+                position: None,
+            })),
+            "broken" => Err(StageError::Unavailable("it trapped".to_owned())),
+            _ => Ok(Acceptance::default()),
+        }
+    }
+
+    async fn transform(&self, _: TransformerInput) -> Result<Transformed, StageError> {
+        Ok(Transformed::default())
+    }
+
+    async fn sign(&self, _: SignerInput) -> Result<Signatures, StageError> {
+        Ok(Signatures::default())
+    }
+}
+
+struct Desk {
+    submit: Box<dyn Submit>,
+    store: Arc<Embedded>,
+    keyring: Arc<Keyring>,
+    _folder: TempDir,
+}
+
+fn desk() -> Desk {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Embedded::open(folder.path(), Options { reserve_bytes: 0, ..Options::default() }).unwrap();
+    let directory: Arc<dyn Directory> = store.clone();
+    let master = MasterKey::from_octets(&[1; 32]).unwrap();
+    let keyring = Arc::new(Keyring::new(directory.clone(), master, false));
+    let intake = Arc::new(Intake::new(store.clone()));
+    let limits = Limits { message_bytes: 10_000, recipients: 10 };
+    let stages = |tenant: &str| Play(tenant.to_owned());
+    let submit = Submissions::new(stages, directory, keyring.clone(), intake, domain("relay.test"), limits);
+    Desk { submit: Box::new(submit), store, keyring, _folder: folder }
+}
+
+fn domain(name: &str) -> Domain {
+    Domain::parse(name).unwrap()
+}
+
+fn address(text: &str) -> Address {
+    Address::parse(text).unwrap()
+}
+
+fn incoming(tenant: Option<&str>, message: impl Into<Vec<u8>>) -> Incoming {
+    let principal = |tenant: &str| Principal { tenant: tenant.to_owned(), key_id: "key_1".to_owned() };
+    Incoming {
+        authority: tenant.map_or(Authority::Trusted, |tenant| Authority::Key(principal(tenant))),
+        envelope: Envelope {
+            sender: Some(address("bounces@acme.test")),
+            recipients: vec![address("b@rcpt.test"), address("hidden@rcpt.test")],
+        },
+        message: message.into(),
+        facts: SessionFacts {
+            peer: "192.0.2.1".parse().unwrap(),
+            hello: "client.test".to_owned(),
+            protocol: "ESMTPSA",
+        },
+    }
+}
+
+const MESSAGE: &str = "From: A <a@acme.test>\r\nTo: b@rcpt.test\r\nSubject: x\r\n\r\nhello\r\n";
+
+#[tokio::test]
+async fn a_key_is_who_holds_it() {
+    let desk = desk();
+    let key = api_key::generate().unwrap();
+    let stored = ApiKey {
+        id: "key_1".to_owned(),
+        tenant: "acme".to_owned(),
+        name: "test".to_owned(),
+        prefix: api_key::prefix(&key),
+        created_at: Timestamp::now(),
+        revoked_at: None,
+    };
+    desk.store.add_key(stored, api_key::hash(&key)).await.unwrap();
+    let ask = async |password: &str| {
+        let credentials = Credentials { username: "anybody".to_owned(), password: password.to_owned() };
+        desk.submit.authenticate(&credentials, "192.0.2.1".parse().unwrap()).await.unwrap()
+    };
+    let principal = Principal { tenant: "acme".to_owned(), key_id: "key_1".to_owned() };
+    assert_eq!(ask(&key).await, Some(principal));
+    assert_eq!(ask("ph_wrong").await, None);
+    assert_eq!(ask("").await, None);
+    desk.store.revoke_key("key_1", Timestamp::now()).await.unwrap();
+    assert_eq!(ask(&key).await, None);
+}
+
+#[tokio::test]
+async fn a_message_is_stored_with_its_trace() {
+    let desk = desk();
+    desk.keyring.create_domain("acme", &domain("acme.test")).await.unwrap();
+    let queued = desk.submit.submit(incoming(Some("acme"), MESSAGE)).await.unwrap();
+    let view = desk.store.message("acme", queued.id).await.unwrap();
+    assert_eq!(view.recipients, [address("b@rcpt.test"), address("hidden@rcpt.test")]);
+    assert_eq!(view.bcc, [address("hidden@rcpt.test")]);
+    let body = desk.store.body(&view.body).await.unwrap();
+    let body = std::str::from_utf8(&body).unwrap();
+    let trace = format!("Received: from client.test ([192.0.2.1])\r\n\tby relay.test with ESMTPSA id {}", queued.id);
+    assert!(body.contains(&trace) && body.ends_with("\r\n\r\nhello\r\n"), "{body}");
+    assert!(body.contains(&format!("Message-ID: <{}@relay.test>", queued.id)), "{body}");
+}
+
+#[tokio::test]
+async fn a_key_sends_from_its_own_domains_only() {
+    let desk = desk();
+    desk.keyring.create_domain("acme", &domain("acme.test")).await.unwrap();
+    let check = async |tenant: Option<&str>, from: &str, expect: &str| {
+        let message = format!("{from}\r\nTo: b@rcpt.test\r\n\r\nhello\r\n");
+        let told = match desk.submit.submit(incoming(tenant, message)).await {
+            Ok(_) => "250".to_owned(),
+            Err(reply) => format!("{} {} {}", reply.code, reply.enhanced.unwrap(), reply.text),
+        };
+        assert!(told.starts_with(expect), "{from}: {told}");
+    };
+    check(Some("acme"), "From: a@acme.test", "250").await;
+    check(Some("acme"), "From: a@news.ACME.test", "250").await;
+    check(Some("acme"), "From: a@acme.test, b@acme.test\r\nSender: a@acme.test", "250").await;
+    let refused = "550 5.7.1 The From domain evil.test is not registered: add it with \
+                   `posthaste domain add evil.test --tenant acme`";
+    check(Some("acme"), "From: a@evil.test", refused).await;
+    check(Some("acme"), "From: a@acme.test, b@evil.test\r\nSender: a@acme.test", "550 5.7.1").await;
+    check(Some("acme"), "From: a@acme.test\r\nFrom: b@evil.test", "550 5.6.0").await;
+    check(Some("acme"), "From: nobody", "550 5.6.0").await;
+    check(Some("acme"), "Subject: x", "550 5.6.0").await;
+    check(Some("other"), "From: a@acme.test", "550 5.7.1").await;
+    check(Some("default"), "From: a@evil.test", "550 5.7.1 The From domain evil.test is not registered").await;
+    // A trusted peer may be anybody.
+    check(None, "From: a@evil.test", "250").await;
+}
+
+#[tokio::test]
+async fn refusals_of_the_road_become_replies() {
+    let desk = desk();
+    let check = async |tenant: Option<&str>, message: String, expect: &str| {
+        let reply = desk.submit.submit(incoming(tenant, message)).await.unwrap_err();
+        let told = format!("{} {} {}", reply.code, reply.enhanced.unwrap(), reply.text);
+        assert!(told.starts_with(expect), "{told}");
+    };
+    for tenant in ["strict", "broken"] {
+        desk.keyring.create_domain(tenant, &domain("acme.test")).await.unwrap();
+    }
+    check(Some("strict"), MESSAGE.to_owned(), "550 5.7.1 not on a Saturday").await;
+    check(Some("broken"), MESSAGE.to_owned(), "451 4.3.0").await;
+    check(None, "no header at all\r\n".to_owned(), "550 5.6.0").await;
+    let circling = format!("{}{MESSAGE}", "Received: from a by b\r\n".repeat(MAX_HOPS + 1));
+    check(None, circling, "554 5.4.6").await;
+    assert_eq!(desk.store.queued().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_message_that_just_fits_is_taken() {
+    let desk = desk();
+    let message = format!("{MESSAGE}{}", "x\r\n".repeat((10_000 - MESSAGE.len()) / 3));
+    desk.submit.submit(incoming(None, message)).await.unwrap();
+}
+
+#[test]
+fn the_trace_field_tells_the_hop() {
+    let check = |peer: &str, hello: &str, expect: &str| {
+        let facts = SessionFacts { peer: peer.parse().unwrap(), hello: hello.to_owned(), protocol: "ESMTPSA" };
+        let at: Timestamp = "2026-11-21T23:06:53Z".parse().unwrap();
+        assert_eq!(received(&facts, &domain("relay.test"), Uuid::nil(), at), expect);
+    };
+    check(
+        "192.0.2.1",
+        "client.test",
+        "Received: from client.test ([192.0.2.1])\r\n\tby relay.test with ESMTPSA \
+         id 00000000-0000-0000-0000-000000000000;\r\n\tSat, 21 Nov 2026 23:06:53 +0000",
+    );
+    check(
+        "2001:db8::1",
+        "[IPv6:2001:db8::1]",
+        "Received: from [IPv6:2001:db8::1] ([IPv6:2001:db8::1])\r\n\tby relay.test with ESMTPSA \
+         id 00000000-0000-0000-0000-000000000000;\r\n\tSat, 21 Nov 2026 23:06:53 +0000",
+    );
+}
+
+#[test]
+fn every_error_of_the_store_has_its_reply() {
+    let check = |error: StoreError, expect: &str| {
+        let reply = store_reply(&error);
+        assert_eq!(format!("{} {}", reply.code, reply.enhanced.unwrap()), expect);
+    };
+    check(StoreError::Full, "452 4.3.1");
+    check(StoreError::Io("disk".to_owned()), "451 4.3.0");
+    check(StoreError::DuplicateId, "451 4.3.0");
+}
+
+#[test]
+fn recipients_in_no_field_are_found() {
+    let parsed = message::parse(b"To: A <a@x.test>\r\nCc: b@x.test\r\n\r\n");
+    let recipients = ["a@x.test", "b@x.test", "c@x.test"].map(address).to_vec();
+    assert_eq!(unnamed(&Envelope { sender: None, recipients }, &parsed), [address("c@x.test")]);
+}
