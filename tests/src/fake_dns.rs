@@ -19,7 +19,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, PTR, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, PTR, SOA, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -171,6 +171,10 @@ impl State {
         answer.add_query(query.clone());
         let (code, records) = self.find(asked, query.query_type())?;
         answer.metadata.response_code = code;
+        if records.is_empty() {
+            // Without it nobody may keep a negative answer (RFC 2308 s5).
+            answer.add_authority(authority(query.name()));
+        }
         answer.add_answers(records);
         Some((answer, usize::from(question.max_payload())))
     }
@@ -205,6 +209,12 @@ impl State {
         }
         Some((ResponseCode::ServFail, Vec::new()))
     }
+}
+
+fn authority(name: &Name) -> Record {
+    let (zone, server) = (name.trim_to(1), rooted("ns.fake.test"));
+    let ttl = i32::try_from(TTL).expect("a small number");
+    Record::from_rdata(zone, TTL, RData::SOA(SOA::new(server.clone(), server, 1, ttl, ttl, ttl, TTL)))
 }
 
 fn read_line(line: &str) -> Option<Entry> {

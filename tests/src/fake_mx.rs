@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -114,7 +114,6 @@ pub struct FakeMxBuilder {
 /// The server; dropped, it is gone.
 pub struct FakeMx {
     address: SocketAddr,
-    certificate: CertificateDer<'static>,
     shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
@@ -129,7 +128,9 @@ struct Rule {
 
 struct Shared {
     setup: FakeMxBuilder,
-    acceptor: TlsAcceptor,
+    address: SocketAddr,
+    /// Made when the first one asks: most servers need none.
+    tls: OnceLock<(TlsAcceptor, CertificateDer<'static>)>,
     log: Mutex<Log>,
     changed: watch::Sender<()>,
 }
@@ -177,7 +178,7 @@ impl FakeMx {
 
     /// To be trusted by whoever verifies.
     pub fn certificate(&self) -> CertificateDer<'static> {
-        self.certificate.clone()
+        self.shared.tls().1.clone()
     }
 
     /// From now on, plays `act` at `step`.
@@ -305,11 +306,10 @@ impl FakeMxBuilder {
             .await
             .unwrap_or_else(|err| panic!("{} cannot listen on {}: {err}", self.name, self.address));
         let address = listener.local_addr().expect("a bound socket has an address");
-        let (acceptor, certificate) = tls(vec![self.name.clone(), address.ip().to_string()]);
         let log = Mutex::new(Log { rules: self.rules.clone(), ..Log::default() });
-        let shared = Arc::new(Shared { setup: self, acceptor, log, changed: watch::Sender::new(()) });
+        let shared = Arc::new(Shared { setup: self, address, tls: OnceLock::new(), log, changed: watch::Sender::new(()) });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        FakeMx { address, certificate, shared, task }
+        FakeMx { address, shared, task }
     }
 }
 
@@ -347,6 +347,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 impl Shared {
     fn log(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tls(&self) -> &(TlsAcceptor, CertificateDer<'static>) {
+        self.tls.get_or_init(|| tls(vec![self.setup.name.clone(), self.address.ip().to_string()]))
     }
 }
 
@@ -468,7 +472,7 @@ impl Dialogue {
         self.say("220 2.0.0 go ahead").await?;
         let Some(io) = self.io.take() else { return Err(closed()) };
         let limit = io.limit();
-        let stream = self.shared.acceptor.accept(io.into_inner().into_inner()).await?;
+        let stream = self.shared.tls().0.accept(io.into_inner().into_inner()).await?;
         self.io = Some(BufReader::new(Box::new(stream) as Box<dyn Stream>).take(limit));
         self.tls = true;
         Ok(())

@@ -9,6 +9,9 @@
 
 mod body;
 mod capabilities;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod dialogue;
 mod exchange;
 mod fault;
 mod reply;
