@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use delivery_client::wire::{
     AUTH_PATH, AuthAnswer, AuthRequest, Frame, FrameError, FrameLimits, MESSAGES_PATH, MessageAnswer, MessageMeta,
@@ -14,7 +13,7 @@ use delivery_client::wire::{
 };
 use http::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
-use mail::{Address, Domain};
+use mail::Address;
 use uuid::Uuid;
 
 use super::credential::{self, Tokens};
@@ -44,20 +43,6 @@ const REVISION: u64 = 0;
 
 const BUSY: &str = "The message cannot be stored now. Nothing was stored; try again later.";
 
-/// Which From domains a tenant may use.
-#[async_trait]
-pub trait Senders: Send + Sync + 'static {
-    /// The registered domain that covers a From domain.
-    async fn covering(&self, tenant: &str, domain: &Domain) -> Result<Option<Domain>, StoreError>;
-}
-
-#[async_trait]
-impl Senders for Keyring {
-    async fn covering(&self, tenant: &str, domain: &Domain) -> Result<Option<Domain>, StoreError> {
-        Keyring::covering(self, tenant, domain).await
-    }
-}
-
 /// What tenants may send.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
@@ -70,7 +55,7 @@ pub struct Terms {
 /// Answers `/delivery/v1/`.
 pub struct Delivery {
     directory: Arc<dyn Directory>,
-    senders: Arc<dyn Senders>,
+    keyring: Arc<Keyring>,
     intake: Arc<Intake>,
     terms: Terms,
     tokens: Tokens,
@@ -84,13 +69,8 @@ struct Refused {
 }
 
 impl Delivery {
-    pub fn new(
-        directory: Arc<dyn Directory>,
-        senders: Arc<dyn Senders>,
-        intake: Arc<Intake>,
-        terms: Terms,
-    ) -> Delivery {
-        Delivery { directory, senders, intake, terms, tokens: Tokens::new() }
+    pub fn new(directory: Arc<dyn Directory>, keyring: Arc<Keyring>, intake: Arc<Intake>, terms: Terms) -> Delivery {
+        Delivery { directory, keyring, intake, terms, tokens: Tokens::new() }
     }
 
     /// Answers one request of a trigger.
@@ -186,7 +166,7 @@ impl Delivery {
         if self.terms.any_domain {
             return Ok(());
         }
-        match self.senders.covering(tenant, author.domain()).await {
+        match self.keyring.covering(tenant, author.domain()).await {
             Ok(Some(_)) => Ok(()),
             Ok(None) => Err(Refused {
                 status: StatusCode::FORBIDDEN,
@@ -309,4 +289,4 @@ impl From<Response<Bytes>> for Answer {
 
 #[cfg(test)]
 #[path = "delivery_tests.rs"]
-mod tests;
+pub(super) mod tests;
