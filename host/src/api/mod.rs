@@ -1,7 +1,11 @@
-//! The HTTP APIs that the host answers itself: control for people (`control`), the seam for triggers (`delivery`) and
-//! the reading side of the sending API (`sending`).
+//! The HTTP APIs that the host answers itself: control for people (`control`), and for triggers, in-process, the
+//! delivery API (`delivery`) and the reading side of the sending API (`sending`), both behind `seam`.
 
 pub mod control;
+mod credential;
+pub mod delivery;
 pub mod fault;
 pub mod records;
+pub mod seam;
+pub mod sending;
 pub mod socket;

@@ -48,7 +48,7 @@ impl Instance {
             Compiled::Validator(pre) => Exports::Validator(pre.instantiate_async(&mut store).await?),
             Compiled::Transformer(pre) => Exports::Transformer(pre.instantiate_async(&mut store).await?),
             Compiled::Signer(pre) => Exports::Signer(pre.instantiate_async(&mut store).await?),
-            Compiled::Trigger(_) | Compiled::Shaper(_) => {
+            Compiled::Trigger(_) | Compiled::Shaper => {
                 return Err(wasmtime::Error::msg("not a stage of the road of a message"));
             }
         };
@@ -116,6 +116,7 @@ impl Shelf {
     }
 
     /// Idle instances of all tenants.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).len()
     }

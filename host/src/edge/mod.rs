@@ -16,7 +16,7 @@ mod instance;
 mod library;
 mod outbound;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod trigger;
 pub mod wit;
 

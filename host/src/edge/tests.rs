@@ -98,7 +98,7 @@ impl Keys for Vault {
 }
 
 /// What an edge is made with; tests change what they are about.
-struct Setup {
+pub struct Setup {
     folder: Folder,
     components: ComponentFiles,
     tenants: BTreeMap<String, Tenant>,
@@ -107,7 +107,7 @@ struct Setup {
 }
 
 impl Setup {
-    fn new() -> Setup {
+    pub fn new() -> Setup {
         Setup {
             folder: Folder::new(),
             components: ComponentFiles::default(),
@@ -130,7 +130,7 @@ impl Setup {
         Edge::new(&settings, built_in(), Arc::new(Desk), Arc::new(Vault)).map(Arc::new)
     }
 
-    fn edge(&self) -> Arc<Edge> {
+    pub fn edge(&self) -> Arc<Edge> {
         self.try_edge().unwrap()
     }
 }

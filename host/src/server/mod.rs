@@ -4,6 +4,7 @@
 //! the rustls configurations of all listeners. Tasks are one per connection; every wait has a deadline; all of them
 //! end by one shutdown token.
 
+pub mod http;
 pub mod smtp;
 pub mod submission;
 pub mod tls;

@@ -1,0 +1,292 @@
+//! `/delivery/v1/`: where triggers ask who their caller is and hand over messages.
+//!
+//! Answered in-process for the triggers inside the host. Nothing an edge says is believed: the tenant comes from the
+//! token, the From domain is looked up again, sizes and counts are checked again. `POST messages` reaches the commit
+//! point; its answer says for each message whether it is durable.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use delivery_client::wire::{
+    AUTH_PATH, AuthAnswer, AuthRequest, Frame, FrameError, FrameLimits, MESSAGES_PATH, MessageAnswer, MessageMeta,
+    decode_frames,
+};
+use http::{Method, Request, Response, StatusCode};
+use jiff::Timestamp;
+use mail::Address;
+use uuid::Uuid;
+
+use super::credential::{self, Tokens};
+use super::fault::{fault, json, unavailable};
+use crate::accept::Intake;
+use crate::edge::Answer;
+use crate::keyring::Keyring;
+use crate::store::{Accepted, Directory, Idempotency, NewMessage, StoreError};
+
+/// Where all routes of this API begin.
+pub const PREFIX: &str = "/delivery/";
+
+/// Messages in one request.
+const FRAMES: usize = 100;
+
+/// Bytes of one message's JSON.
+const META_BYTES: usize = delivery_client::frame::META_BYTES;
+
+/// Characters of an `Idempotency-Key`.
+const IDEMPOTENCY_CHARS: usize = 256;
+
+/// Attributes and tags of one message: what a sender and all stages may add.
+const PAIRS: usize = 256;
+
+/// What a trigger inside this host is told of the tenant's components: they are fixed while it runs.
+const REVISION: u64 = 0;
+
+const BUSY: &str = "The message cannot be stored now. Nothing was stored; try again later.";
+
+/// What tenants may send.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    pub message_bytes: u64,
+    pub recipients: usize,
+    /// Any From domain may be used (a development host).
+    pub any_domain: bool,
+}
+
+/// Answers `/delivery/v1/`.
+pub struct Delivery {
+    directory: Arc<dyn Directory>,
+    keyring: Arc<Keyring>,
+    intake: Arc<Intake>,
+    terms: Terms,
+    tokens: Tokens,
+}
+
+/// Why one message is not stored: as the sending API says it.
+struct Refused {
+    status: StatusCode,
+    name: &'static str,
+    text: String,
+}
+
+impl Delivery {
+    pub fn new(directory: Arc<dyn Directory>, keyring: Arc<Keyring>, intake: Arc<Intake>, terms: Terms) -> Delivery {
+        Delivery { directory, keyring, intake, terms, tokens: Tokens::new() }
+    }
+
+    /// Answers one request of a trigger.
+    pub async fn answer(&self, request: Request<Bytes>) -> Answer {
+        let now = Timestamp::now();
+        match (request.method(), request.uri().path()) {
+            (&Method::POST, AUTH_PATH) => self.auth(request.body(), now).await,
+            (&Method::POST, MESSAGES_PATH) => self.messages(&request, now).await.into(),
+            (_, AUTH_PATH | MESSAGES_PATH) => {
+                fault(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Use POST here.").into()
+            }
+            (_, path) => fault(StatusCode::NOT_FOUND, "not_found", format!("There is nothing at {path}.")).into(),
+        }
+    }
+
+    async fn auth(&self, body: &[u8], now: Timestamp) -> Answer {
+        let AuthRequest::Bearer { key } = match serde_json::from_slice(body) {
+            Ok(credential) => credential,
+            Err(error) => {
+                let text = format!("The credential cannot be read: {error}.");
+                return fault(StatusCode::BAD_REQUEST, "validation_error", text).into();
+            }
+        };
+        let found = match credential::find(&*self.directory, &key).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return fault(StatusCode::UNAUTHORIZED, "invalid_api_key", "The API key is not valid.").into(),
+            Err(error) => return self.store_failed(&error).into(),
+        };
+        let domains = match self.directory.domains(Some(&found.tenant)).await {
+            Ok(domains) => domains.into_iter().map(|domain| domain.domain.as_str().to_owned()).collect(),
+            Err(error) => return self.store_failed(&error).into(),
+        };
+        let answer = AuthAnswer {
+            token: self.tokens.issue(&found.tenant, now.as_second()),
+            tenant: found.tenant,
+            message_bytes: self.terms.message_bytes,
+            recipients: self.terms.recipients,
+            domains,
+            any_domain: self.terms.any_domain,
+            run_stages: true,
+            component_revision: REVISION,
+        };
+        Answer { response: json(StatusCode::OK, &answer), tenant: Some(answer.tenant) }
+    }
+
+    async fn messages(&self, request: &Request<Bytes>, now: Timestamp) -> Response<Bytes> {
+        let token = credential::bearer(request.headers());
+        let Some(tenant) = token.and_then(|token| self.tokens.tenant(token, now.as_second())) else {
+            return fault(StatusCode::UNAUTHORIZED, "invalid_token", "The token is not good (any more): ask again.");
+        };
+        let body = request.body();
+        let limits = FrameLimits {
+            frames: FRAMES,
+            meta_bytes: META_BYTES,
+            message_bytes: usize::try_from(self.terms.message_bytes).unwrap_or(usize::MAX),
+        };
+        let frames = match decode_frames(body, limits) {
+            Ok(frames) => frames,
+            Err(error) => return fault(frame_status(&error), "validation_error", format!("The {error}.")),
+        };
+        if frames.iter().any(|frame| frame.meta.component_revision != REVISION) {
+            return fault(StatusCode::CONFLICT, "stale_revision", "The tenant's components have changed: ask again.");
+        }
+        let mut answers = Vec::with_capacity(frames.len());
+        for Frame { meta, message } in frames {
+            let message = body.slice_ref(message);
+            answers.push(self.message(&tenant, meta, message, now).await.unwrap_or_else(Into::into));
+        }
+        json(StatusCode::OK, &answers)
+    }
+
+    /// Takes one message to the commit point.
+    async fn message(
+        &self,
+        tenant: &str,
+        meta: MessageMeta,
+        message: Bytes,
+        now: Timestamp,
+    ) -> Result<MessageAnswer, Refused> {
+        self.check_author(tenant, &message).await?;
+        let new = self.new_message(tenant, meta, message, now)?;
+        let id = new.id;
+        match self.intake.accept(new).await {
+            Ok(Accepted::Stored) => Ok(MessageAnswer::Accepted { id: id.to_string(), replayed: false }),
+            Ok(Accepted::Replayed(first)) => Ok(MessageAnswer::Accepted { id: first.to_string(), replayed: true }),
+            Err(error) => Err(refused(&error)),
+        }
+    }
+
+    /// The From domain must be the tenant's: the edge that checked it may be anybody's.
+    async fn check_author(&self, tenant: &str, message: &[u8]) -> Result<(), Refused> {
+        let author = author_of(message).ok_or_else(|| wrong("The message has no single valid From address."))?;
+        if self.terms.any_domain {
+            return Ok(());
+        }
+        match self.keyring.covering(tenant, author.domain()).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(Refused {
+                status: StatusCode::FORBIDDEN,
+                name: "validation_error",
+                text: format!("The domain {} is not registered for this account: add it first.", author.domain()),
+            }),
+            Err(error) => Err(refused(&error)),
+        }
+    }
+
+    fn new_message(
+        &self,
+        tenant: &str,
+        meta: MessageMeta,
+        body: Bytes,
+        accepted_at: Timestamp,
+    ) -> Result<NewMessage, Refused> {
+        let id = Uuid::parse_str(&meta.id).map_err(|_| wrong("The id of a message must be a UUID."))?;
+        let sender = meta.sender.as_deref().map(address).transpose()?;
+        let recipients = meta.recipients.iter().map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
+        let bcc = meta.bcc.iter().map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
+        if recipients.is_empty() {
+            return Err(wrong("The message has no recipient."));
+        }
+        if recipients.len() > self.terms.recipients {
+            let limit = self.terms.recipients;
+            return Err(wrong(format!(
+                "The message has {} recipients: at most {limit} are allowed.",
+                recipients.len()
+            )));
+        }
+        if !bcc.iter().all(|address| recipients.contains(address)) {
+            return Err(wrong("Every Bcc address must be among the recipients."));
+        }
+        if meta.attributes.len() > PAIRS || meta.tags.len() > PAIRS {
+            return Err(wrong(format!("The message has more than {PAIRS} attributes or tags.")));
+        }
+        let idempotency = meta.idempotency.map(|it| Idempotency { key: it.key, digest: it.digest });
+        if idempotency.as_ref().is_some_and(|it| it.key.is_empty() || it.key.chars().count() > IDEMPOTENCY_CHARS) {
+            return Err(Refused {
+                status: StatusCode::BAD_REQUEST,
+                name: "invalid_idempotency_key",
+                text: format!("The idempotency key must have 1 to {IDEMPOTENCY_CHARS} characters."),
+            });
+        }
+        Ok(NewMessage {
+            id,
+            tenant: tenant.to_owned(),
+            sender,
+            recipients,
+            bcc,
+            body,
+            attributes: meta.attributes,
+            tags: meta.tags,
+            idempotency,
+            accepted_at,
+        })
+    }
+
+    fn store_failed(&self, error: &StoreError) -> Response<Bytes> {
+        tracing::error!(%error, "the directory did not answer");
+        unavailable("The key cannot be checked now. Try again later.")
+    }
+}
+
+/// The author by the header alone: the body is not looked at, however large it is.
+fn author_of(message: &[u8]) -> Option<Address> {
+    let end = message.windows(4).position(|four| four == b"\r\n\r\n").map_or(message.len(), |at| at + 2);
+    mail::message::author(&mail::message::parse(&message[..end])).cloned()
+}
+
+fn address(text: &str) -> Result<Address, Refused> {
+    Address::parse(text).map_err(|error| wrong(format!("An address of the envelope is wrong: {error}.")))
+}
+
+fn wrong(text: impl Into<String>) -> Refused {
+    Refused { status: StatusCode::UNPROCESSABLE_ENTITY, name: "validation_error", text: text.into() }
+}
+
+fn frame_status(error: &FrameError) -> StatusCode {
+    match error {
+        FrameError::MetaTooLong(..) | FrameError::MessageTooLong(..) | FrameError::TooMany(_) => {
+            StatusCode::PAYLOAD_TOO_LARGE
+        }
+        FrameError::Empty | FrameError::Truncated(..) | FrameError::Meta(..) => StatusCode::BAD_REQUEST,
+    }
+}
+
+/// What the sender is told of a failed accept. What failed inside is for the log.
+fn refused(error: &StoreError) -> Refused {
+    match error {
+        StoreError::IdempotencyMismatch => Refused {
+            status: StatusCode::CONFLICT,
+            name: "invalid_idempotent_request",
+            text: "The idempotency key was used before for a different request.".to_owned(),
+        },
+        // Another id will do: the sender's next try makes one.
+        StoreError::DuplicateId
+        | StoreError::Exists(_)
+        | StoreError::NotFound(_)
+        | StoreError::Full
+        | StoreError::Io(_) => {
+            tracing::error!(%error, "a message was not accepted");
+            Refused { status: StatusCode::SERVICE_UNAVAILABLE, name: "application_error", text: BUSY.to_owned() }
+        }
+    }
+}
+
+impl From<Refused> for MessageAnswer {
+    fn from(refused: Refused) -> MessageAnswer {
+        MessageAnswer::Refused { status: refused.status.as_u16(), name: refused.name.to_owned(), text: refused.text }
+    }
+}
+
+impl From<Response<Bytes>> for Answer {
+    fn from(response: Response<Bytes>) -> Answer {
+        Answer { response, tenant: None }
+    }
+}
+
+#[cfg(test)]
+#[path = "delivery_tests.rs"]
+pub(super) mod tests;

@@ -1,0 +1,202 @@
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+
+use delivery_client::wire::{self, encode_frame};
+use http::header::AUTHORIZATION;
+use sha2::{Digest, Sha256};
+
+use super::*;
+use crate::keyring::MasterKey;
+use crate::store::{ApiKey, Embedded, Options, Store};
+
+pub const KEY: &str = "ph_test_key";
+pub const OTHERS_KEY: &str = "ph_others_key";
+
+/// A delivery API over a real store in a folder of its own: the tenant `acme` has `KEY` and the domain `src.test`.
+pub struct World {
+    pub store: Arc<Embedded>,
+    pub delivery: Delivery,
+    folder: PathBuf,
+}
+
+impl World {
+    pub async fn new(any_domain: bool) -> World {
+        let folder = std::env::temp_dir().join(format!("posthaste-delivery-{}", Uuid::new_v4()));
+        let store = Embedded::open(&folder, Options::default()).unwrap();
+        let keyring = Arc::new(Keyring::new(store.clone(), MasterKey::from_octets(&[7; 32]).unwrap(), false));
+        for (tenant, key, revoked) in [("acme", KEY, false), ("other", OTHERS_KEY, false), ("acme", "revoked", true)] {
+            let api_key = ApiKey {
+                id: format!("key_{}", Uuid::new_v4()),
+                tenant: tenant.to_owned(),
+                name: "test".to_owned(),
+                prefix: "ph_".to_owned(),
+                created_at: Timestamp::UNIX_EPOCH,
+                revoked_at: None,
+            };
+            let id = api_key.id.clone();
+            store.add_key(api_key, Sha256::digest(key.as_bytes()).into()).await.unwrap();
+            if revoked {
+                store.revoke_key(&id, Timestamp::UNIX_EPOCH).await.unwrap();
+            }
+        }
+        let domain = crate::store::SendingDomain {
+            tenant: "acme".to_owned(),
+            domain: mail::Domain::parse("src.test").unwrap(),
+            created_at: Timestamp::UNIX_EPOCH,
+            keys: Vec::new(),
+        };
+        store.add_domain(domain).await.unwrap();
+        let terms = Terms { message_bytes: 10_000, recipients: 3, any_domain };
+        let delivery = Delivery::new(store.clone(), keyring, Arc::new(Intake::new(store.clone())), terms);
+        World { store, delivery, folder }
+    }
+
+    async fn auth(&self, key: &str) -> Answer {
+        let body = serde_json::to_vec(&AuthRequest::Bearer { key: key.to_owned() }).unwrap();
+        self.delivery.answer(Request::post(AUTH_PATH).body(body.into()).unwrap()).await
+    }
+
+    pub async fn token(&self) -> String {
+        read::<AuthAnswer>(&self.auth(KEY).await.response).token
+    }
+
+    async fn post(&self, token: &str, body: Vec<u8>) -> Response<Bytes> {
+        let request = Request::post(MESSAGES_PATH).header(AUTHORIZATION, format!("Bearer {token}"));
+        self.delivery.answer(request.body(body.into()).unwrap()).await.response
+    }
+
+    /// One message, one answer.
+    pub async fn send(&self, meta: &MessageMeta, message: &str) -> MessageAnswer {
+        let body = encode_frame(meta, message.as_bytes().to_vec()).unwrap();
+        let mut answers: Vec<MessageAnswer> = read(&self.post(&self.token().await, body).await);
+        assert_eq!(answers.len(), 1);
+        answers.remove(0)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(response: &Response<Bytes>) -> T {
+    serde_json::from_slice(response.body()).unwrap()
+}
+
+fn status_and_name(response: &Response<Bytes>) -> (u16, String) {
+    (response.status().as_u16(), read::<wire::ErrorAnswer>(response).name)
+}
+
+pub fn meta() -> MessageMeta {
+    MessageMeta {
+        id: Uuid::now_v7().to_string(),
+        sender: Some("bounces@src.test".to_owned()),
+        recipients: vec!["to@dst.test".to_owned(), "hidden@dst.test".to_owned()],
+        bcc: vec!["hidden@dst.test".to_owned()],
+        attributes: vec![("a".to_owned(), "1".to_owned())],
+        tags: vec![("category".to_owned(), "welcome".to_owned())],
+        idempotency: None,
+        component_revision: 0,
+    }
+}
+
+pub const MESSAGE: &str = "From: Acme <a@src.test>\r\nTo: To <to@dst.test>\r\nReply-To: r@src.test\r\nSubject: Hi\r\n\
+    Message-ID: <1@src.test>\r\nContent-Type: text/plain\r\n\r\nIt works.\r\n";
+
+#[tokio::test]
+async fn keys_become_tokens() {
+    let world = World::new(false).await;
+    let answer = world.auth(KEY).await;
+    assert_eq!((answer.response.status(), answer.tenant.as_deref()), (StatusCode::OK, Some("acme")));
+    let said: AuthAnswer = read(&answer.response);
+    assert_eq!((said.tenant.as_str(), said.domains, said.any_domain), ("acme", vec!["src.test".to_owned()], false));
+    assert_eq!((said.message_bytes, said.recipients, said.run_stages), (10_000, 3, true));
+    for wrong in ["", "ph_test_ke", "revoked", &"x".repeat(10_000)] {
+        let answer = world.auth(wrong).await;
+        assert_eq!(status_and_name(&answer.response), (401, "invalid_api_key".to_owned()), "{wrong:.20}");
+        assert_eq!(answer.tenant, None);
+    }
+    let nonsense = Request::post(AUTH_PATH).body(Bytes::from("{}")).unwrap();
+    assert_eq!(world.delivery.answer(nonsense).await.response.status(), 400);
+    assert_eq!(world.delivery.answer(Request::get(AUTH_PATH).body(Bytes::new()).unwrap()).await.response.status(), 405);
+    assert_eq!(
+        world.delivery.answer(Request::post("/delivery/v2").body(Bytes::new()).unwrap()).await.response.status(),
+        404
+    );
+}
+
+#[tokio::test]
+async fn a_message_is_durable_and_a_repetition_is_the_same() {
+    let world = World::new(false).await;
+    let meta = meta();
+    let id = meta.id.clone();
+    assert_eq!(world.send(&meta, MESSAGE).await, MessageAnswer::Accepted { id: id.clone(), replayed: false });
+    let view = world.store.message("acme", Uuid::parse_str(&id).unwrap()).await.unwrap();
+    assert_eq!(world.store.body(&view.body).await.unwrap(), MESSAGE);
+    assert_eq!(view.bcc.len(), 1);
+    let key = |digest: &str| Some(wire::Idempotency { key: "k-1".to_owned(), digest: digest.to_owned() });
+    let first = MessageMeta { idempotency: key("d1"), ..super::tests::meta() };
+    let again = MessageMeta { idempotency: key("d1"), ..super::tests::meta() };
+    let other = MessageMeta { idempotency: key("d2"), ..super::tests::meta() };
+    let expect = |replayed| MessageAnswer::Accepted { id: first.id.clone(), replayed };
+    assert_eq!(world.send(&first, MESSAGE).await, expect(false));
+    assert_eq!(world.send(&again, MESSAGE).await, expect(true));
+    let refused = world.send(&other, MESSAGE).await;
+    assert!(
+        matches!(&refused, MessageAnswer::Refused { status: 409, name, .. } if name == "invalid_idempotent_request"),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn nothing_an_edge_says_is_believed() {
+    let world = World::new(false).await;
+    let check =
+        async |meta: MessageMeta, message: &str, expect: u16, words: &str| match world.send(&meta, message).await {
+            MessageAnswer::Refused { status, text, .. } if status == expect && text.contains(words) => {}
+            answer => panic!("{words}: {answer:?}"),
+        };
+    let list = |addresses: &[&str]| addresses.iter().map(|address| (*address).to_owned()).collect::<Vec<_>>();
+    check(meta(), &MESSAGE.replace("src.test", "foreign.test"), 403, "foreign.test is not registered").await;
+    check(meta(), &MESSAGE.replace("From:", "X-From:"), 422, "From").await;
+    check(MessageMeta { id: "1".to_owned(), ..meta() }, MESSAGE, 422, "UUID").await;
+    check(MessageMeta { recipients: Vec::new(), bcc: Vec::new(), ..meta() }, MESSAGE, 422, "no recipient").await;
+    let four = list(&["a@d.test", "b@d.test", "c@d.test", "d@d.test"]);
+    check(MessageMeta { recipients: four, bcc: Vec::new(), ..meta() }, MESSAGE, 422, "4 recipients: at most 3").await;
+    check(MessageMeta { bcc: list(&["stranger@d.test"]), ..meta() }, MESSAGE, 422, "Bcc").await;
+    check(MessageMeta { sender: Some("x\r\ny@d.test".to_owned()), ..meta() }, MESSAGE, 422, "envelope").await;
+    let long = wire::Idempotency { key: "k".repeat(257), digest: String::new() };
+    check(MessageMeta { idempotency: Some(long), ..meta() }, MESSAGE, 400, "1 to 256 characters").await;
+    assert_eq!(world.store.queued().await.unwrap(), 0);
+    // A subdomain of a registered domain may be used; a null sender too.
+    let accepted =
+        world.send(&MessageMeta { sender: None, ..meta() }, &MESSAGE.replace("a@src.test", "a@sub.src.test")).await;
+    assert!(matches!(accepted, MessageAnswer::Accepted { replayed: false, .. }), "{accepted:?}");
+}
+
+#[tokio::test]
+async fn requests_that_are_wrong_as_a_whole() {
+    let world = World::new(false).await;
+    let frame = |meta: MessageMeta, message: &str| encode_frame(&meta, message.as_bytes().to_vec()).unwrap();
+    let token = world.token().await;
+    let check = async |token: &str, body: Vec<u8>, expect: (u16, &str)| {
+        let (status, name) = status_and_name(&world.post(token, body).await);
+        assert_eq!((status, name.as_str()), expect);
+    };
+    check("wrong", frame(meta(), MESSAGE), (401, "invalid_token")).await;
+    check(KEY, frame(meta(), MESSAGE), (401, "invalid_token")).await;
+    check(&token, Vec::new(), (400, "validation_error")).await;
+    check(&token, vec![0xff; 100], (413, "validation_error")).await;
+    check(&token, frame(meta(), &"x".repeat(10_001)), (413, "validation_error")).await;
+    check(&token, frame(MessageMeta { component_revision: 1, ..meta() }, MESSAGE), (409, "stale_revision")).await;
+    assert_eq!(world.store.queued().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_development_host_takes_any_domain() {
+    let world = World::new(true).await;
+    let answer = world.send(&meta(), &MESSAGE.replace("src.test", "anything.test")).await;
+    assert!(matches!(answer, MessageAnswer::Accepted { .. }), "{answer:?}");
+}

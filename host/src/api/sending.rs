@@ -1,0 +1,336 @@
+//! The reading side of the sending API, in the shape of Resend's: a message, its events, the list of messages.
+//!
+//! A caller sees its own tenant's messages; another's are not found.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use jiff::Timestamp;
+use mail::message::Parsed;
+use mail::{Address, Mailbox};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::credential;
+use super::fault::{fault, json, unavailable};
+use crate::store::{BodyRef, Directory, EventRecord, MessageView, Store, StoreError};
+
+/// Where all routes of this API begin.
+pub const PREFIX: &str = "/emails";
+
+/// Entries on a page unless the caller says otherwise, and the most there may be.
+const PAGE: usize = 20;
+const PAGE_MOST: usize = 100;
+
+/// Messages that are looked through, newest first, for the one to go on after.
+const LOOKED_THROUGH: usize = 1000;
+
+/// Answers `GET /emails`, `GET /emails/{id}` and `GET /emails/{id}/events`.
+pub struct Sending {
+    store: Arc<dyn Store>,
+    directory: Arc<dyn Directory>,
+}
+
+/// A list as Resend writes it.
+#[derive(Serialize)]
+struct List<T> {
+    object: &'static str,
+    has_more: bool,
+    data: Vec<T>,
+}
+
+#[derive(Serialize)]
+struct Tag<'a> {
+    name: &'a str,
+    value: &'a str,
+}
+
+/// A message; in a list without what it says.
+#[derive(Serialize)]
+struct Email {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<&'static str>,
+    id: String,
+    to: Vec<String>,
+    from: String,
+    created_at: String,
+    subject: String,
+    bcc: Vec<String>,
+    cc: Vec<String>,
+    reply_to: Vec<String>,
+    last_event: Option<String>,
+    /// Never set yet.
+    scheduled_at: Option<String>,
+    #[serde(flatten)]
+    content: Option<Content>,
+}
+
+#[derive(Serialize)]
+struct Content {
+    message_id: Option<String>,
+    html: Option<String>,
+    text: Option<String>,
+    tags: serde_json::Value,
+}
+
+#[derive(Serialize)]
+struct EventView {
+    id: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    created_at: String,
+    recipient: String,
+    attempt: Option<AttemptView>,
+    reason: Option<String>,
+}
+
+#[derive(Serialize)]
+struct AttemptView {
+    number: u32,
+    remote_host: Option<String>,
+    code: Option<u16>,
+    status: String,
+    text: String,
+    tls: Option<String>,
+}
+
+impl Sending {
+    pub fn new(store: Arc<dyn Store>, directory: Arc<dyn Directory>) -> Sending {
+        Sending { store, directory }
+    }
+
+    /// Answers one request for `/emails` or a path below it.
+    pub async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let tenant = match self.tenant(request.headers()).await {
+            Ok(tenant) => tenant,
+            Err(response) => return response,
+        };
+        if request.method() != Method::GET {
+            return fault(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Only GET is answered here.");
+        }
+        let query = request.uri().query().unwrap_or_default();
+        let path: Vec<&str> = request.uri().path().trim_matches('/').split('/').skip(1).collect();
+        let answer = match path.as_slice() {
+            [] => self.list(&tenant, query).await,
+            [id] => self.email(&tenant, id).await,
+            [id, "events"] => self.events(&tenant, id, query).await,
+            _ => Err(Failure::NotFound),
+        };
+        answer.unwrap_or_else(Failure::into_response)
+    }
+
+    async fn tenant(&self, headers: &HeaderMap) -> Result<String, Response<Bytes>> {
+        let Some(key) = credential::bearer(headers) else {
+            let text = "The API key is missing: send it as `Authorization: Bearer KEY`.";
+            return Err(fault(StatusCode::UNAUTHORIZED, "missing_api_key", text));
+        };
+        match credential::find(&*self.directory, key).await {
+            Ok(Some(key)) => Ok(key.tenant),
+            Ok(None) => Err(fault(StatusCode::FORBIDDEN, "invalid_api_key", "The API key is not valid.")),
+            Err(error) => Err(Failure::Store(error).into_response()),
+        }
+    }
+
+    async fn email(&self, tenant: &str, id: &str) -> Result<Response<Bytes>, Failure> {
+        let view = self.store.message(tenant, message_id(id)?).await?;
+        let parsed = self.parsed(&view.body, false).await?;
+        Ok(json(StatusCode::OK, &email(view, parsed, true)))
+    }
+
+    async fn events(&self, tenant: &str, id: &str, query: &str) -> Result<Response<Bytes>, Failure> {
+        let id = message_id(id)?;
+        let limit = limit(query)?;
+        // Not every store tells an unknown message from one without events.
+        self.store.message(tenant, id).await?;
+        let after = parameter(query, "after");
+        let mut cursor = None;
+        let mut found = after.is_none();
+        let mut data = Vec::new();
+        loop {
+            let page = self.store.events(tenant, id, cursor.as_deref(), PAGE_MOST).await?;
+            for record in page.items {
+                if data.len() == limit {
+                    return Ok(json(StatusCode::OK, &List { object: "list", has_more: true, data }));
+                }
+                if found {
+                    data.push(event(record));
+                } else {
+                    found = after.is_some_and(|after| record.id == after);
+                }
+            }
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None if found => return Ok(json(StatusCode::OK, &List { object: "list", has_more: false, data })),
+                None => return Err(Failure::Wrong("The event to go on `after` is not there.")),
+            }
+        }
+    }
+
+    async fn list(&self, tenant: &str, query: &str) -> Result<Response<Bytes>, Failure> {
+        if parameter(query, "before").is_some() {
+            return Err(Failure::Wrong("`before` is not supported: lists go from the newest on, with `after`."));
+        }
+        let limit = limit(query)?;
+        let after = parameter(query, "after").map(message_id).transpose()?;
+        let (views, has_more) = self.page(tenant, after, limit).await?;
+        let mut data = Vec::with_capacity(views.len());
+        for view in views {
+            let parsed = self.parsed(&view.body, true).await?;
+            data.push(email(view, parsed, false));
+        }
+        Ok(json(StatusCode::OK, &List { object: "list", has_more, data }))
+    }
+
+    /// The messages behind the one with the id `after`, newest first, and whether there are more.
+    async fn page(&self, tenant: &str, after: Option<Uuid>, limit: usize) -> Result<(Vec<MessageView>, bool), Failure> {
+        let Some(after) = after else {
+            let page = self.store.messages(tenant, None, limit).await?;
+            return Ok((page.items, page.next.is_some()));
+        };
+        let (mut cursor, mut looked, mut found) = (None, 0, false);
+        let mut views = Vec::new();
+        while looked < LOOKED_THROUGH || found {
+            let page = self.store.messages(tenant, cursor.as_deref(), PAGE_MOST).await?;
+            looked += page.items.len();
+            for view in page.items {
+                if views.len() == limit {
+                    return Ok((views, true));
+                }
+                if found {
+                    views.push(view);
+                } else {
+                    found = view.id == after;
+                }
+            }
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None if found => return Ok((views, false)),
+                None => break,
+            }
+        }
+        Err(Failure::Wrong("The message to go on `after` is not among the newest 1000."))
+    }
+
+    /// What a stored message says; nothing once its body is gone. Large ones are read off the reactor.
+    async fn parsed(&self, body: &BodyRef, header_only: bool) -> Result<Parsed, Failure> {
+        let bytes = match self.store.body(body).await {
+            Ok(bytes) => bytes,
+            Err(StoreError::NotFound(_)) => return Ok(Parsed::default()),
+            Err(error) => return Err(error.into()),
+        };
+        let bytes = if header_only { header_of(bytes) } else { bytes };
+        let parsed = tokio::task::spawn_blocking(move || mail::message::parse(&bytes)).await;
+        parsed.map_err(|error| Failure::Store(StoreError::Io(format!("the message could not be read: {error}"))))
+    }
+}
+
+/// Why a request is not answered with what it asked for.
+enum Failure {
+    NotFound,
+    /// The request is wrong; the text tells its author.
+    Wrong(&'static str),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        match error {
+            StoreError::NotFound(_) => Failure::NotFound,
+            error => Failure::Store(error),
+        }
+    }
+}
+
+impl Failure {
+    fn into_response(self) -> Response<Bytes> {
+        match self {
+            Failure::NotFound => fault(StatusCode::NOT_FOUND, "not_found", "Email not found."),
+            Failure::Wrong(text) => fault(StatusCode::UNPROCESSABLE_ENTITY, "validation_error", text),
+            Failure::Store(error) => {
+                tracing::error!(%error, "the store did not answer");
+                unavailable("The message cannot be shown now. Try again later.")
+            }
+        }
+    }
+}
+
+fn message_id(text: &str) -> Result<Uuid, Failure> {
+    Uuid::parse_str(text).map_err(|_| Failure::NotFound)
+}
+
+fn limit(query: &str) -> Result<usize, Failure> {
+    let Some(text) = parameter(query, "limit") else { return Ok(PAGE) };
+    let limit = text.parse().ok().filter(|limit| (1..=PAGE_MOST).contains(limit));
+    limit.ok_or(Failure::Wrong("`limit` must be a number from 1 to 100."))
+}
+
+/// A parameter of the query. Ids and numbers need no percent-decoding.
+fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').filter_map(|pair| pair.split_once('=')).find_map(|(key, value)| (key == name).then_some(value))
+}
+
+/// The header of a message without its body.
+fn header_of(message: Bytes) -> Bytes {
+    match message.windows(4).position(|four| four == b"\r\n\r\n") {
+        Some(at) => message.slice(..at + 2),
+        None => message,
+    }
+}
+
+fn email(view: MessageView, parsed: Parsed, whole: bool) -> Email {
+    let from = parsed.from.first().map(ToString::to_string);
+    let to = shown(&parsed.to);
+    // A message without To, or one whose body is gone, was still sent to somebody.
+    let visible = view.recipients.iter().filter(|recipient| !view.bcc.contains(recipient));
+    Email {
+        object: whole.then_some("email"),
+        id: view.id.to_string(),
+        to: if to.is_empty() && parsed.cc.is_empty() { visible.map(Address::to_string).collect() } else { to },
+        from: from.or_else(|| view.sender.as_ref().map(Address::to_string)).unwrap_or_default(),
+        created_at: time(view.accepted_at),
+        subject: parsed.subject.unwrap_or_default(),
+        bcc: view.bcc.iter().map(Address::to_string).collect(),
+        cc: shown(&parsed.cc),
+        reply_to: shown(&parsed.reply_to),
+        last_event: view.last_event,
+        scheduled_at: None,
+        content: whole.then(|| Content {
+            message_id: parsed.message_id,
+            html: parsed.html,
+            text: parsed.text,
+            tags: view.tags.iter().map(|(name, value)| serde_json::json!(Tag { name, value })).collect(),
+        }),
+    }
+}
+
+fn shown(mailboxes: &[Mailbox]) -> Vec<String> {
+    mailboxes.iter().map(ToString::to_string).collect()
+}
+
+fn event(record: EventRecord) -> EventView {
+    EventView {
+        id: record.id,
+        kind: record.event.kind.name(),
+        created_at: time(record.at),
+        recipient: record.event.recipient.to_string(),
+        attempt: record.event.attempt.map(|(number, outcome)| AttemptView {
+            number,
+            remote_host: outcome.remote_host,
+            code: outcome.reply.map(|reply| reply.code),
+            status: outcome.status.to_string(),
+            text: outcome.text,
+            tls: outcome.tls,
+        }),
+        reason: record.event.reason,
+    }
+}
+
+/// `2026-04-03T22:13:42.674981+00:00`.
+fn time(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%S.%6f+00:00").to_string()
+}
+
+#[cfg(test)]
+#[path = "sending_tests.rs"]
+mod tests;

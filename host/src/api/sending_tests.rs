@@ -1,0 +1,135 @@
+#![allow(clippy::unwrap_used)]
+
+use http::header::AUTHORIZATION;
+use mail::{Event, EventKind};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::api::delivery::tests::{KEY, MESSAGE, OTHERS_KEY, World, meta};
+
+struct Reader {
+    world: World,
+    sending: Sending,
+}
+
+impl Reader {
+    async fn new() -> Reader {
+        let world = World::new(false).await;
+        let sending = Sending::new(world.store.clone(), world.store.clone());
+        Reader { world, sending }
+    }
+
+    async fn get(&self, key: &str, path: &str) -> (u16, Value) {
+        let request = Request::get(path).header(AUTHORIZATION, format!("Bearer {key}"));
+        let response = self.sending.answer(request.body(Bytes::new()).unwrap()).await;
+        (response.status().as_u16(), serde_json::from_slice(response.body()).unwrap())
+    }
+
+    /// Stores a message and answers its id.
+    async fn sent(&self, subject: &str) -> String {
+        let meta = meta();
+        self.world.send(&meta, &MESSAGE.replace("Subject: Hi", &format!("Subject: {subject}"))).await;
+        meta.id
+    }
+}
+
+#[tokio::test]
+async fn a_message_is_shown_in_resends_shape() {
+    let reader = Reader::new().await;
+    let id = reader.sent("Hi").await;
+    let (status, mut shown) = reader.get(KEY, &format!("/emails/{id}")).await;
+    assert_eq!(status, 200, "{shown}");
+    let created = shown["created_at"].take();
+    assert!(created.as_str().unwrap().ends_with("+00:00"), "{created}");
+    let text = shown["text"].take();
+    assert_eq!(text.as_str().unwrap().trim_end(), "It works.");
+    let expect = json!({
+        "object": "email", "id": id, "to": ["To <to@dst.test>"], "from": "Acme <a@src.test>", "created_at": null,
+        "subject": "Hi", "bcc": ["hidden@dst.test"], "cc": [], "reply_to": ["r@src.test"], "last_event": "sent",
+        "scheduled_at": null, "message_id": "<1@src.test>", "html": null, "text": null,
+        "tags": [{"name": "category", "value": "welcome"}],
+    });
+    assert_eq!(shown, expect);
+}
+
+#[tokio::test]
+async fn who_may_read_what() {
+    let reader = Reader::new().await;
+    let id = reader.sent("Hi").await;
+    let check = async |key: &str, path: &str, expect: u16, name: &str| {
+        let (status, error) = reader.get(key, path).await;
+        assert_eq!(
+            (status, error["name"].as_str(), error["statusCode"].as_u64()),
+            (expect, Some(name), Some(expect.into())),
+            "{path}"
+        );
+    };
+    check(OTHERS_KEY, &format!("/emails/{id}"), 404, "not_found").await;
+    check(OTHERS_KEY, &format!("/emails/{id}/events"), 404, "not_found").await;
+    check(KEY, &format!("/emails/{}", Uuid::nil()), 404, "not_found").await;
+    check(KEY, "/emails/nonsense", 404, "not_found").await;
+    check(KEY, &format!("/emails/{id}/more"), 404, "not_found").await;
+    check("wrong", &format!("/emails/{id}"), 403, "invalid_api_key").await;
+    check("revoked", &format!("/emails/{id}"), 403, "invalid_api_key").await;
+    check("", &format!("/emails/{id}"), 401, "missing_api_key").await;
+    check(KEY, "/emails?limit=0", 422, "validation_error").await;
+    check(KEY, "/emails?limit=101", 422, "validation_error").await;
+    check(KEY, "/emails?before=x", 422, "validation_error").await;
+    let delete = Request::delete("/emails").header(AUTHORIZATION, format!("Bearer {KEY}")).body(Bytes::new()).unwrap();
+    assert_eq!(reader.sending.answer(delete).await.status(), 405);
+}
+
+#[tokio::test]
+async fn events_tell_a_messages_life() {
+    let reader = Reader::new().await;
+    let id = reader.sent("Hi").await;
+    let complaint = Event {
+        kind: EventKind::Complained,
+        recipient: Address::parse("to@dst.test").unwrap(),
+        attempt: None,
+        reason: Some("abuse".to_owned()),
+    };
+    let at: Timestamp = "2026-04-03T22:13:42.5Z".parse().unwrap();
+    reader.world.store.record(Uuid::parse_str(&id).unwrap(), vec![complaint], at).await.unwrap();
+    let (status, shown) = reader.get(KEY, &format!("/emails/{id}/events")).await;
+    assert_eq!((status, &shown["object"], &shown["has_more"]), (200, &json!("list"), &json!(false)), "{shown}");
+    let data = shown["data"].as_array().unwrap();
+    let kinds: Vec<_> =
+        data.iter().map(|event| (event["type"].as_str().unwrap(), event["recipient"].as_str().unwrap())).collect();
+    let sent = "email.sent";
+    assert_eq!(kinds, [(sent, "to@dst.test"), (sent, "hidden@dst.test"), ("email.complained", "to@dst.test")]);
+    assert_eq!(
+        (&data[2]["created_at"], &data[2]["reason"]),
+        (&json!("2026-04-03T22:13:42.500000+00:00"), &json!("abuse"))
+    );
+    // One by one, each page after the one before.
+    let mut after = String::new();
+    for (index, event) in data.iter().enumerate() {
+        let (_, page) = reader.get(KEY, &format!("/emails/{id}/events?limit=1{after}")).await;
+        assert_eq!(page["data"], json!([event]));
+        assert_eq!(page["has_more"], json!(index < 2));
+        after = format!("&after={}", event["id"].as_str().unwrap());
+    }
+    assert_eq!(reader.get(KEY, &format!("/emails/{id}/events?after=evt_x")).await.0, 422);
+    assert_eq!(reader.get(KEY, &format!("/emails/{id}")).await.1["last_event"], json!("complained"));
+}
+
+#[tokio::test]
+async fn lists_go_from_the_newest_on() {
+    let reader = Reader::new().await;
+    let mut ids = Vec::new();
+    for subject in ["one", "two", "three"] {
+        ids.insert(0, reader.sent(subject).await);
+    }
+    let (_, all) = reader.get(KEY, "/emails").await;
+    let subjects: Vec<_> =
+        all["data"].as_array().unwrap().iter().map(|email| email["subject"].as_str().unwrap()).collect();
+    assert_eq!((subjects, &all["has_more"]), (vec!["three", "two", "one"], &json!(false)));
+    assert!(all["data"][0].get("html").is_none());
+    let (_, page) = reader.get(KEY, &format!("/emails?limit=1&after={}", ids[0])).await;
+    assert_eq!((&page["data"][0]["id"], &page["has_more"]), (&json!(ids[1]), &json!(true)));
+    let (_, page) = reader.get(KEY, &format!("/emails?limit=1&after={}", ids[1])).await;
+    assert_eq!((&page["data"][0]["id"], &page["has_more"]), (&json!(ids[2]), &json!(false)));
+    assert_eq!(reader.get(OTHERS_KEY, "/emails").await.1["data"], json!([]));
+    assert_eq!(reader.get(KEY, &format!("/emails?after={}", Uuid::nil())).await.0, 422);
+}

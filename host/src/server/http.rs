@@ -1,0 +1,242 @@
+//! HTTP and HTTPS listeners: connections within limits, a deadline on every wait, what comes in handed to `routes`.
+//!
+//! HTTP/1.1, and HTTP/2 where TLS chose it. A permit before each accept; a header that stays away too long is answered
+//! 408, one that is too long 431; an idle connection is closed. A peer that reads its answer too slowly is cut. On
+//! shutdown requests under way are answered and idle connections end.
+
+mod body;
+mod paced;
+mod routes;
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use body::Budget;
+pub use routes::{Obstacles, Routes};
+
+use paced::Paced;
+
+/// Connections at once; more wait in the kernel's queue.
+const CONNECTIONS: usize = 1024;
+
+/// Of a request's header section; more is 431.
+const HEADER_BYTES: usize = 64 << 10;
+const HEADER_FIELDS: usize = 100;
+
+/// Streams at once on one HTTP/2 connection.
+const STREAMS: u32 = 64;
+
+/// How an HTTP/2 connection is found to be dead.
+const PING_EVERY: Duration = Duration::from_secs(30);
+
+/// Wait after an accept that failed (no file descriptors left, say).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// How long peers may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    pub handshake: Duration,
+    /// For a header section, the idle time before it included.
+    pub header: Duration,
+    /// Between two pieces of a body.
+    pub body_piece: Duration,
+    /// For the peer to take another piece of an answer.
+    pub write: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Deadlines {
+        Deadlines {
+            handshake: Duration::from_secs(10),
+            header: Duration::from_secs(30),
+            body_piece: Duration::from_secs(20),
+            write: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The HTTP side of a host. Lives as long as its listeners and connections.
+pub struct HttpServer {
+    routes: Routes,
+    budget: Budget,
+    deadlines: Deadlines,
+    connections: Arc<Semaphore>,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl HttpServer {
+    /// A server without listeners. `shutdown` ends it all; `tasks` knows when it has ended.
+    pub fn new(
+        routes: Routes,
+        budget: Budget,
+        deadlines: Deadlines,
+        shutdown: CancellationToken,
+        tasks: TaskTracker,
+    ) -> Arc<HttpServer> {
+        let connections = Arc::new(Semaphore::new(CONNECTIONS));
+        Arc::new(HttpServer { routes, budget, deadlines, connections, shutdown, tasks })
+    }
+
+    /// Serves a listener in a task of its own; with `tls` over TLS alone.
+    pub fn serve(self: &Arc<Self>, listener: TcpListener, tls: Option<Arc<ServerConfig>>) {
+        let server = self.clone();
+        let tls = tls.map(TlsAcceptor::from);
+        self.tasks.spawn(async move {
+            let shutdown = server.shutdown.clone();
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = server.accept(listener, tls) => {}
+            }
+        });
+    }
+
+    async fn accept(self: Arc<Self>, listener: TcpListener, tls: Option<TlsAcceptor>) {
+        loop {
+            // Never closed, so this fails never.
+            let Ok(permit) = self.connections.clone().acquire_owned().await else { return };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let (server, tls) = (self.clone(), tls.clone());
+            self.tasks.spawn(async move {
+                if let Err(error) = server.converse(stream, tls).await {
+                    tracing::debug!(error, "an HTTP connection ended");
+                }
+                drop(permit);
+            });
+        }
+    }
+
+    /// One connection from its first byte to its end. The error is for the log.
+    async fn converse(self: Arc<Self>, stream: TcpStream, tls: Option<TlsAcceptor>) -> Result<(), String> {
+        // Without it small answers wait for acknowledgements.
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        let Some(tls) = tls else { return self.http1(stream, "http").await };
+        let handshake = timeout(self.deadlines.handshake, tls.accept(stream)).await;
+        let stream = handshake.map_err(|_| "the TLS handshake took too long")?.map_err(|error| error.to_string())?;
+        match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => self.http2(stream).await,
+            Some(_) | None => self.http1(stream, "https").await,
+        }
+    }
+
+    async fn http1<S>(self: Arc<Self>, stream: S, scheme: &'static str) -> Result<(), String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (stream, unanswered) = Paced::new(stream, self.deadlines.write);
+        let server = self.clone();
+        let service = service_fn(move |request| {
+            let (server, unanswered) = (server.clone(), unanswered.clone());
+            Box::pin(async move {
+                let response = server.respond(request, scheme).await;
+                unanswered.clear();
+                response
+            }) as Answering
+        });
+        let mut connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.deadlines.header)
+            .max_headers(HEADER_FIELDS)
+            .max_buf_size(HEADER_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut stopped = Box::pin(self.shutdown.cancelled());
+        let mut is_stopping = false;
+        let ended = poll_fn(|context| {
+            if !is_stopping && stopped.as_mut().poll(context).is_ready() {
+                is_stopping = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            match connection.poll_without_shutdown(context) {
+                Poll::Ready(ended) => Poll::Ready(ended),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+        let mut stream = connection.into_parts().io.into_inner();
+        let late = ended.as_ref().is_err_and(hyper::Error::is_timeout) && stream.is_unanswered();
+        if late {
+            stream.write_all(TOO_SLOW).await.map_err(|error| error.to_string())?;
+        }
+        let closed = stream.shutdown().await;
+        match ended {
+            // Idle for so long: nothing to tell.
+            Err(error) if error.is_timeout() && !late => Ok(()),
+            Err(error) => Err(error.to_string()),
+            Ok(()) => closed.map_err(|error| error.to_string()),
+        }
+    }
+
+    async fn http2<S>(self: Arc<Self>, stream: S) -> Result<(), String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (stream, _) = Paced::new(stream, self.deadlines.write);
+        let server = self.clone();
+        let service = service_fn(move |request| {
+            let server = server.clone();
+            Box::pin(async move { server.respond(request, "https").await }) as Answering
+        });
+        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_header_list_size(HEADER_BYTES as u32)
+            .max_concurrent_streams(STREAMS)
+            .keep_alive_interval(PING_EVERY)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = Box::pin(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        ended.map_err(|error| error.to_string())
+    }
+
+    /// One request, read in whole and answered. Its bytes count against the budget until it is.
+    async fn respond(
+        &self,
+        request: Request<Incoming>,
+        scheme: &'static str,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
+        let (parts, body) = request.into_parts();
+        let response = match self.budget.read(&parts.headers, body, self.deadlines.body_piece).await {
+            Ok((body, _held)) => self.routes.answer(Request::from_parts(parts, body), scheme).await,
+            Err(refused) => refused.into_response(),
+        };
+        Ok(response.map(Full::new))
+    }
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send>>;
+
+#[cfg(test)]
+mod tests;

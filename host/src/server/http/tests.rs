@@ -1,0 +1,184 @@
+#![allow(clippy::unwrap_used)]
+
+use std::net::SocketAddr;
+
+use futures::FutureExt as _;
+use tokio::io::AsyncReadExt;
+
+use super::*;
+use crate::edge::tests::Setup;
+
+const LIMIT: u64 = 1 << 20;
+
+/// A server on a port of its own; trouble is played by deadlines that are short.
+struct World {
+    address: SocketAddr,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+    _setup: Setup,
+}
+
+fn world(deadlines: Deadlines, tls: Option<Arc<ServerConfig>>) -> World {
+    let setup = Setup::new();
+    let routes =
+        Routes { edge: setup.edge(), inbox: None, control: None, obstacles: Box::new(|| vec!["the disk".to_owned()]) };
+    let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let server = HttpServer::new(routes, Budget::new(4 * LIMIT, LIMIT), deadlines, shutdown.clone(), tasks.clone());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    server.serve(TcpListener::from_std(listener).unwrap(), tls);
+    World { address, shutdown, tasks, _setup: setup }
+}
+
+impl World {
+    /// Writes some bytes and reads until the server closes.
+    async fn talk(&self, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        read_to_end(&mut stream).await
+    }
+}
+
+async fn read_to_end(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut answer = Vec::new();
+    timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+fn post(path: &str, fields: &str, body: &str) -> Vec<u8> {
+    format!("POST {path} HTTP/1.1\r\nhost: localhost\r\n{fields}\r\n{body}").into_bytes()
+}
+
+fn short(header: u64, body_piece: u64) -> Deadlines {
+    Deadlines {
+        header: Duration::from_millis(header),
+        body_piece: Duration::from_millis(body_piece),
+        ..Deadlines::default()
+    }
+}
+
+#[tokio::test]
+async fn requests_follow_each_other_on_a_connection() {
+    let world = world(Deadlines::default(), None);
+    let mut both = post("/echo", "content-length: 3\r\n", "one");
+    both.extend(post("/echo", "transfer-encoding: chunked\r\nconnection: close\r\n", "3\r\ntwo\r\n0\r\n\r\n"));
+    let answer = world.talk(&both).await;
+    assert_eq!(answer.matches("HTTP/1.1 200 OK\r\n").count(), 2, "{answer}");
+    assert!(answer.contains("\r\n\r\noneHTTP/1.1") && answer.ends_with("\r\n\r\ntwo"), "{answer}");
+    assert!(answer.contains("content-length: 3\r\n") && answer.contains("x-posthaste-request-id: "), "{answer}");
+}
+
+#[tokio::test]
+async fn health_and_readiness_tell_the_truth() {
+    let world = world(Deadlines::default(), None);
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").into_bytes();
+    let answer = world.talk(&get("/healthz")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
+    let answer = world.talk(&get("/readyz")).await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\nthe disk\n"), "{answer}");
+    let answer = world.talk(&get("/delivery/v1/auth")).await;
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains(r#""name":"not_found""#), "{answer}");
+}
+
+#[tokio::test]
+async fn what_is_too_much_is_told() {
+    let world = world(Deadlines::default(), None);
+    let check = async |bytes: Vec<u8>, status: &str, text: &str| {
+        let answer = world.talk(&bytes).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(text), "{answer:.500}");
+    };
+    let close = "connection: close\r\n";
+    let large = "x".repeat(LIMIT as usize + 1);
+    let limit = "at most 1048576 bytes are allowed";
+    check(post("/echo", &format!("content-length: {}\r\n{close}", large.len()), &large), "413", limit).await;
+    let chunked = format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len());
+    check(post("/echo", &format!("transfer-encoding: chunked\r\n{close}"), &chunked), "413", limit).await;
+    check(post("/echo", &format!("x: {}\r\n", "y".repeat(HEADER_BYTES)), ""), "431", "").await;
+    check(post("/echo", &"x: y\r\n".repeat(HEADER_FIELDS + 1), ""), "431", "").await;
+    check(post("/echo", &format!("content-length: 3\r\nhost: twice and wrong\r\n{close}"), "abc"), "200", "abc").await;
+    check(b"nonsense\r\n\r\n".to_vec(), "400", "").await;
+    check(b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n".to_vec(), "400", "Host field is missing").await;
+}
+
+#[tokio::test]
+async fn what_is_too_slow_is_told() {
+    let slow_header = world(short(300, 20_000), None);
+    let answer = slow_header.talk(b"POST /echo HTTP/1.1\r\nhost: local").await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    // Nothing was begun: nothing is said.
+    assert_eq!(slow_header.talk(b"").await, "");
+    let slow_body = world(short(20_000, 300), None);
+    let answer = slow_body.talk(&post("/echo", "content-length: 10\r\nconnection: close\r\n", "half")).await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("too slowly"), "{answer}");
+}
+
+/// Large bodies wait until there is room for them.
+#[tokio::test]
+async fn bodies_wait_for_room() {
+    let budget = Budget::new(LIMIT, LIMIT);
+    let all = budget.room(LIMIT as usize).now_or_never().unwrap().unwrap();
+    assert!(budget.room(1).now_or_never().is_none());
+    drop(all);
+    assert!(budget.room(1).now_or_never().is_some());
+    // A body that could never fit takes everything there is instead of waiting for good.
+    assert!(budget.room(10 * LIMIT as usize).now_or_never().is_some());
+}
+
+#[tokio::test]
+async fn shutdown_ends_idle_connections() {
+    let world = world(Deadlines::default(), None);
+    let mut idle = TcpStream::connect(world.address).await.unwrap();
+    let request = post("/echo", "content-length: 3\r\n", "one");
+    idle.write_all(&request).await.unwrap();
+    let mut first = vec![0; 15];
+    idle.read_exact(&mut first).await.unwrap();
+    world.shutdown.cancel();
+    assert!(read_to_end(&mut idle).await.ends_with("one"));
+    world.tasks.close();
+    timeout(Duration::from_secs(30), world.tasks.wait()).await.unwrap();
+    assert!(TcpStream::connect(world.address).await.is_err());
+}
+
+/// HTTP/2 where the peer asks for it, HTTP/1.1 where it does not.
+#[tokio::test]
+async fn tls_serves_both_versions() {
+    let pair = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let certificate = pair.cert.der().clone();
+    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(pair.signing_key.serialize_der());
+    let provider = || Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], key.into())
+        .unwrap();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let world = world(Deadlines::default(), Some(Arc::new(tls)));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate).unwrap();
+    let connect = async |version: &[u8]| {
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots.clone())
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![version.to_vec()];
+        let stream = TcpStream::connect(world.address).await.unwrap();
+        let name = "localhost".try_into().unwrap();
+        tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, stream).await.unwrap()
+    };
+    let mut stream = connect(b"http/1.1").await;
+    stream.write_all(&post("/echo", "content-length: 3\r\nconnection: close\r\n", "one")).await.unwrap();
+    assert!(read_to_end(&mut stream).await.ends_with("\r\n\r\none"));
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(connect(b"h2").await)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = Request::post("https://localhost/echo").body(Full::new(Bytes::from("two"))).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!((response.status().as_u16(), response.version()), (200, http::Version::HTTP_2));
+    use http_body_util::BodyExt as _;
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "two");
+    drop(sender);
+    connection.await.unwrap().unwrap();
+}
