@@ -3,5 +3,4 @@
 
 pub mod control;
 pub mod fault;
-pub mod records;
 pub mod socket;
