@@ -5,21 +5,39 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use thiserror::Error;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::DEFAULT_TENANT;
+use crate::accept::Intake;
 use crate::api::control::{self, Control};
+use crate::api::delivery::{Delivery, Terms};
+use crate::api::seam::Seam;
+use crate::api::sending::Sending;
 use crate::api::socket;
 use crate::config::Config;
+use crate::deliver::{CourierError, SmtpCourier};
+use crate::edge::{BuiltIn, Edge, EdgeError};
+use crate::inbox::{Capture, Inbox, curl_line};
 use crate::keyring::{Keyring, MasterKey, MasterKeyError};
-use crate::server::BindError;
-use crate::server::tls::TlsError;
+use crate::queue::{Courier, Queue};
+use crate::server::http::{Budget, Deadlines, HttpServer, Routes};
+use crate::server::smtp::{Options as SmtpOptions, SmtpServer};
+use crate::server::submission::Submissions;
+use crate::server::tls::{self, Tls, TlsError};
+use crate::server::{BindError, bind};
 use crate::store::{Directory as _, Embedded, OpenError, StoreError};
+
+/// How long connections may take to finish what is under way when the host ends; the queue has its own limit.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// A request may be so many times as large as a message: base64, JSON, and HTML beside text.
+const BODY_PER_MESSAGE: u64 = 2;
 
 /// Why the host does not start.
 #[derive(Debug, Error)]
@@ -34,6 +52,10 @@ pub enum StartError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error(transparent)]
+    Edge(#[from] EdgeError),
+    #[error(transparent)]
+    Courier(#[from] CourierError),
     #[error("the control socket {path} cannot be opened: {source}")]
     Socket { path: PathBuf, source: std::io::Error },
     #[error("the development key cannot be stored: {0}")]
@@ -106,38 +128,100 @@ fn make_folder(path: &Path) -> Result<(), StartError> {
     made.map_err(|source| StartError::Folder { path: path.to_owned(), source })
 }
 
-/// A running host. Dropping it without `shutdown` leaves nothing half-done, but ends connections at once.
+/// The listeners, bound and not served yet, with the addresses they have.
+struct Listeners {
+    http: Option<TcpListener>,
+    https: Option<TcpListener>,
+    admin: Option<TcpListener>,
+    /// With whether TLS stands from the first byte.
+    smtp: Vec<(TcpListener, bool)>,
+    http_addrs: Vec<SocketAddr>,
+    smtp_addrs: Vec<SocketAddr>,
+}
+
+impl Listeners {
+    /// Takes all addresses, so that one that cannot be had ends the start before anything is served.
+    async fn bind(config: &Config) -> Result<Listeners, StartError> {
+        let one = async |address: Option<SocketAddr>| match address {
+            Some(address) => bind(address).await.map(Some),
+            None => Ok(None),
+        };
+        let http = one(config.http.as_ref().map(|http| http.listen)).await?;
+        let https = one(config.https.as_ref().map(|https| https.listen)).await?;
+        let admin = one(config.admin).await?;
+        let mut smtp = Vec::new();
+        for (addresses, secured) in [(&config.smtp.listen, false), (&config.smtp.listen_tls, true)] {
+            for address in addresses {
+                smtp.push((bind(*address).await?, secured));
+            }
+        }
+        let http_addrs = [&http, &https].into_iter().flatten().filter_map(|it| it.local_addr().ok()).collect();
+        let smtp_addrs = smtp.iter().filter_map(|(it, _)| it.local_addr().ok()).collect();
+        Ok(Listeners { http, https, admin, smtp, http_addrs, smtp_addrs })
+    }
+}
+
+/// A running host. Dropping it without `shutdown` loses nothing that was accepted, but ends connections at once.
 pub struct Host {
     opened: Opened,
     http: Vec<SocketAddr>,
     smtp: Vec<SocketAddr>,
-    /// Ends listeners and the control socket.
+    queue: Queue,
+    /// Ends listeners, connections, the queue and the control socket.
     stop: CancellationToken,
     tasks: TaskTracker,
     socket: PathBuf,
 }
 
 impl Host {
-    /// Starts everything; listeners answer when this returns.
+    /// Starts everything; listeners answer when this returns, while components may still be compiled.
     pub async fn start(config: Config, options: Options) -> Result<Host, StartError> {
         let started = Instant::now();
-        let development = options.development.is_some();
-        let opened = tokio::task::spawn_blocking({
-            let config = config.clone();
-            move || Opened::new(&config, development)
+        let development = options.development.as_ref();
+        let opened = blocking(&config, {
+            let make_missing = development.is_some();
+            move |config| Opened::new(config, make_missing)
         });
-        let opened = opened.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-        if let Some(development) = &options.development {
+        let opened = opened.await?;
+        if let Some(development) = development {
             learn_key(&opened, &development.api_key).await.map_err(StartError::Key)?;
         }
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let (http, smtp) = (Vec::new(), Vec::new());
+        let listeners = Listeners::bind(&config).await?;
+        let edge = edge(&config, &opened, development.is_some()).await?;
+        let tls = match config.https.is_some() || !listeners.smtp.is_empty() {
+            true => Some(blocking(&config, |config| Ok(tls::load(config.tls.as_ref(), &config.data, &config.hostname)?)).await?),
+            false => None,
+        };
+        let courier: Arc<dyn Courier> = match development {
+            Some(_) => Arc::new(Capture::new(&(opened.store.clone() as Arc<dyn crate::store::Store>))),
+            None => Arc::new(SmtpCourier::new(&config)?),
+        };
         let socket = config.data.join(socket::SOCKET_FILE);
-        let listener =
+        let control_listener =
             socket::listen(&config.data).map_err(|source| StartError::Socket { path: socket.clone(), source })?;
+
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (http, smtp) = (listeners.http_addrs.clone(), listeners.smtp_addrs.clone());
         let control = Arc::new(opened.control(&config, Some(started), http.clone(), smtp.clone()));
-        tasks.spawn(socket::serve(listener, control, stop.clone()));
-        Ok(Host { opened, http, smtp, stop, tasks, socket })
+        let queue = Queue::start(opened.store.clone(), courier, config.delivery.clone(), stop.clone());
+        serve_smtp(&config, &opened, &edge, &tls, listeners.smtp, &stop, &tasks);
+        let inbox = development.map(|development| {
+            let url = http.first().map_or_else(String::new, |address| format!("http://{address}"));
+            let example = curl_line(&url, &development.api_key);
+            Arc::new(Inbox::new(opened.store.clone(), opened.store.clone(), example))
+        });
+        let web = Web { config: &config, store: &opened.store, edge: &edge, stop: &stop, tasks: &tasks };
+        let on_main = development.map(|_| control.clone());
+        let main = web.server(inbox, on_main);
+        listeners.http.into_iter().for_each(|listener| main.serve(listener, None));
+        for listener in listeners.https {
+            main.serve(listener, tls.as_ref().map(|tls| tls.https.clone()));
+        }
+        if let Some(listener) = listeners.admin {
+            web.server(None, Some(control.clone())).serve(listener, None);
+        }
+        tasks.spawn(socket::serve(control_listener, control, stop.clone()));
+        Ok(Host { opened, http, smtp, queue, stop, tasks, socket })
     }
 
     /// Where `[http]` listens.
@@ -157,12 +241,93 @@ impl Host {
 
     /// Takes nothing new, finishes what is under way, and ends.
     pub async fn shutdown(self) {
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-        let _ = std::fs::remove_file(&self.socket);
-        drop(self.opened);
+        let Host { opened, queue, stop, tasks, socket, .. } = self;
+        stop.cancel();
+        tasks.close();
+        let connections = async {
+            if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+                tracing::warn!("{} connections did not finish in {} s", tasks.len(), DRAIN.as_secs());
+            }
+        };
+        tokio::join!(connections, queue.stopped());
+        let _ = std::fs::remove_file(&socket);
+        // The store waits for its threads.
+        let _ = tokio::task::spawn_blocking(move || drop(opened)).await;
     }
+}
+
+/// The WASM side, which answers its own requests through the delivery API.
+async fn edge(config: &Config, opened: &Opened, any_domain: bool) -> Result<Arc<Edge>, StartError> {
+    let terms =
+        Terms { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients, any_domain };
+    let intake = Arc::new(Intake::new(opened.store.clone()));
+    let delivery = Delivery::new(opened.store.clone(), opened.keyring.clone(), intake, terms);
+    let sending = Sending::new(opened.store.clone(), opened.store.clone());
+    let (backend, keys) = (Arc::new(Seam::new(delivery, sending)), opened.keyring.clone());
+    blocking(config, move |config| Ok(Arc::new(Edge::new(config, BuiltIn::embedded(), backend, keys)?))).await
+}
+
+fn serve_smtp(
+    config: &Config,
+    opened: &Opened,
+    edge: &Arc<Edge>,
+    tls: &Option<Tls>,
+    listeners: Vec<(TcpListener, bool)>,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) {
+    let Some(tls) = tls else { return };
+    let stages = {
+        let edge = edge.clone();
+        move |tenant: &str| edge.stages(tenant)
+    };
+    let limits =
+        pipeline::Limits { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients };
+    let intake = Arc::new(Intake::new(opened.store.clone()));
+    let submit = Submissions::new(
+        stages,
+        opened.store.clone(),
+        opened.keyring.clone(),
+        intake,
+        config.hostname.clone(),
+        limits,
+    );
+    let server =
+        SmtpServer::new(SmtpOptions::new(config), tls.smtp.clone(), Arc::new(submit), stop.clone(), tasks.clone());
+    for (listener, secured) in listeners {
+        server.serve(listener, secured);
+    }
+}
+
+/// What all HTTP listeners share.
+struct Web<'a> {
+    config: &'a Config,
+    store: &'a Arc<Embedded>,
+    edge: &'a Arc<Edge>,
+    stop: &'a CancellationToken,
+    tasks: &'a TaskTracker,
+}
+
+impl Web<'_> {
+    fn server(&self, inbox: Option<Arc<Inbox>>, control: Option<Arc<Control>>) -> Arc<HttpServer> {
+        let store = self.store.clone();
+        let obstacles = move || store.failure().map(|why| format!("the store takes nothing: {why}")).into_iter().collect();
+        let routes = Routes { edge: self.edge.clone(), inbox, control, obstacles: Box::new(obstacles) };
+        let limits = &self.config.limits;
+        let one_body = limits.message_bytes.saturating_mul(BODY_PER_MESSAGE);
+        let budget = Budget::new(limits.http_body_bytes, one_body);
+        HttpServer::new(routes, budget, Deadlines::default(), self.stop.clone(), self.tasks.clone())
+    }
+}
+
+/// Runs what waits for disk or processor off the reactor.
+async fn blocking<T: Send + 'static>(
+    config: &Config,
+    work: impl FnOnce(&Config) -> Result<T, StartError> + Send + 'static,
+) -> Result<T, StartError> {
+    let config = config.clone();
+    let done = tokio::task::spawn_blocking(move || work(&config)).await;
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 /// Makes the development key a key of the store, once.

@@ -1,11 +1,12 @@
 //! What this machine gives: data folder, disk, clock, listeners, component files.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Finding;
 use crate::config::Config;
+use crate::edge::{self, Stage};
 
 /// Below this the host accepts nothing; below the other it is time to look.
 const LEAST_FREE_BYTES: u64 = 64 << 20;
@@ -120,9 +121,28 @@ pub(super) fn listeners(config: &Config, live: bool) -> Vec<Finding> {
     }
 }
 
-/// Whether the configured files are components of their stage.
-pub(super) fn components(_config: &Config) -> Vec<Finding> {
-    Vec::new()
+/// Whether the configured files are components of their stage: each is compiled and its types are compared.
+pub(super) fn components(config: &Config) -> Vec<Finding> {
+    let all = [("for all", &config.components)].into_iter();
+    let all = all.chain(config.tenants.iter().map(|(name, tenant)| (name.as_str(), &tenant.components)));
+    let files = all.flat_map(|(whose, files)| {
+        let of = |stage, file: &Option<PathBuf>| file.clone().map(|file| (whose.to_owned(), stage, file));
+        [
+            of(Stage::Validator, &files.validator),
+            of(Stage::Renderer, &files.renderer),
+            of(Stage::Transformer, &files.transformer),
+            of(Stage::Signer, &files.signer),
+            of(Stage::Shaper, &files.shaper),
+        ]
+    });
+    let inspected = files.flatten().map(|(whose, stage, file)| match edge::inspect(&file, stage) {
+        Ok(found) => {
+            let digest = found.digest.get(..12).unwrap_or_default();
+            Finding::ok("components", format!("{stage} {whose}: {} ({digest})", file.display()))
+        }
+        Err(error) => Finding::fail("components", error.to_string(), "build it for this stage's WIT world, or take it out"),
+    });
+    inspected.collect()
 }
 
 #[cfg(test)]
