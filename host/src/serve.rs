@@ -22,7 +22,7 @@ use crate::api::sending::Sending;
 use crate::api::socket;
 use crate::config::Config;
 use crate::deliver::{CourierError, SmtpCourier};
-use crate::edge::{BuiltIn, Edge, EdgeError};
+use crate::edge::{BuiltIn, Edge, EdgeError, Settings};
 use crate::inbox::{Capture, Inbox, curl_line};
 use crate::keyring::{Keyring, MasterKey, MasterKeyError};
 use crate::queue::{Courier, Queue};
@@ -189,7 +189,9 @@ impl Host {
         let listeners = Listeners::bind(&config).await?;
         let edge = edge(&config, &opened, development.is_some()).await?;
         let tls = match config.https.is_some() || !listeners.smtp.is_empty() {
-            true => Some(blocking(&config, |config| Ok(tls::load(config.tls.as_ref(), &config.data, &config.hostname)?)).await?),
+            true => Some(
+                blocking(&config, |config| Ok(tls::load(config.tls.as_ref(), &config.data, &config.hostname)?)).await?,
+            ),
             false => None,
         };
         let courier: Arc<dyn Courier> = match development {
@@ -258,13 +260,22 @@ impl Host {
 
 /// The WASM side, which answers its own requests through the delivery API.
 async fn edge(config: &Config, opened: &Opened, any_domain: bool) -> Result<Arc<Edge>, StartError> {
-    let terms =
-        Terms { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients, any_domain };
+    let terms = Terms { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients, any_domain };
     let intake = Arc::new(Intake::new(opened.store.clone()));
     let delivery = Delivery::new(opened.store.clone(), opened.keyring.clone(), intake, terms);
     let sending = Sending::new(opened.store.clone(), opened.store.clone());
     let (backend, keys) = (Arc::new(Seam::new(delivery, sending)), opened.keyring.clone());
-    blocking(config, move |config| Ok(Arc::new(Edge::new(config, BuiltIn::embedded(), backend, keys)?))).await
+    blocking(config, move |config| {
+        let settings = Settings {
+            cache: &config.data.join("cache"),
+            components: &config.components,
+            tenants: &config.tenants,
+            limits: &config.limits,
+            stages: &config.stages,
+        };
+        Ok(Arc::new(Edge::new(&settings, BuiltIn::embedded(), backend, keys)?))
+    })
+    .await
 }
 
 fn serve_smtp(
@@ -281,17 +292,10 @@ fn serve_smtp(
         let edge = edge.clone();
         move |tenant: &str| edge.stages(tenant)
     };
-    let limits =
-        pipeline::Limits { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients };
+    let limits = pipeline::Limits { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients };
     let intake = Arc::new(Intake::new(opened.store.clone()));
-    let submit = Submissions::new(
-        stages,
-        opened.store.clone(),
-        opened.keyring.clone(),
-        intake,
-        config.hostname.clone(),
-        limits,
-    );
+    let submit =
+        Submissions::new(stages, opened.store.clone(), opened.keyring.clone(), intake, config.hostname.clone(), limits);
     let server =
         SmtpServer::new(SmtpOptions::new(config), tls.smtp.clone(), Arc::new(submit), stop.clone(), tasks.clone());
     for (listener, secured) in listeners {
@@ -311,7 +315,8 @@ struct Web<'a> {
 impl Web<'_> {
     fn server(&self, inbox: Option<Arc<Inbox>>, control: Option<Arc<Control>>) -> Arc<HttpServer> {
         let store = self.store.clone();
-        let obstacles = move || store.failure().map(|why| format!("the store takes nothing: {why}")).into_iter().collect();
+        let obstacles =
+            move || store.failure().map(|why| format!("the store takes nothing: {why}")).into_iter().collect();
         let routes = Routes { edge: self.edge.clone(), inbox, control, obstacles: Box::new(obstacles) };
         let limits = &self.config.limits;
         let one_body = limits.message_bytes.saturating_mul(BODY_PER_MESSAGE);

@@ -7,8 +7,7 @@ use super::super::Failure;
 use super::super::link::Link;
 use super::Finding;
 use super::lookup::Lookup;
-use crate::api::control::{DomainView, Listing};
-use crate::keyring::DnsRecord;
+use crate::api::control::{DnsRecord, DomainView, Listing};
 
 /// Records asked for at once.
 const AT_ONCE: usize = 8;

@@ -140,7 +140,9 @@ pub(super) fn components(config: &Config) -> Vec<Finding> {
             let digest = found.digest.get(..12).unwrap_or_default();
             Finding::ok("components", format!("{stage} {whose}: {} ({digest})", file.display()))
         }
-        Err(error) => Finding::fail("components", error.to_string(), "build it for this stage's WIT world, or take it out"),
+        Err(error) => {
+            Finding::fail("components", error.to_string(), "build it for this stage's WIT world, or take it out")
+        }
     });
     inspected.collect()
 }
