@@ -1,50 +1,346 @@
-//! Wires the host.
+//! Wires the host: store, keys, components, queue and listeners, in the order in which each needs the one before; and
+//! ends it in the other order, so that what is under way finishes before what it stands on goes.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::api::control::Control;
+use crate::DEFAULT_TENANT;
+use crate::accept::Intake;
+use crate::api::control::{self, Control};
+use crate::api::delivery::{Delivery, Terms};
+use crate::api::seam::Seam;
+use crate::api::sending::Sending;
+use crate::api::socket;
 use crate::config::Config;
+use crate::deliver::{CourierError, SmtpCourier};
+use crate::edge::{BuiltIn, Edge, EdgeError, Settings};
+use crate::inbox::{Capture, Inbox, curl_line};
+use crate::keyring::{Keyring, MasterKey, MasterKeyError};
+use crate::queue::{Courier, Queue};
+use crate::server::http::{Budget, Deadlines, HttpServer, Routes};
+use crate::server::smtp::{Options as SmtpOptions, SmtpServer};
+use crate::server::submission::Submissions;
+use crate::server::tls::{self, Tls, TlsError};
+use crate::server::{BindError, bind};
+use crate::store::{Directory as _, Embedded, OpenError, StoreError};
 
+/// How long connections may take to finish what is under way when the host ends; the queue has its own limit.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// A request may be so many times as large as a message: base64, JSON, and HTML beside text.
+const BODY_PER_MESSAGE: u64 = 2;
+
+/// Why the host does not start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    #[error("not wired yet")]
-    Unwired,
+    #[error("the data folder {path} cannot be made: {source}")]
+    Folder { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    #[error(transparent)]
+    MasterKey(#[from] MasterKeyError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Edge(#[from] EdgeError),
+    #[error(transparent)]
+    Courier(#[from] CourierError),
+    #[error("the control socket {path} cannot be opened: {source}")]
+    Socket { path: PathBuf, source: std::io::Error },
+    #[error("the development key cannot be stored: {0}")]
+    Key(StoreError),
 }
 
+/// What a host is started for, besides its configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// Captures mail instead of sending it.
     pub development: Option<Development>,
 }
 
+/// What makes a host one for development.
 #[derive(Clone, Debug)]
 pub struct Development {
+    /// Taken besides the keys of the store.
     pub api_key: String,
 }
 
-pub struct Host;
-
-impl Host {
-    pub async fn start(_config: Config, _options: Options) -> Result<Host, StartError> {
-        Err(StartError::Unwired)
-    }
-
-    pub fn http_addr(&self) -> Option<SocketAddr> {
-        None
-    }
-
-    pub fn http_addrs(&self) -> Vec<SocketAddr> {
-        Vec::new()
-    }
-
-    pub fn smtp_addrs(&self) -> Vec<SocketAddr> {
-        Vec::new()
-    }
-
-    pub async fn shutdown(self) {}
+/// What commands and the running host open alike: the store, locked for this process, and the keys.
+pub struct Opened {
+    pub store: Arc<Embedded>,
+    pub keyring: Arc<Keyring>,
 }
 
-pub async fn open_control(_config: &Config) -> Result<Control, StartError> {
-    Err(StartError::Unwired)
+impl Opened {
+    /// Opens the data folder, which is made where it lacks. `make_missing`: a From domain without keys gets them on first use.
+    pub fn new(config: &Config, make_missing: bool) -> Result<Opened, StartError> {
+        make_folder(&config.data)?;
+        let retention = if make_missing { None } else { crate::store::Options::default().retention };
+        let options = crate::store::Options { retention, ..crate::store::Options::default() };
+        let store = Embedded::open(&config.data, options)?;
+        let master = MasterKey::load(config.master_key_file.as_deref(), &config.data)?;
+        let keyring = Arc::new(Keyring::new(store.clone(), master, make_missing));
+        Ok(Opened { store, keyring })
+    }
+
+    /// The control API over it; `started` and the addresses are those of a running host.
+    fn control(
+        &self,
+        config: &Config,
+        started: Option<Instant>,
+        http: Vec<SocketAddr>,
+        smtp: Vec<SocketAddr>,
+    ) -> Control {
+        Control {
+            store: self.store.clone(),
+            directory: self.store.clone(),
+            keyring: self.keyring.clone(),
+            hostname: config.hostname.clone(),
+            tenants: config.tenants.keys().cloned().collect(),
+            started,
+            http,
+            smtp,
+        }
+    }
+}
+
+/// For a command while no host runs: the control API over the store itself.
+pub async fn open_control(config: &Config) -> Result<Control, StartError> {
+    let config = config.clone();
+    let opened = tokio::task::block_in_place(|| Opened::new(&config, false))?;
+    Ok(opened.control(&config, None, Vec::new(), Vec::new()))
+}
+
+/// Only this user may look into the data folder: it holds mail and keys.
+fn make_folder(path: &Path) -> Result<(), StartError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| StartError::Folder { path: path.to_owned(), source })
+}
+
+/// The listeners, bound and not served yet, with the addresses they have.
+struct Listeners {
+    http: Option<TcpListener>,
+    https: Option<TcpListener>,
+    admin: Option<TcpListener>,
+    /// With whether TLS stands from the first byte.
+    smtp: Vec<(TcpListener, bool)>,
+    http_addrs: Vec<SocketAddr>,
+    smtp_addrs: Vec<SocketAddr>,
+}
+
+impl Listeners {
+    /// Takes all addresses, so that one that cannot be had ends the start before anything is served.
+    async fn bind(config: &Config) -> Result<Listeners, StartError> {
+        let one = async |address: Option<SocketAddr>| match address {
+            Some(address) => bind(address).await.map(Some),
+            None => Ok(None),
+        };
+        let http = one(config.http.as_ref().map(|http| http.listen)).await?;
+        let https = one(config.https.as_ref().map(|https| https.listen)).await?;
+        let admin = one(config.admin).await?;
+        let mut smtp = Vec::new();
+        for (addresses, secured) in [(&config.smtp.listen, false), (&config.smtp.listen_tls, true)] {
+            for address in addresses {
+                smtp.push((bind(*address).await?, secured));
+            }
+        }
+        let http_addrs = [&http, &https].into_iter().flatten().filter_map(|it| it.local_addr().ok()).collect();
+        let smtp_addrs = smtp.iter().filter_map(|(it, _)| it.local_addr().ok()).collect();
+        Ok(Listeners { http, https, admin, smtp, http_addrs, smtp_addrs })
+    }
+}
+
+/// A running host. Dropping it without `shutdown` loses nothing that was accepted, but ends connections at once.
+pub struct Host {
+    opened: Opened,
+    http: Vec<SocketAddr>,
+    smtp: Vec<SocketAddr>,
+    queue: Queue,
+    /// Ends listeners, connections, the queue and the control socket.
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    socket: PathBuf,
+}
+
+impl Host {
+    /// Starts everything; listeners answer when this returns, while components may still be compiled.
+    pub async fn start(config: Config, options: Options) -> Result<Host, StartError> {
+        let started = Instant::now();
+        let development = options.development.as_ref();
+        let opened = blocking(&config, {
+            let make_missing = development.is_some();
+            move |config| Opened::new(config, make_missing)
+        });
+        let opened = opened.await?;
+        if let Some(development) = development {
+            learn_key(&opened, &development.api_key).await.map_err(StartError::Key)?;
+        }
+        let listeners = Listeners::bind(&config).await?;
+        let edge = edge(&config, &opened, development.is_some()).await?;
+        let tls = match config.https.is_some() || !listeners.smtp.is_empty() {
+            true => Some(
+                blocking(&config, |config| Ok(tls::load(config.tls.as_ref(), &config.data, &config.hostname)?)).await?,
+            ),
+            false => None,
+        };
+        let courier: Arc<dyn Courier> = match development {
+            Some(_) => Arc::new(Capture::new(&(opened.store.clone() as Arc<dyn crate::store::Store>))),
+            None => Arc::new(SmtpCourier::new(&config)?),
+        };
+        let socket = config.data.join(socket::SOCKET_FILE);
+        let control_listener =
+            socket::listen(&config.data).map_err(|source| StartError::Socket { path: socket.clone(), source })?;
+
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (http, smtp) = (listeners.http_addrs.clone(), listeners.smtp_addrs.clone());
+        let control = Arc::new(opened.control(&config, Some(started), http.clone(), smtp.clone()));
+        let queue = Queue::start(opened.store.clone(), courier, config.delivery.clone(), stop.clone());
+        serve_smtp(&config, &opened, &edge, &tls, listeners.smtp, &stop, &tasks);
+        let inbox = development.map(|development| {
+            let url = http.first().map_or_else(String::new, |address| format!("http://{address}"));
+            let example = curl_line(&url, &development.api_key);
+            Arc::new(Inbox::new(opened.store.clone(), opened.store.clone(), example))
+        });
+        let web = Web { config: &config, store: &opened.store, edge: &edge, stop: &stop, tasks: &tasks };
+        let on_main = development.map(|_| control.clone());
+        let main = web.server(inbox, on_main);
+        listeners.http.into_iter().for_each(|listener| main.serve(listener, None));
+        for listener in listeners.https {
+            main.serve(listener, tls.as_ref().map(|tls| tls.https.clone()));
+        }
+        if let Some(listener) = listeners.admin {
+            web.server(None, Some(control.clone())).serve(listener, None);
+        }
+        tasks.spawn(socket::serve(control_listener, control, stop.clone()));
+        Ok(Host { opened, http, smtp, queue, stop, tasks, socket })
+    }
+
+    /// Where `[http]` listens.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.http.first().copied()
+    }
+
+    /// Where the sending API listens, with and without TLS.
+    pub fn http_addrs(&self) -> Vec<SocketAddr> {
+        self.http.clone()
+    }
+
+    /// Where SMTP listens: first `listen`, then `listen_tls`.
+    pub fn smtp_addrs(&self) -> Vec<SocketAddr> {
+        self.smtp.clone()
+    }
+
+    /// Takes nothing new, finishes what is under way, and ends.
+    pub async fn shutdown(self) {
+        let Host { opened, queue, stop, tasks, socket, .. } = self;
+        stop.cancel();
+        tasks.close();
+        let connections = async {
+            if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+                tracing::warn!("{} connections did not finish in {} s", tasks.len(), DRAIN.as_secs());
+            }
+        };
+        tokio::join!(connections, queue.stopped());
+        let _ = std::fs::remove_file(&socket);
+        // The store waits for its threads.
+        let _ = tokio::task::spawn_blocking(move || drop(opened)).await;
+    }
+}
+
+/// The WASM side, which answers its own requests through the delivery API.
+async fn edge(config: &Config, opened: &Opened, any_domain: bool) -> Result<Arc<Edge>, StartError> {
+    let terms = Terms { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients, any_domain };
+    let intake = Arc::new(Intake::new(opened.store.clone()));
+    let delivery = Delivery::new(opened.store.clone(), opened.keyring.clone(), intake, terms);
+    let sending = Sending::new(opened.store.clone(), opened.store.clone());
+    let (backend, keys) = (Arc::new(Seam::new(delivery, sending)), opened.keyring.clone());
+    blocking(config, move |config| {
+        let settings = Settings {
+            cache: &config.data.join("cache"),
+            components: &config.components,
+            tenants: &config.tenants,
+            limits: &config.limits,
+            stages: &config.stages,
+        };
+        Ok(Arc::new(Edge::new(&settings, BuiltIn::embedded(), backend, keys)?))
+    })
+    .await
+}
+
+fn serve_smtp(
+    config: &Config,
+    opened: &Opened,
+    edge: &Arc<Edge>,
+    tls: &Option<Tls>,
+    listeners: Vec<(TcpListener, bool)>,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) {
+    let Some(tls) = tls else { return };
+    let stages = {
+        let edge = edge.clone();
+        move |tenant: &str| edge.stages(tenant)
+    };
+    let limits = pipeline::Limits { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients };
+    let intake = Arc::new(Intake::new(opened.store.clone()));
+    let submit =
+        Submissions::new(stages, opened.store.clone(), opened.keyring.clone(), intake, config.hostname.clone(), limits);
+    let server =
+        SmtpServer::new(SmtpOptions::new(config), tls.smtp.clone(), Arc::new(submit), stop.clone(), tasks.clone());
+    for (listener, secured) in listeners {
+        server.serve(listener, secured);
+    }
+}
+
+/// What all HTTP listeners share.
+struct Web<'a> {
+    config: &'a Config,
+    store: &'a Arc<Embedded>,
+    edge: &'a Arc<Edge>,
+    stop: &'a CancellationToken,
+    tasks: &'a TaskTracker,
+}
+
+impl Web<'_> {
+    fn server(&self, inbox: Option<Arc<Inbox>>, control: Option<Arc<Control>>) -> Arc<HttpServer> {
+        let store = self.store.clone();
+        let obstacles =
+            move || store.failure().map(|why| format!("the store takes nothing: {why}")).into_iter().collect();
+        let routes = Routes { edge: self.edge.clone(), inbox, control, obstacles: Box::new(obstacles) };
+        let limits = &self.config.limits;
+        let one_body = limits.message_bytes.saturating_mul(BODY_PER_MESSAGE);
+        let budget = Budget::new(limits.http_body_bytes, one_body);
+        HttpServer::new(routes, budget, Deadlines::default(), self.stop.clone(), self.tasks.clone())
+    }
+}
+
+/// Runs what waits for disk or processor off the reactor.
+async fn blocking<T: Send + 'static>(
+    config: &Config,
+    work: impl FnOnce(&Config) -> Result<T, StartError> + Send + 'static,
+) -> Result<T, StartError> {
+    let config = config.clone();
+    let done = tokio::task::spawn_blocking(move || work(&config)).await;
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+/// Makes the development key a key of the store, once.
+async fn learn_key(opened: &Opened, key: &str) -> Result<(), StoreError> {
+    if opened.store.key_by_hash(crate::api_key::hash(key)).await?.is_some() {
+        return Ok(());
+    }
+    let name = "development".to_owned();
+    control::add_key(opened.store.as_ref(), key, DEFAULT_TENANT.to_owned(), name, Timestamp::now()).await?;
+    Ok(())
 }

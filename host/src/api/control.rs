@@ -15,22 +15,16 @@ use jiff::Timestamp;
 use mail::{Domain, EventKind};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::records::{DnsRecord, records_of};
+use crate::DEFAULT_TENANT;
+use crate::api_key;
 use crate::config::{TENANT_NAME_BYTES, is_tenant_name};
-use crate::keyring::Keyring;
+use crate::keyring::{self, Keyring};
 use crate::store::{ApiKey, Directory, SendingDomain, Store, StoreError};
 
 /// Where all routes of this API begin.
 pub const PREFIX: &str = "/control/v1/";
-
-/// The tenant of keys and domains for which none is named.
-pub const DEFAULT_TENANT: &str = "default";
-
-/// Characters of a key that are kept to know it by, `ph_` included.
-const KEY_PREFIX_CHARS: usize = 10;
 
 /// Longest name of a key, in bytes.
 const KEY_NAME_BYTES: usize = 100;
@@ -97,6 +91,34 @@ pub struct DomainView {
     pub tenant: String,
     pub created_at: Timestamp,
     pub records: Vec<DnsRecord>,
+}
+
+/// A DNS record to be published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsRecord {
+    /// Full name, no trailing dot.
+    pub name: String,
+    /// `TXT`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// In one piece, as web forms want it.
+    pub value: String,
+    /// As a zone file wants it.
+    pub zone_line: String,
+    /// Whether mail cannot be verified without it; the others are advice.
+    pub required: bool,
+}
+
+impl From<&keyring::DnsRecord> for DnsRecord {
+    fn from(record: &keyring::DnsRecord) -> DnsRecord {
+        DnsRecord {
+            name: record.name.clone(),
+            kind: record.kind.to_string(),
+            value: record.value.clone(),
+            zone_line: record.zone_line(),
+            required: record.required,
+        }
+    }
 }
 
 /// `GET queue`: the depth, and the newest messages of a tenant that are not done with.
@@ -288,7 +310,8 @@ impl Control {
                 "the key's name is at most {KEY_NAME_BYTES} bytes without control characters"
             )));
         }
-        let key = new_key()?;
+        let key = api_key::generate()
+            .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "random", error.to_string()))?;
         let view = add_key(self.directory.as_ref(), &key, tenant, name, now).await?;
         Ok(CreatedKey { key, view: view.into() })
     }
@@ -319,7 +342,7 @@ impl Control {
             domain: domain.domain.to_string(),
             tenant: domain.tenant.clone(),
             created_at: domain.created_at,
-            records: records_of(domain, &self.hostname),
+            records: keyring::dns_records(domain, &self.hostname).iter().map(DnsRecord::from).collect(),
         }
     }
 }
@@ -337,11 +360,6 @@ impl From<ApiKey> for KeyView {
     }
 }
 
-/// What is stored of an API key: its SHA-256. A key has 256 random bits, so that no slow hash is needed.
-pub fn hash_key(key: &str) -> [u8; 32] {
-    Sha256::digest(key.as_bytes()).into()
-}
-
 /// Stores a key under its hash.
 pub async fn add_key(
     directory: &dyn Directory,
@@ -354,21 +372,12 @@ pub async fn add_key(
         id: format!("key_{}", Uuid::now_v7().simple()),
         tenant,
         name,
-        prefix: key.chars().take(KEY_PREFIX_CHARS).collect(),
+        prefix: api_key::prefix(key),
         created_at: now,
         revoked_at: None,
     };
-    directory.add_key(view.clone(), hash_key(key)).await?;
+    directory.add_key(view.clone(), api_key::hash(key)).await?;
     Ok(view)
-}
-
-/// A fresh key: `ph_` and 32 random bytes in base64url.
-fn new_key() -> Result<String, Problem> {
-    use base64::Engine as _;
-    let mut random = [0; 32];
-    aws_lc_rs::rand::fill(&mut random)
-        .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "random", "the system gives no random bytes"))?;
-    Ok(format!("ph_{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random)))
 }
 
 fn named_tenant(tenant: Option<String>) -> Result<String, Problem> {
@@ -415,3 +424,7 @@ fn json<T: Serialize>(status: StatusCode, value: &T) -> Option<Response<Bytes>> 
     let body = serde_json::to_vec(value).ok()?;
     Response::builder().status(status).header("content-type", "application/json").body(body.into()).ok()
 }
+
+#[cfg(test)]
+#[path = "control_tests.rs"]
+mod tests;

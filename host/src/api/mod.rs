@@ -5,7 +5,6 @@ pub mod control;
 mod credential;
 pub mod delivery;
 pub mod fault;
-pub mod records;
 pub mod seam;
 pub mod sending;
 pub mod socket;

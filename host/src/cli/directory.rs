@@ -6,8 +6,7 @@ use jiff::Timestamp;
 
 use super::link::Link;
 use super::{Failure, Target};
-use crate::api::control::{CreatedKey, DomainView, KeyView, Listing, NewDomain, NewKey, QueueView, Status};
-use crate::api::records::DnsRecord;
+use crate::api::control::{CreatedKey, DnsRecord, DomainView, KeyView, Listing, NewDomain, NewKey, QueueView, Status};
 
 /// One tenant, or all where none is named.
 #[derive(Clone, Debug, Args)]
@@ -162,10 +161,10 @@ impl Domain {
 
 /// Lines of a zone file, so that they can be pasted as they stand.
 fn print_records(records: &[DnsRecord]) {
-    for record in records {
-        println!("; {}{}", if record.required { "" } else { "advice: " }, record.purpose);
-        println!("{}", record.zone_line());
-    }
+    println!("; needed: receivers verify signatures with these");
+    records.iter().filter(|record| record.required).for_each(|record| println!("{}", record.zone_line));
+    println!("; advised: merge them with what is published already");
+    records.iter().filter(|record| !record.required).for_each(|record| println!("{}", record.zone_line));
 }
 
 #[derive(Debug, Subcommand)]

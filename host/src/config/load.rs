@@ -59,7 +59,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
 
     let http = listener(context, &top, "http");
     let https = listener(context, &top, "https");
-    let admin = listener(context, &top, "admin");
+    let admin = admin(context, &top);
     let tls = tls(context, &top);
     let smtp = smtp(context, &top);
     let dns = section(context, &top, "dns").get(context, "servers");
@@ -107,6 +107,20 @@ static EMPTY: Section = Section { path: "?", repeats: false, doc: "", keys: &[] 
 fn listener(context: &mut Context<'_, '_>, top: &Reader<'_, '_>, name: &str) -> Option<SocketAddr> {
     let section = section(context, top, name);
     section.demand(context, "listen")
+}
+
+/// Whoever reaches it is the operator, so it is for this machine alone.
+fn admin(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> Option<SocketAddr> {
+    let section = section(context, top, "admin");
+    let address: SocketAddr = section.demand(context, "listen")?;
+    if let Some((_, value)) = section.raw("listen").filter(|_| !address.ip().is_loopback()) {
+        let text = format!(
+            "admin.listen: {address} can be reached from elsewhere, and no password is asked there: write \"127.0.0.1:{}\"",
+            address.port()
+        );
+        context.faults.add(value.span(), text);
+    }
+    Some(address)
 }
 
 fn tls(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> Option<TlsFiles> {

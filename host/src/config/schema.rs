@@ -93,8 +93,8 @@ pub const SECTIONS: &[Section] = &[
     ),
     section(
         "admin",
-        "Control API and metrics by TCP. Left out: they are reached through the socket in the data folder only.",
-        &[bare("listen", ADDRESS, "Demanded in this section. Keep it away from strangers.")],
+        "Control API by TCP. Left out: it is reached through the socket in the data folder only.",
+        &[bare("listen", ADDRESS, "Demanded in this section. A loopback address: whoever reaches it is the operator.")],
     ),
     section(
         "tls",

@@ -7,15 +7,20 @@ use super::super::Failure;
 use super::super::link::Link;
 use super::Finding;
 use super::lookup::Lookup;
-use crate::api::control::{DomainView, Listing};
-use crate::keyring::DnsRecord;
+use crate::api::control::{DnsRecord, DomainView, Listing};
 
 /// Records asked for at once.
 const AT_ONCE: usize = 8;
 
 /// One finding for each record; `None`: there is no store yet.
 pub(super) async fn published(link: Option<Result<Link, Failure>>, lookup: &Lookup) -> Vec<Finding> {
-    let none = || Finding::warn("domains", "there is no sending domain yet", "add one: posthaste domain add example.com --config FILE");
+    let none = || {
+        Finding::warn(
+            "domains",
+            "there is no sending domain yet",
+            "add one: posthaste domain add example.com --config FILE",
+        )
+    };
     let domains = match link {
         None => return vec![none()],
         Some(Err(failure)) => return vec![Finding::fail("domains", failure.to_string(), "")],
@@ -46,7 +51,11 @@ fn judge(record: &DnsRecord, texts: &[String]) -> Finding {
             Finding::ok("domains", format!("{} is published", record.name))
         }
         (true, Some(_)) => Finding::fail("domains", format!("{} holds another key than ours", record.name), publish),
-        (true, None) => Finding::fail("domains", format!("{} is not published: signatures cannot be verified", record.name), publish),
+        (true, None) => Finding::fail(
+            "domains",
+            format!("{} is not published: signatures cannot be verified", record.name),
+            publish,
+        ),
         (false, Some(text)) => Finding::ok("domains", format!("{} has {}", record.name, text.escape_debug())),
         (false, None) => Finding::warn("domains", format!("{} has no {kind} record", record.name), publish),
     }

@@ -91,9 +91,12 @@ impl Lookup {
     async fn records(&self, name: &str, kind: RecordType) -> Result<Vec<RData>, String> {
         let rooted = format!("{}.", name.trim_end_matches('.'));
         match self.0.lookup(rooted, kind).await {
-            Ok(found) => {
-                Ok(found.answers().iter().filter(|record| record.record_type() == kind).map(|record| record.data.clone()).collect())
-            }
+            Ok(found) => Ok(found
+                .answers()
+                .iter()
+                .filter(|record| record.record_type() == kind)
+                .map(|record| record.data.clone())
+                .collect()),
             Err(NetError::Dns(DnsError::NoRecordsFound(NoRecords { response_code, .. })))
                 if matches!(response_code, ResponseCode::NXDomain | ResponseCode::NoError) =>
             {

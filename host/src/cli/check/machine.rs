@@ -1,11 +1,12 @@
 //! What this machine gives: data folder, disk, clock, listeners, component files.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Finding;
 use crate::config::Config;
+use crate::edge::{self, Stage};
 
 /// Below this the host accepts nothing; below the other it is time to look.
 const LEAST_FREE_BYTES: u64 = 64 << 20;
@@ -24,13 +25,24 @@ pub(super) fn data_folder(config: &Config) -> Vec<Finding> {
     if !data.exists() {
         let parent = data.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
         return match probe(parent) {
-            Ok(_) => vec![Finding::ok("data", format!("{shown} is not there yet and can be created"))].into_iter().chain([space(parent)]).collect(),
-            Err(error) => vec![Finding::fail("data", format!("{shown} cannot be created: {error}"), format!("make it and give it to the user that runs posthaste: install -d -m 700 -o posthaste {shown}"))],
+            Ok(_) => vec![Finding::ok("data", format!("{shown} is not there yet and can be created"))]
+                .into_iter()
+                .chain([space(parent)])
+                .collect(),
+            Err(error) => vec![Finding::fail(
+                "data",
+                format!("{shown} cannot be created: {error}"),
+                format!("make it and give it to the user that runs posthaste: install -d -m 700 -o posthaste {shown}"),
+            )],
         };
     }
     match probe(data) {
         Ok(_) => vec![Finding::ok("data", format!("{shown} can be written")), space(data)],
-        Err(error) => vec![Finding::fail("data", format!("{shown} cannot be written: {error}"), format!("give it to the user that runs posthaste: chown -R posthaste {shown}"))],
+        Err(error) => vec![Finding::fail(
+            "data",
+            format!("{shown} cannot be written: {error}"),
+            format!("give it to the user that runs posthaste: chown -R posthaste {shown}"),
+        )],
     }
 }
 
@@ -52,7 +64,9 @@ fn space(folder: &Path) -> Finding {
     let text = format!("{} MiB are free", free >> 20);
     match free {
         ..LEAST_FREE_BYTES => Finding::fail("disk", text, "make space: with less than 64 MiB no mail is accepted"),
-        LEAST_FREE_BYTES..LITTLE_FREE_BYTES => Finding::warn("disk", text, "make space: a queue that cannot be delivered for a day takes more"),
+        LEAST_FREE_BYTES..LITTLE_FREE_BYTES => {
+            Finding::warn("disk", text, "make space: a queue that cannot be delivered for a day takes more")
+        }
         _ => Finding::ok("disk", text),
     }
 }
@@ -71,7 +85,9 @@ pub(super) fn clock(config: &Config) -> Vec<Finding> {
         apart.ok().filter(|apart| *apart > SKEW)
     });
     vec![match apart {
-        Some(apart) => Finding::warn("clock", format!("the disk's clock is {} s apart from ours", apart.as_secs()), advice),
+        Some(apart) => {
+            Finding::warn("clock", format!("the disk's clock is {} s apart from ours", apart.as_secs()), advice)
+        }
         None => Finding::ok("clock", format!("it says {}", jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC"))),
     }]
 }
@@ -86,20 +102,49 @@ pub(super) fn listeners(config: &Config, live: bool) -> Vec<Finding> {
     let taken = all.iter().filter_map(|address| {
         let error = TcpListener::bind(address).err()?;
         let advice = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "stop the program that has it (ss -ltnp shows which), or choose another port",
+            std::io::ErrorKind::AddrInUse => {
+                "stop the program that has it (ss -ltnp shows which), or choose another port"
+            }
             std::io::ErrorKind::PermissionDenied => "ports below 1024 need root or the capability CAP_NET_BIND_SERVICE",
-            std::io::ErrorKind::AddrNotAvailable => "this machine does not have that address: `ip address` shows those it has",
+            std::io::ErrorKind::AddrNotAvailable => {
+                "this machine does not have that address: `ip address` shows those it has"
+            }
             _ => "",
         };
         Some(Finding::fail("listen", format!("cannot listen on {address}: {error}"), advice))
     });
     let taken: Vec<Finding> = taken.collect();
-    if taken.is_empty() { vec![Finding::ok("listen", format!("{} addresses can be listened on", all.len()))] } else { taken }
+    if taken.is_empty() {
+        vec![Finding::ok("listen", format!("{} addresses can be listened on", all.len()))]
+    } else {
+        taken
+    }
 }
 
-/// Whether the configured files are components of their stage.
-pub(super) fn components(_config: &Config) -> Vec<Finding> {
-    Vec::new()
+/// Whether the configured files are components of their stage: each is compiled and its types are compared.
+pub(super) fn components(config: &Config) -> Vec<Finding> {
+    let all = [("for all", &config.components)].into_iter();
+    let all = all.chain(config.tenants.iter().map(|(name, tenant)| (name.as_str(), &tenant.components)));
+    let files = all.flat_map(|(whose, files)| {
+        let of = |stage, file: &Option<PathBuf>| file.clone().map(|file| (whose.to_owned(), stage, file));
+        [
+            of(Stage::Validator, &files.validator),
+            of(Stage::Renderer, &files.renderer),
+            of(Stage::Transformer, &files.transformer),
+            of(Stage::Signer, &files.signer),
+            of(Stage::Shaper, &files.shaper),
+        ]
+    });
+    let inspected = files.flatten().map(|(whose, stage, file)| match edge::inspect(&file, stage) {
+        Ok(found) => {
+            let digest = found.digest.get(..12).unwrap_or_default();
+            Finding::ok("components", format!("{stage} {whose}: {} ({digest})", file.display()))
+        }
+        Err(error) => {
+            Finding::fail("components", error.to_string(), "build it for this stage's WIT world, or take it out")
+        }
+    });
+    inspected.collect()
 }
 
 #[cfg(test)]

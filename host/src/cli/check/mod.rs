@@ -154,6 +154,9 @@ mod tests {
     fn lines() {
         assert_eq!(Finding::ok("clock", "is right").to_string(), "ok    clock       is right");
         let fail = Finding::fail("port 25", "closed", "ask your provider\nor use a relay").to_string();
-        assert_eq!(fail, "FAIL  port 25     closed\n                  -> ask your provider\n                  -> or use a relay");
+        assert_eq!(
+            fail,
+            "FAIL  port 25     closed\n                  -> ask your provider\n                  -> or use a relay"
+        );
     }
 }

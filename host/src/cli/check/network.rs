@@ -36,7 +36,9 @@ pub(super) async fn name(config: &Config, lookup: &Lookup) -> Vec<Finding> {
         false => Finding::fail("name", text, advice),
     };
     if addresses.is_empty() {
-        let advice = format!("publish an A (and AAAA) record of {name} with the public address of this host, or set `hostname` to the name it has");
+        let advice = format!(
+            "publish an A (and AAAA) record of {name} with the public address of this host, or set `hostname` to the name it has"
+        );
         findings.push(bad(format!("{name} has no address in DNS"), advice));
         return findings;
     }
@@ -49,7 +51,9 @@ pub(super) async fn name(config: &Config, lookup: &Lookup) -> Vec<Finding> {
 }
 
 async fn reverse(name: &str, address: IpAddr, lookup: &Lookup, bad: &impl Fn(String, String) -> Finding) -> Finding {
-    let advice = format!("have the owner of {address} (your hosting provider) set its PTR record to {name}: many receivers refuse mail without it");
+    let advice = format!(
+        "have the owner of {address} (your hosting provider) set its PTR record to {name}: many receivers refuse mail without it"
+    );
     if is_private(address) {
         let text = format!("{address} is a private address: its PTR record means nothing to the world");
         return Finding::warn("name", text, "publish the public address that mail leaves from");
@@ -179,9 +183,14 @@ mod tests {
 
     #[test]
     fn private_addresses() {
-        for (address, private) in
-            [("10.0.0.1", true), ("127.0.0.1", true), ("::1", true), ("fd00::1", true), ("192.0.2.1", false), ("2001:db8::1", false)]
-        {
+        for (address, private) in [
+            ("10.0.0.1", true),
+            ("127.0.0.1", true),
+            ("::1", true),
+            ("fd00::1", true),
+            ("192.0.2.1", false),
+            ("2001:db8::1", false),
+        ] {
             assert_eq!(is_private(address.parse().unwrap()), private, "{address}");
         }
     }
