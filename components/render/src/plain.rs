@@ -195,4 +195,18 @@ mod tests {
         check("a\u{0}\u{7}b\u{E000}0\u{E001}", "a b0\n");
         check(&format!("<pre>{}</pre>", "\u{1F600}".repeat(3)), "\u{1F600}\u{1F600}\u{1F600}\n");
     }
+
+    #[test]
+    fn no_document_panics() {
+        let html = "<table><tr><td><a href='x'>ü</a><ul><li><pre> a\n</pre></ul><img alt=x><!-- c --><svg><b></table>";
+        for at in (0..html.len()).filter(|at| html.is_char_boundary(*at)) {
+            let (before, after) = html.split_at(at);
+            for piece in
+                ["<", ">", "</", "<table>", "<a href=x>", "&#0;", "\u{200b}", "\u{301}", "<td colspan=999999999>"]
+            {
+                let _ = from_html(&format!("{before}{piece}{after}"));
+                let _ = from_html(&format!("{before}{piece}"));
+            }
+        }
+    }
 }

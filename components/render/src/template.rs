@@ -303,4 +303,21 @@ mod tests {
             assert_eq!(finding.field.as_deref(), Some("subject"));
         }
     }
+
+    #[test]
+    fn no_source_panics() {
+        let source = "a {{#each items as |i|}}{{i.[0]}}{{else}}-{{/each}} {{~lookup a (lookup b \"c\")~}} {{!-- x --}} ü {{{raw}}}";
+        let variables = r#"{"items":[[1]],"a":{"x":1},"b":{"c":"x"},"raw":"<b>"}"#;
+        assert!(text(source, variables).is_ok());
+        for at in (0..source.len()).filter(|at| source.is_char_boundary(*at)) {
+            let (before, after) = source.split_at(at);
+            let mut rest = after.chars();
+            rest.next();
+            let _ = text(before, variables);
+            for piece in ["{{", "}}", "{{#", "{{/", "(", "\"", "|", "~", "\\", "&", "\n", ""] {
+                let _ = text(&format!("{before}{piece}{after}"), variables);
+                let _ = text(&format!("{before}{piece}{}", rest.as_str()), variables);
+            }
+        }
+    }
 }

@@ -461,4 +461,22 @@ mod tests {
         check_wrong(r#""replyTo":"r@src.test""#, "replyTo", "did you mean `reply_to`");
         check_wrong(r#""whatever":null"#, "whatever", "no such field");
     }
+
+    #[test]
+    fn no_bytes_panic() {
+        let body = br#"{"from":"A <a@src.test>","to":["b@dst.test"],"subject":"\u00e9","headers":{"X-A":"1"},
+            "tags":[{"name":"a","value":"b"}],"attachments":[{"filename":"a","content":"aGk="}],"template":{"text":"{{a}}",
+            "variables":{"a":[1]}},"topic_id":null}"#;
+        assert!(Email::read(body).is_ok());
+        for at in 0..body.len() {
+            let _ = Email::read(&body[..at]);
+            for byte in [b'"', b'\\', b'{', b']', b',', b'0', b'\n', 0, 0xff] {
+                let mut changed = body.to_vec();
+                changed[at] = byte;
+                let _ = Email::read(&changed);
+                changed.insert(at, byte);
+                let _ = Email::read(&changed);
+            }
+        }
+    }
 }
