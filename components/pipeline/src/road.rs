@@ -9,7 +9,7 @@ use contract::{
 };
 use mail::compose::{Draft, compose};
 use mail::message::{self, Parsed};
-use mail::{dkim, header, seven_bit};
+use mail::{Domain, dkim, header, seven_bit};
 
 use crate::raw::{self, Prepared};
 use crate::{Content, Limits, Ready, Refusal, Stages, Submission, attributes, refusal, signatures};
@@ -43,12 +43,12 @@ pub async fn run(stages: &impl Stages, submission: Submission) -> Result<Ready, 
     };
     check_size(&message, limits)?;
 
-    validate(stages, &peers, &message, &mut notes).await?;
-    let message = match stages.transforms() && !signed_by_sender {
-        true => transform(stages, &peers, message, limits, &mut notes).await?,
-        false => message,
+    let author = validate(stages, &peers, &message, &mut notes).await?;
+    let (message, author) = match stages.transforms() && !signed_by_sender {
+        true => transform(stages, &peers, message, author, limits, &mut notes).await?,
+        false => (message, author),
     };
-    let (message, signed) = sign(stages, message, now_s, &mut notes).await?;
+    let (message, signed) = sign(stages, message, author, now_s, &mut notes).await?;
     Ok(Ready { envelope, message, attributes: notes.attributes, warnings: notes.warnings, signed })
 }
 
@@ -131,17 +131,38 @@ fn in_template(error: StageError) -> StageError {
     }
 }
 
-async fn validate(stages: &impl Stages, envelope: &Envelope, message: &[u8], notes: &mut Notes) -> Result<(), Refusal> {
-    let failed = |error| Refusal::from_stage("validator", error);
-    let wants = stages.describe_validator().await.map_err(failed)?;
-    let input = validator_input(envelope, message, &wants, notes.attributes.clone());
-    let acceptance = stages.validate(input).await.map_err(failed)?;
-    notes.add(acceptance.warnings, acceptance.attributes);
-    Ok(())
+/// Who the message says it is from, where that can be read.
+type Author = Option<Domain>;
+
+/// The domain of the first From address.
+fn author(parsed: &Parsed) -> Author {
+    parsed.from.first().map(|mailbox| mailbox.address.domain().clone())
 }
 
-fn validator_input(envelope: &Envelope, message: &[u8], wants: &Wants, attributes: Attributes) -> ValidatorInput {
-    let Parsed { headers, parts, text, html, .. } = message::parse(message);
+async fn validate(
+    stages: &impl Stages,
+    envelope: &Envelope,
+    message: &[u8],
+    notes: &mut Notes,
+) -> Result<Author, Refusal> {
+    let failed = |error| Refusal::from_stage("validator", error);
+    let wants = stages.describe_validator().await.map_err(failed)?;
+    let parsed = message::parse(message);
+    let author = author(&parsed);
+    let input = validator_input(envelope, message, parsed, &wants, notes.attributes.clone());
+    let acceptance = stages.validate(input).await.map_err(failed)?;
+    notes.add(acceptance.warnings, acceptance.attributes);
+    Ok(author)
+}
+
+fn validator_input(
+    envelope: &Envelope,
+    message: &[u8],
+    parsed: Parsed,
+    wants: &Wants,
+    attributes: Attributes,
+) -> ValidatorInput {
+    let Parsed { headers, parts, text, html, .. } = parsed;
     ValidatorInput {
         envelope: envelope.clone(),
         headers: headers.into_iter().map(|(name, value)| Header { name, value }).collect(),
@@ -169,14 +190,16 @@ async fn transform(
     stages: &impl Stages,
     envelope: &Envelope,
     message: Vec<u8>,
+    before: Author,
     limits: Limits,
     notes: &mut Notes,
-) -> Result<Vec<u8>, Refusal> {
+) -> Result<(Vec<u8>, Author), Refusal> {
     let input =
         TransformerInput { envelope: envelope.clone(), message: message.clone(), attributes: notes.attributes.clone() };
     let transformed = stages.transform(input).await.map_err(|error| Refusal::from_stage("transformer", error))?;
     notes.add(transformed.warnings, transformed.attributes);
-    let Some(message) = transformed.message else { return Ok(message) };
+    let Some(message) = transformed.message else { return Ok((message, before)) };
+    let mut after = None;
     let fault = if message.len() as u64 > limits.message_bytes {
         Some(format!("its message has {} bytes: at most {} are allowed", message.len(), limits.message_bytes))
     } else if !seven_bit::is_seven_bit(&message) {
@@ -184,13 +207,16 @@ async fn transform(
     } else {
         let format = header::check_format(&message).and_then(|()| header::split(&message));
         match format {
-            Ok((fields, _)) => raw::one_from(&fields).err().map(|refusal| refusal.text()),
+            Ok((fields, body)) => {
+                after = author(&message::parse(message.get(..body).unwrap_or_default()));
+                raw::one_from(&fields).err().map(|refusal| refusal.text())
+            }
             Err(error) => Some(error.to_string()),
         }
     };
     match fault {
         Some(fault) => Err(Refusal::nonsense("transformer", fault)),
-        None => Ok(message),
+        None => Ok((message, after)),
     }
 }
 
@@ -198,23 +224,24 @@ async fn transform(
 async fn sign(
     stages: &impl Stages,
     message: Vec<u8>,
+    author: Author,
     now_s: u64,
     notes: &mut Notes,
 ) -> Result<(Vec<u8>, bool), Refusal> {
+    let author = author.ok_or_else(|| {
+        Refusal::new(FindingClass::Malformed, None, "the From field holds no address that can be used")
+    })?;
     let input = {
         let (fields, body) =
             header::split(&message).map_err(|error| Refusal::new(FindingClass::Malformed, None, error.to_string()))?;
-        let (head, body) = message.split_at_checked(body).unwrap_or((&message, &[]));
-        let author = message::parse(head).from.into_iter().next().ok_or_else(|| {
-            Refusal::new(FindingClass::Malformed, None, "the From field holds no address that can be used")
-        })?;
+        let body = message.get(body..).unwrap_or_default();
         SignerInput {
             headers: fields
                 .iter()
                 .map(|field| RawHeader { name: field.name.to_owned(), value: field.value.to_vec() })
                 .collect(),
             body_hash: dkim::body_hash(body).to_vec(),
-            domain: author.address.domain().as_str().to_owned(),
+            domain: author.as_str().to_owned(),
             timestamp_s: now_s,
             attributes: notes.attributes.clone(),
         }
