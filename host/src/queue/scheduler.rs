@@ -24,8 +24,10 @@ use crate::store::{Leased, Store, StoreError};
 const WINDOW: usize = 8192;
 /// Recipients taken by one lease. Leasing goes on when the window has room for so many.
 const LEASE: usize = 256;
+/// The part of the window that one site may fill.
+const SHARE: usize = 4;
 /// Lookups of sites at once.
-const LOOKUPS: usize = 64;
+const LOOKUPS: usize = 256;
 /// How long a site that was found is used for further messages.
 const ROUTE_AGE: Duration = Duration::from_secs(60);
 /// Sites remembered; at more, all are forgotten and looked up again.
@@ -52,7 +54,8 @@ impl Queue {
         shutdown: CancellationToken,
     ) -> Queue {
         let (completer, completions) = Completer::new((&config).into());
-        let limits = Limits { per_site: config.connections_per_site, in_all: config.connections };
+        let limits =
+            Limits { per_site: config.connections_per_site, in_all: config.connections, waiting: WINDOW / SHARE };
         let inner = Arc::new(Inner {
             store,
             courier,
@@ -202,16 +205,14 @@ impl Inner {
 
     fn enqueue(self: &Arc<Self>, site: &Site, domain: &Domain, items: Vec<Item>) {
         let now = Timestamp::now();
-        let mut refused: Vec<(Item, Box<Outcome>)> = Vec::new();
-        let mut sites = self.sites();
         for item in items {
-            match sites.add(site, domain, item, now) {
+            let added = self.sites().add(site, domain, item, now);
+            match added {
                 Added::Waiting => {}
-                Added::Refused(item, outcome) => refused.push((item, outcome)),
+                Added::Refused(item, outcome) => self.completer.all_attempted(&item, &outcome),
+                Added::Postponed(item, until) => self.completer.postpone(&item, until),
             }
         }
-        drop(sites);
-        refused.iter().for_each(|(item, outcome)| self.completer.all_attempted(item, outcome));
         self.grow(&site.key);
     }
 
@@ -254,7 +255,7 @@ impl Inner {
     }
 
     pub(super) fn take(&self, key: &str) -> Option<Item> {
-        self.sites().take(key)
+        self.sites().take(key, Timestamp::now())
     }
 
     pub(super) fn woken(&self, key: &str) {

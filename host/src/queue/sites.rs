@@ -2,7 +2,8 @@
 //!
 //! A site's messages wait in lanes, one per tenant and destination domain, and are taken from the lanes in turn: a
 //! tenant's bulk does not stand in the way of another's single message. The recipients of one message at one site go
-//! into one transaction, whatever their domains.
+//! into one transaction, whatever their domains. A site that is slower than what comes for it holds no more than its
+//! share of what may wait; the rest is postponed to when it should have come so far.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -31,11 +32,12 @@ pub(super) struct Item {
 
 type Lane = (String, Domain);
 
-/// How many connections there may be.
+/// How many connections there may be, and how many recipients may wait for one site.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) per_site: usize,
     pub(super) in_all: usize,
+    pub(super) waiting: usize,
 }
 
 /// All sites that have something waiting, a connection, or a backoff.
@@ -52,6 +54,9 @@ pub(super) struct Sites {
 struct Waiting {
     site: Site,
     items: HashMap<Uuid, Item>,
+    /// Of all items.
+    recipients: usize,
+    pace: Pace,
     lanes: HashMap<Lane, VecDeque<Uuid>>,
     turn: VecDeque<Lane>,
     /// Open or opening.
@@ -79,6 +84,8 @@ pub(super) enum Added {
     Waiting,
     /// The site refused a moment ago; this is the outcome of the item.
     Refused(Item, Box<Outcome>),
+    /// The site has its share waiting already.
+    Postponed(Item, Timestamp),
 }
 
 impl Sites {
@@ -99,6 +106,10 @@ impl Sites {
         waiting.site = site.clone();
         if let Some(refusal) = waiting.refusal.as_ref().filter(|refusal| now < refusal.until) {
             return Added::Refused(item, Box::new(refusal.outcome.clone()));
+        }
+        if waiting.recipients >= self.limits.waiting {
+            let until = waiting.pace.slot(item.recipients.len(), now);
+            return Added::Postponed(item, until);
         }
         waiting.add(domain, item);
         if waiting.idle > 0 {
@@ -152,11 +163,12 @@ impl Sites {
 
     /// The next item for a connection of a site; where there is none, the connection counts as idle until it asks
     /// again (`woken`) or ends.
-    pub(super) fn take(&mut self, key: &str) -> Option<Item> {
+    pub(super) fn take(&mut self, key: &str, now: Timestamp) -> Option<Item> {
         let waiting = self.sites.get_mut(key)?;
         let item = waiting.take();
-        if item.is_none() {
-            waiting.idle += 1;
+        match &item {
+            Some(item) => waiting.pace.took(item.recipients.len(), now),
+            None => waiting.idle += 1,
         }
         item
     }
@@ -182,7 +194,14 @@ impl Sites {
             }
             waiting.connections = waiting.connections.saturating_sub(1);
         }
-        let mut next: Vec<Arc<str>> = self.starved.pop_front().into_iter().collect();
+        let mut next = Vec::with_capacity(2);
+        // What a starved site had may be gone meanwhile; then it is the next one's turn.
+        while let Some(starved) = self.starved.pop_front() {
+            if self.sites.get(&starved).is_some_and(|waiting| !waiting.items.is_empty()) {
+                next.push(starved);
+                break;
+            }
+        }
         next.push(key.clone());
         next
     }
@@ -206,6 +225,8 @@ impl Waiting {
         Waiting {
             site,
             items: HashMap::new(),
+            recipients: 0,
+            pace: Pace::default(),
             lanes: HashMap::new(),
             turn: VecDeque::new(),
             connections: 0,
@@ -219,6 +240,7 @@ impl Waiting {
     }
 
     fn add(&mut self, domain: &Domain, item: Item) {
+        self.recipients += item.recipients.len();
         if let Some(waiting) = self.items.get_mut(&item.message) {
             waiting.recipients.extend(item.recipients);
             return;
@@ -246,19 +268,61 @@ impl Waiting {
         } else {
             self.turn.push_back(lane);
         }
+        self.recipients = self.recipients.saturating_sub(item.recipients.len());
         Some(item)
     }
 
     fn take_all(&mut self) -> Vec<Item> {
         self.lanes.clear();
         self.turn.clear();
+        self.recipients = 0;
         self.items.drain().map(|(_, item)| item).collect()
+    }
+}
+
+/// How fast a site takes recipients, and up to when the slots of the postponed reach.
+#[derive(Default)]
+struct Pace {
+    since_ms: i64,
+    count: u32,
+    /// Of the last whole span.
+    per_second: f64,
+    slot_ms: f64,
+}
+
+/// The span over which the pace is measured.
+const SPAN_MS: i64 = 2000;
+/// Nobody is postponed less, or more. The upper bound is what a site that recovers may cost.
+const LEAST_WAIT_MS: f64 = 1000.0;
+const MOST_WAIT_MS: f64 = 300_000.0;
+
+impl Pace {
+    fn took(&mut self, recipients: usize, now: Timestamp) {
+        let now_ms = now.as_millisecond();
+        if now_ms - self.since_ms >= SPAN_MS {
+            let span = (now_ms - self.since_ms).max(1);
+            self.per_second = f64::from(self.count) * 1000.0 / span as f64;
+            (self.since_ms, self.count) = (now_ms, 0);
+        }
+        self.count = self.count.saturating_add(u32::try_from(recipients).unwrap_or(u32::MAX));
+    }
+
+    /// When so many more may come: behind those postponed before, at twice the pace seen, so that the site never
+    /// waits for us where it becomes faster.
+    fn slot(&mut self, recipients: usize, now: Timestamp) -> Timestamp {
+        let now_ms = now.as_millisecond() as f64;
+        let each_ms = 1000.0 / (2.0 * self.per_second.max(1.0));
+        let earliest = self.slot_ms.max(now_ms + LEAST_WAIT_MS);
+        self.slot_ms = (earliest + each_ms * recipients as f64).min(now_ms + MOST_WAIT_MS);
+        Timestamp::from_millisecond(earliest.min(now_ms + MOST_WAIT_MS) as i64).unwrap_or(now)
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
     use super::*;
     use crate::config::TlsPolicy;
     use crate::route::Plan;
@@ -295,7 +359,7 @@ mod tests {
     }
 
     fn sites(per_site: usize, in_all: usize) -> Sites {
-        Sites::new(Limits { per_site, in_all })
+        Sites::new(Limits { per_site, in_all, waiting: 1000 })
     }
 
     fn add(sites: &mut Sites, key: &str, message: u128, tenant: &str, recipient: &str) {
@@ -305,7 +369,7 @@ mod tests {
     }
 
     fn taken(sites: &mut Sites, key: &str) -> Vec<u128> {
-        std::iter::from_fn(|| sites.take(key)).map(|item| item.message.as_u128()).collect()
+        std::iter::from_fn(|| sites.take(key, at(0))).map(|item| item.message.as_u128()).collect()
     }
 
     fn refusal() -> Outcome {
@@ -339,7 +403,7 @@ mod tests {
         add(&mut sites, "s", 2, "t", "x@a.test");
         add(&mut sites, "s", 1, "t", "y@b.test");
         add(&mut sites, "elsewhere", 1, "t", "z@c.test");
-        assert_eq!(sites.take("s").unwrap().recipients.len(), 2);
+        assert_eq!(sites.take("s", at(0)).unwrap().recipients.len(), 2);
         assert_eq!(taken(&mut sites, "s"), [2]);
         assert_eq!(taken(&mut sites, "elsewhere"), [1]);
     }
@@ -350,8 +414,43 @@ mod tests {
         let addresses: Vec<String> = (0..250).map(|n| format!("r{n}@a.test")).collect();
         let all = item(1, "t", &addresses.iter().map(String::as_str).collect::<Vec<_>>());
         sites.add(&site("s"), &domain("a.test"), all, at(0));
-        let sizes: Vec<usize> = std::iter::from_fn(|| sites.take("s")).map(|item| item.recipients.len()).collect();
+        let sizes: Vec<usize> =
+            std::iter::from_fn(|| sites.take("s", at(0))).map(|item| item.recipients.len()).collect();
         assert_eq!(sizes, [100, 100, 50]);
+    }
+
+    #[test]
+    fn a_site_holds_its_share_and_the_rest_comes_at_its_pace() {
+        let mut sites = Sites::new(Limits { per_site: 1, in_all: 1, waiting: 100 });
+        let mut put =
+            |message, second| sites.add(&site("s"), &domain("a.test"), item(message, "t", &["x@a.test"]), at(second));
+        let waiting = (1..=200).filter(|message| matches!(put(*message, 0), Added::Waiting)).count();
+        assert_eq!(waiting, 100);
+        assert!(matches!(put(900, 0), Added::Postponed(_, until) if until == at(1) + Duration::from_secs(50)));
+        assert!(matches!(
+            sites.add(&site("other"), &domain("b.test"), item(900, "t", &["x@b.test"]), at(0)),
+            Added::Waiting
+        ));
+        for second in 0..4 {
+            (0..20).for_each(|_| drop(sites.take("s", at(second))));
+        }
+        // 20 a second, and so 40 a second come; those before are spread up to 50.5 seconds.
+        let mut slots = Vec::new();
+        for message in 1000..1101 {
+            if let Added::Postponed(_, until) =
+                sites.add(&site("s"), &domain("a.test"), item(message, "t", &["x@a.test"]), at(60))
+            {
+                slots.push(until);
+            }
+        }
+        assert_eq!((slots.len(), slots[0], slots[20]), (21, at(61), at(61) + Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn nobody_is_postponed_for_long() {
+        let mut pace = Pace::default();
+        let latest = (0..10_000).map(|_| pace.slot(1, at(0))).max();
+        assert_eq!(latest, Some(at(300)));
     }
 
     #[test]
@@ -378,7 +477,7 @@ mod tests {
         add(&mut sites, "s", 2, "t", "x@a.test");
         assert!(sites.grow(&"s".into(), at(0)).is_none());
         sites.woken("s");
-        assert_eq!(sites.take("s").unwrap().message.as_u128(), 2);
+        assert_eq!(sites.take("s", at(0)).unwrap().message.as_u128(), 2);
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! | synced | the same, durable | the writer, by a commit | the same |
 //! | queued | message, recipients with `due_ms`, event in the outbox | the queue, by a lease | queued; where its sender had no answer, a repetition is `Replayed` |
 //! | leased | the same: leases are in memory | the queue, by a completion | queued, due at once; an attempt under way may repeat |
-//! | waiting | `due_ms` ahead, `attempts` counted, event in the outbox | time | waiting |
+//! | waiting | `due_ms` ahead; after an attempt it is counted and its event is in the outbox | time | waiting |
 //! | done | `due_ms` NULL, `done_ms` set, last event in the outbox | the retention | done |
 //! | retired | no segment row; rows stay, the body is gone | the spool: the file is used again | a file that no row names: used again |
 //!
@@ -157,6 +157,8 @@ pub enum Next {
     Retry(Timestamp),
     /// Back to due at once, not counted: the attempt was never made (shutdown).
     Release,
+    /// Due at that time, not counted: no attempt was made, because too much waits for the same peer.
+    Postpone(Timestamp),
 }
 
 /// A message as its owner sees it.

@@ -317,6 +317,12 @@ impl Writer {
                 effects.due_again.push((due.as_millisecond(), key.1, key.2));
             }
             Next::Release => effects.due_again.push(key),
+            Next::Postpone(due) => {
+                self.connection
+                    .prepare_cached("UPDATE recipient SET due_ms = ?3 WHERE message = ?1 AND place = ?2")?
+                    .execute([key.1, key.2, due.as_millisecond()])?;
+                effects.due_again.push((due.as_millisecond(), key.1, key.2));
+            }
         }
         self.record_all(key.1, events, *at, effects)?;
         Ok(())

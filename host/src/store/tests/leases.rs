@@ -53,6 +53,17 @@ async fn completions_decide_what_comes_back() {
 }
 
 #[tokio::test]
+async fn a_postponed_recipient_waits_and_is_not_counted() {
+    let (_folder, store) = fresh();
+    accept(&store, message(1, 0, 1)).await.unwrap();
+    let leased = store.lease(at(0), 9).await.unwrap();
+    store.complete(vec![completion(&leased[0], 0, Next::Postpone(at(5)), None)]).await.unwrap();
+    assert!(store.lease(at(4), 9).await.unwrap().is_empty());
+    assert_eq!(store.lease(at(5), 9).await.unwrap()[0].recipients[0].attempts, 0);
+    assert_eq!(kinds(&store, 1).await, [EventKind::Sent]);
+}
+
+#[tokio::test]
 async fn a_completion_without_a_lease_changes_nothing() {
     let (_folder, store) = fresh();
     accept(&store, message(1, 0, 1)).await.unwrap();
