@@ -1,7 +1,7 @@
 //! Reads one command line (RFC 5321 s4.1.1, and the extensions we offer: RFC 1870, 3207, 4954, 6152).
 //!
 //! Lenient where clients in the field are sloppy without harm (case, a space behind `FROM:`, trailing spaces), strict
-//! in all else. smtp-proto is not used on this side: it takes a bare LF for a line end, and cannot tell `<>` from
+//! in all else. smtp-proto is not used: it takes a bare LF for a line end, and cannot tell `<>` from
 //! `<Postmaster>` or a quoted local part from a plain one.
 
 use mail::address::AddressError;

@@ -180,9 +180,15 @@ impl Connection {
 
     async fn handshake(&self, stream: Transport) -> Result<Transport, Ended> {
         let limit = HANDSHAKE_TIMEOUT.min(self.server.options.idle_timeout);
-        let stream = match timeout(limit, stream.secure(&self.server.tls)).await {
-            Ok(secured) => secured?,
-            Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long")),
+        let stream = tokio::select! {
+            biased;
+            () = self.server.shutdown.cancelled() => {
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "the host goes down"));
+            }
+            secured = timeout(limit, stream.secure(&self.server.tls)) => match secured {
+                Ok(secured) => secured?,
+                Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long")),
+            },
         };
         tracing::debug!(tls = stream.cipher(), "encrypted");
         Ok(stream)

@@ -287,6 +287,18 @@ async fn silence_ends_a_connection() {
 }
 
 #[tokio::test]
+async fn shutdown_does_not_wait_for_a_handshake() {
+    let host = Host::start(options(), true).await;
+    let silent = host.connect().await;
+    // The listener's task, and that of the connection.
+    while host.tasks.len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::timeout(Duration::from_secs(10), host.stop()).await.unwrap();
+    drop(silent);
+}
+
+#[tokio::test]
 async fn shutdown_ends_the_idle_and_lets_messages_finish() {
     let host = Host::start(trusting(), false).await;
     let (mut idle, mut busy) = (host.connect().await, host.connect().await);

@@ -13,6 +13,8 @@ const TOKENS: &[&[u8]] = &[
     b"RCPT TO:<b@rcpt.test>\r\n",
     b"RCPT TO:<@x.test:\"c\\\">d\"@rcpt.test>\r\n",
     b"DATA\r\n",
+    b"MAIL FROM:<a@sender.test>\r\nRCPT TO:<b@rcpt.test>\r\nDATA\r\nSubject: x\r\n",
+    b"\r\nRSET\r\nMAIL FROM:<>\r\nRCPT TO:<b@rcpt.test>\r\nDATA\r\n..\r\n.\r\n",
     b"RSET\r\n",
     b"AUTH PLAIN\r\n",
     b"AUTH LOGIN dXNlcg==\r\n",
