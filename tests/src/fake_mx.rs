@@ -307,7 +307,8 @@ impl FakeMxBuilder {
             .unwrap_or_else(|err| panic!("{} cannot listen on {}: {err}", self.name, self.address));
         let address = listener.local_addr().expect("a bound socket has an address");
         let log = Mutex::new(Log { rules: self.rules.clone(), ..Log::default() });
-        let shared = Arc::new(Shared { setup: self, address, tls: OnceLock::new(), log, changed: watch::Sender::new(()) });
+        let shared =
+            Arc::new(Shared { setup: self, address, tls: OnceLock::new(), log, changed: watch::Sender::new(()) });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
         FakeMx { address, shared, task }
     }

@@ -14,6 +14,9 @@ mod capabilities;
 mod dialogue;
 mod exchange;
 mod fault;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod hardship;
 mod reply;
 
 use std::sync::Arc;
