@@ -165,6 +165,7 @@ impl HttpServer {
             .timer(TokioTimer::new())
             .header_read_timeout(self.deadlines.header)
             .max_headers(HEADER_FIELDS)
+            .max_header_size(HEADER_BYTES)
             .max_buf_size(HEADER_BYTES)
             .serve_connection(TokioIo::new(stream), service);
         let mut stopped = Box::pin(self.shutdown.cancelled());
