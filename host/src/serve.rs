@@ -82,15 +82,28 @@ pub struct Opened {
     pub keyring: Arc<Keyring>,
 }
 
+/// What a data folder is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Serve,
+    /// Mail is kept, and a From domain without keys gets them on first use.
+    Develop,
+    /// One call of the control API: nothing is swept.
+    Command,
+}
+
 impl Opened {
-    /// Opens the data folder, which is made where it lacks. `make_missing`: a From domain without keys gets them on first use.
-    pub fn new(config: &Config, make_missing: bool) -> Result<Opened, StartError> {
+    /// Opens the data folder, which is made where it lacks.
+    fn new(config: &Config, purpose: Purpose) -> Result<Opened, StartError> {
         make_folder(&config.data)?;
-        let retention = if make_missing { None } else { crate::store::Options::default().retention };
-        let options = crate::store::Options { retention, ..crate::store::Options::default() };
-        let store = Embedded::open(&config.data, options)?;
+        let defaults = crate::store::Options::default();
+        let retention = match purpose {
+            Purpose::Serve => defaults.retention,
+            Purpose::Develop | Purpose::Command => None,
+        };
+        let store = Embedded::open(&config.data, crate::store::Options { retention, ..defaults })?;
         let master = MasterKey::load(config.master_key_file.as_deref(), &config.data)?;
-        let keyring = Arc::new(Keyring::new(store.clone(), master, make_missing));
+        let keyring = Arc::new(Keyring::new(store.clone(), master, purpose == Purpose::Develop));
         Ok(Opened { store, keyring })
     }
 
@@ -117,9 +130,8 @@ impl Opened {
 
 /// For a command while no host runs: the control API over the store itself.
 pub async fn open_control(config: &Config) -> Result<Control, StartError> {
-    let config = config.clone();
-    let opened = tokio::task::block_in_place(|| Opened::new(&config, false))?;
-    Ok(opened.control(&config, None, Vec::new(), Vec::new()))
+    let opened = blocking(config, |config| Opened::new(config, Purpose::Command)).await?;
+    Ok(opened.control(config, None, Vec::new(), Vec::new()))
 }
 
 /// Only this user may look into the data folder: it holds mail and keys.
@@ -178,11 +190,8 @@ impl Host {
     pub async fn start(config: Config, options: Options) -> Result<Host, StartError> {
         let started = Instant::now();
         let development = options.development.as_ref();
-        let opened = blocking(&config, {
-            let make_missing = development.is_some();
-            move |config| Opened::new(config, make_missing)
-        });
-        let opened = opened.await?;
+        let purpose = if development.is_some() { Purpose::Develop } else { Purpose::Serve };
+        let opened = blocking(&config, move |config| Opened::new(config, purpose)).await?;
         if let Some(development) = development {
             learn_key(&opened, &development.api_key).await.map_err(StartError::Key)?;
         }
@@ -216,7 +225,7 @@ impl Host {
         let on_main = development.map(|_| control.clone());
         let main = web.server(inbox, on_main);
         listeners.http.into_iter().for_each(|listener| main.serve(listener, None));
-        for listener in listeners.https {
+        if let Some(listener) = listeners.https {
             main.serve(listener, tls.as_ref().map(|tls| tls.https.clone()));
         }
         if let Some(listener) = listeners.admin {
@@ -265,6 +274,11 @@ async fn edge(config: &Config, opened: &Opened, any_domain: bool) -> Result<Arc<
     let delivery = Delivery::new(opened.store.clone(), opened.keyring.clone(), intake, terms);
     let sending = Sending::new(opened.store.clone(), opened.store.clone());
     let (backend, keys) = (Arc::new(Seam::new(delivery, sending)), opened.keyring.clone());
+    if BuiltIn::embedded().submit.is_none() {
+        tracing::error!(
+            "no components are built into this binary: it takes no mail; build it with `cargo xtask build`"
+        );
+    }
     blocking(config, move |config| {
         let settings = Settings {
             cache: &config.data.join("cache"),

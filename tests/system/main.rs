@@ -4,5 +4,6 @@
 
 mod memory;
 mod misbehaviour;
+mod operator;
 mod start;
 mod survival;

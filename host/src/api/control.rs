@@ -287,10 +287,7 @@ impl Control {
     async fn queue(&self, tenant: &str) -> Result<QueueView, Problem> {
         let queued = self.store.queued().await?;
         let page = self.store.messages(tenant, None, QUEUE_LOOK).await?;
-        let waiting = page.items.into_iter().filter(|message| {
-            let kind = message.last_event.as_deref().and_then(EventKind::from_name);
-            matches!(kind, None | Some(EventKind::Sent | EventKind::DeliveryDelayed | EventKind::Scheduled))
-        });
+        let waiting = page.items.into_iter().filter(|message| message.last_event.as_deref().is_none_or(is_under_way));
         let messages = waiting.take(QUEUE_SHOW).map(|message| QueuedMessage {
             id: message.id.to_string(),
             sender: message.sender.map(|sender| sender.to_string()),
@@ -357,6 +354,21 @@ impl From<ApiKey> for KeyView {
             created_at: key.created_at,
             revoked_at: key.revoked_at,
         }
+    }
+}
+
+/// Whether the last event of a message, as the store names it, leaves something to be done.
+fn is_under_way(event: &str) -> bool {
+    match EventKind::from_name(&format!("email.{event}")) {
+        None | Some(EventKind::Sent | EventKind::DeliveryDelayed | EventKind::Scheduled) => true,
+        Some(
+            EventKind::Delivered
+            | EventKind::Bounced
+            | EventKind::Failed
+            | EventKind::Suppressed
+            | EventKind::Complained
+            | EventKind::Canceled,
+        ) => false,
     }
 }
 

@@ -183,7 +183,7 @@ impl Queue {
         let Queue::List { target, of } = self;
         let path = format!("queue{}", of.query());
         let queue: QueueView = Link::open(&target).await?.call(Method::GET, &path, &()).await?;
-        println!("{} recipients wait, of all tenants", queue.queued);
+        println!("{} of all tenants", waiting(queue.queued));
         if queue.messages.is_empty() {
             return Ok(());
         }
@@ -230,8 +230,16 @@ pub(super) async fn status(target: &Target) -> Result<(), Failure> {
     for address in &status.smtp {
         println!("smtp      {address}");
     }
-    println!("queue     {} recipients wait", status.queued);
+    println!("queue     {}", waiting(status.queued));
     if link.is_live() { Ok(()) } else { Err(Failure::Told) }
+}
+
+fn waiting(recipients: u64) -> String {
+    match recipients {
+        0 => "nothing waits".to_owned(),
+        1 => "1 recipient waits".to_owned(),
+        more => format!("{more} recipients wait"),
+    }
 }
 
 /// `2d 3h`, `3h 4m`, `4m 5s`, `5s`.

@@ -2,6 +2,7 @@
 //! either way `api::control` answers.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
@@ -12,7 +13,12 @@ use super::{Failure, Target};
 use crate::api::control::{Control, Problem};
 use crate::api::socket;
 use crate::config::{self, Config};
-use crate::serve;
+use crate::serve::{self, StartError};
+use crate::store::OpenError;
+
+/// How often, and how many times, a host is looked for while the data folder is locked.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const LOOKS: usize = 50;
 
 /// A way to call the control API.
 pub(super) struct Link {
@@ -25,18 +31,27 @@ impl Link {
     /// Finds the host that is meant.
     pub(super) async fn open(target: &Target) -> Result<Link, Failure> {
         let config = configuration(target)?;
-        if running(&config.data).await? {
-            return Ok(Link { config, own: None });
+        let mut looks = 0;
+        loop {
+            looks += 1;
+            if running(&config.data).await? {
+                return Ok(Link { config, own: None });
+            }
+            if target.data.is_some() && !config.data.exists() {
+                let text = format!(
+                    "{} does not exist: start a development host with `posthaste dev --data DIR`",
+                    config.data.display()
+                );
+                return Err(Failure::Refused(text));
+            }
+            match serve::open_control(&config).await {
+                // A host that starts or ends, or another command: it is soon heard or gone.
+                Err(StartError::Store(OpenError::Locked { .. })) if looks < LOOKS => {
+                    tokio::time::sleep(LOOK_EVERY).await
+                }
+                own => return Ok(Link { config, own: Some(own?) }),
+            }
         }
-        if target.data.is_some() && !config.data.exists() {
-            let text = format!(
-                "{} does not exist: start a development host with `posthaste dev --data DIR`",
-                config.data.display()
-            );
-            return Err(Failure::Refused(text));
-        }
-        let own = serve::open_control(&config).await?;
-        Ok(Link { config, own: Some(own) })
     }
 
     /// Whether a host runs.
