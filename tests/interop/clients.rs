@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tests::product::{Product, Setup};
-use tests::world::{Mail, World};
+use tests::world::{Received, World};
 
 use crate::{receivers, scripts};
 
@@ -24,11 +24,7 @@ impl Stage {
     fn new() -> Stage {
         let world = World::start();
         // Loopback is a stranger here: AUTH and TLS are demanded.
-        let setup = Setup::new()
-            .unwrap()
-            .smtp("")
-            .dns(world.dns())
-            .delivery(&format!("port = {}", world.mx_port()));
+        let setup = Setup::new().unwrap().smtp("").dns(world.dns()).delivery(&format!("port = {}", world.mx_port()));
         let zone = receivers::dkim_records(&setup.command(&["domain", "add", "src.test"]).unwrap());
         let key = setup.create_key().unwrap();
         let product = setup.start().unwrap();
@@ -50,7 +46,7 @@ impl Stage {
     }
 
     /// Waits for so many messages and has each one verified.
-    fn all_verify(&self, count: usize) -> Vec<Mail> {
+    fn all_verify(&self, count: usize) -> Vec<Received> {
         self.world.wait_until(ARRIVAL_LIMIT, |received| match received.len() {
             there if there >= count => Ok(()),
             there => Err(format!("{there} of {count} messages arrived")),
@@ -58,7 +54,7 @@ impl Stage {
         let mails = self.world.received();
         assert_eq!(mails.len(), count);
         for mail in &mails {
-            receivers::verify(&mail.message, &self.zone);
+            receivers::verify(&mail.body, &self.zone);
         }
         mails
     }
@@ -71,7 +67,7 @@ fn smtplib() {
     assert_eq!(said, json!({ "wrong_password": 535, "stranger": 550 }));
     let mails = stage.all_verify(3);
     // Dots at the start of lines survive both hops (RFC 5321 s4.5.2), in whatever encoding.
-    assert!(mails.iter().all(|mail| mail.from == "sender@src.test" && mail.to == ["recipient@dst.test"]));
+    assert!(mails.iter().all(|mail| mail.sender == "sender@src.test" && mail.recipients == ["recipient@dst.test"]));
 }
 
 #[test]
@@ -95,11 +91,11 @@ fn resend_node() {
     let said = scripts::node("sdk", &stage.http_job()).unwrap();
     // One of the two has a copy.
     stage.world.wait_until(ARRIVAL_LIMIT, |received| {
-        let recipients: usize = received.iter().map(|mail| mail.to.len()).sum();
+        let recipients: usize = received.iter().map(|mail| mail.recipients.len()).sum();
         if recipients == 3 { Ok(()) } else { Err(format!("{recipients} of 3 recipients were served")) }
     });
     for mail in stage.world.received() {
-        receivers::verify(&mail.message, &stage.zone);
+        receivers::verify(&mail.body, &stage.zone);
     }
     let status = stage.setup.command(&["status"]).unwrap();
     assert!(status.contains("running"), "{status}: {said}");

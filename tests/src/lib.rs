@@ -23,3 +23,4 @@ pub mod http;
 pub mod postfix;
 pub mod product;
 pub mod smtp;
+pub mod world;

@@ -40,7 +40,7 @@ pub struct Product {
     log: PathBuf,
     pub http: SocketAddr,
     pub smtp: SocketAddr,
-    /// From the start of the process until `/readyz` answered.
+    /// From the start of the process until both listeners answered.
     pub ready_after: Duration,
 }
 
@@ -108,24 +108,44 @@ impl Setup {
 
     /// Starts the host on ports of its own and waits until it answers.
     pub fn start(&self) -> Result<Product> {
+        self.start_with(|http, smtp| {
+            self.write(http, smtp)?;
+            let mut command = Command::new(&self.binary);
+            command.args(["serve", "--config"]).arg(self.config());
+            Ok(command)
+        })
+    }
+
+    /// Starts a development host that takes this API key.
+    pub fn start_development(&self, key: &str) -> Result<Product> {
+        self.start_with(|http, smtp| {
+            let (http, smtp) = (format!("127.0.0.1:{http}"), format!("127.0.0.1:{smtp}"));
+            let mut command = Command::new(&self.binary);
+            command.args(["dev", "--http", &http, "--smtp", &smtp, "--api-key", key]);
+            command.arg("--data").arg(self.folder.path().join("data"));
+            Ok(command)
+        })
+    }
+
+    fn start_with(&self, command: impl Fn(u16, u16) -> Result<Command>) -> Result<Product> {
+        let attempt = || {
+            let (http, smtp) = (free_port()?, free_port()?);
+            self.spawn(command(http, smtp)?, http, smtp)
+        };
         for _ in 1..PORT_TRIES {
-            match self.start_once() {
+            match attempt() {
                 Err(error) if format!("{error:#}").contains("in use") => {}
                 answer => return answer,
             }
         }
-        self.start_once()
+        attempt()
     }
 
-    fn start_once(&self) -> Result<Product> {
-        let (http, smtp) = (free_port()?, free_port()?);
-        self.write(http, smtp)?;
+    fn spawn(&self, mut command: Command, http: u16, smtp: u16) -> Result<Product> {
         let log = self.folder.path().join("host.log");
         let file = File::options().create(true).append(true).open(&log)?;
         let started = Instant::now();
-        let process = Command::new(&self.binary)
-            .args(["serve", "--config"])
-            .arg(self.config())
+        let process = command
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
@@ -180,7 +200,7 @@ impl Product {
             if let Some(status) = self.process.try_wait()? {
                 bail!("posthaste ended at its start ({status}):\n{}", self.log());
             }
-            let answered = http::get(self.http, "/readyz", &[]).is_ok_and(|answer| answer.status == 200);
+            let answered = http::get(self.http, "/healthz", &[]).is_ok_and(|answer| answer.status == 200);
             if answered && std::net::TcpStream::connect(self.smtp).is_ok() {
                 self.ready_after = started.elapsed();
                 return Ok(());

@@ -64,18 +64,22 @@ fn nothing_acknowledged_is_lost() {
     let acknowledged = load.acknowledged.lock().unwrap().clone();
     assert!(acknowledged.len() > KILLS, "only {} were acknowledged: no load", acknowledged.len());
     world.wait_until(DRAIN_LIMIT, |received| {
-        let there: BTreeSet<u64> = received.iter().filter_map(|mail| number(&mail.message)).collect();
+        let there: BTreeSet<u64> = received.iter().filter_map(|mail| number(&mail.body)).collect();
         let missing: Vec<&u64> = acknowledged.difference(&there).take(10).collect();
-        if missing.is_empty() { Ok(()) } else { Err(format!("of {} acknowledged, {missing:?} … are missing", acknowledged.len())) }
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("of {} acknowledged, {missing:?} … are missing", acknowledged.len()))
+        }
     });
 
     let mut ids: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
     for mail in world.received() {
-        let number = number(&mail.message).expect("a message that nobody sent");
-        assert!(contains(&mail.message, body(number).as_bytes()), "message {number} is torn");
-        assert_eq!(mail.to, [format!("r{number}@dst.test")], "message {number} went elsewhere");
-        assert!(contains(&mail.message, b"DKIM-Signature:"), "message {number} is unsigned");
-        ids.entry(number).or_default().insert(message_id(&mail.message));
+        let number = number(&mail.body).expect("a message that nobody sent");
+        assert!(contains(&mail.body, body(number).as_bytes()), "message {number} is torn");
+        assert_eq!(mail.recipients, [format!("r{number}@dst.test")], "message {number} went elsewhere");
+        assert!(contains(&mail.body, b"DKIM-Signature:"), "message {number} is unsigned");
+        ids.entry(number).or_default().insert(message_id(&mail.body));
     }
     // Delivered twice is the same message twice: a repeated request with an idempotency key made no second one.
     let twice: Vec<_> = ids.iter().filter(|(_, ids)| ids.len() > 1).collect();

@@ -1,0 +1,207 @@
+//! `cargo xtask bench pipeline`: what the components cost. A message of 10 KB is rendered, validated and signed (RSA-2048
+//! and Ed25519) by the components inside the host's edge, and by the same Rust natively; both sign with the same native
+//! keys. The aim: at most 1.6 times.
+//!
+//! Rounds are interleaved, so that the machine's mood hits both alike, and medians compared.
+
+mod keys;
+mod stages;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use contract::{RendererInput, SignerInput, StageError, ValidatorInput};
+use mail::compose::Draft;
+use mail::{Envelope, Mailbox, ReversePath};
+use pipeline::{Content, Limits, Stages, Submission};
+use posthaste::config::{ComponentFiles, StageLimits};
+use posthaste::edge::{BuiltIn, Edge, Settings};
+use tokio::runtime::Runtime;
+
+use keys::NativeKeys;
+use stages::{Native, NoBackend, Recorder};
+
+/// The aim.
+const AT_MOST: f64 = 1.6;
+
+/// Octets of the finished message, about.
+const MESSAGE_OCTETS: usize = 10 * 1024;
+
+const ROUNDS: usize = 21;
+
+/// Messages a round: some hundred milliseconds.
+const MESSAGES: u32 = 100;
+
+/// What the three stages are called with for one message.
+struct Inputs {
+    render: RendererInput,
+    validate: ValidatorInput,
+    sign: SignerInput,
+}
+
+fn main() -> Result<()> {
+    let runtime = Runtime::new()?;
+    let folder = tempfile::tempdir()?;
+    let keys = Arc::new(NativeKeys::new()?);
+    let native = Native::new(keys.clone());
+    let edge = Arc::new(edge(&runtime, folder.path(), keys)?);
+    let components = edge.stages("bench");
+    let submission = submission()?;
+    let inputs = runtime.block_on(inputs(&native, &submission))?;
+
+    // Components compile, instances and caches fill.
+    runtime.block_on(stages_of(&components, &inputs)).map_err(told)?;
+    let stages = compare(
+        || runtime.block_on(repeat(|| stages_of(&components, &inputs))),
+        || runtime.block_on(repeat(|| stages_of(&native, &inputs))),
+    )?;
+    let road = compare(
+        || runtime.block_on(repeat(|| road(&components, &submission))),
+        || runtime.block_on(repeat(|| road(&native, &submission))),
+    )?;
+
+    println!("{ROUNDS} rounds of {MESSAGES} messages of {} KB, medians", MESSAGE_OCTETS / 1024);
+    println!("render + validate + sign: {stages}");
+    println!("the whole pipeline:       {road}");
+    if stages.ratio() > AT_MOST {
+        bail!("components cost {:.2} times the native code: at most {AT_MOST} is the aim", stages.ratio());
+    }
+    Ok(())
+}
+
+/// An edge as the host has it, with the built-in components.
+fn edge(runtime: &Runtime, cache: &std::path::Path, keys: Arc<NativeKeys>) -> Result<Edge> {
+    let _entered = runtime.enter();
+    let settings = Settings {
+        cache,
+        components: &ComponentFiles::default(),
+        tenants: &BTreeMap::new(),
+        limits: &posthaste::config::Limits {
+            message_bytes: 25 << 20,
+            recipients: 1000,
+            http_body_bytes: 64 << 20,
+            http_requests: 32,
+        },
+        stages: &StageLimits {
+            time: Duration::from_secs(5),
+            memory_bytes: 128 << 20,
+            output_bytes: 64 << 20,
+            instances: 4,
+        },
+    };
+    let built_in = BuiltIn::embedded();
+    if built_in.signer.is_none() {
+        bail!("the components are not embedded: run `cargo xtask bench pipeline`");
+    }
+    Ok(Edge::new(&settings, built_in, Arc::new(NoBackend), keys)?)
+}
+
+/// A message from a template, as the sending API takes it.
+fn submission() -> Result<Submission> {
+    let paragraph =
+        "<p>Dear {{name}}, thank you for your order of {{count}} things & more. Käthe sends it today.</p>\n";
+    let html = paragraph.repeat(MESSAGE_OCTETS / 2 / paragraph.len());
+    let mailbox = |address: &str| -> Result<Mailbox> {
+        Ok(Mailbox { name: Some("Käthe".to_owned()), address: mail::Address::parse(address)? })
+    };
+    let (from, to) = (mailbox("orders@shop.test")?, mailbox("ada@dst.test")?);
+    Ok(Submission {
+        envelope: Envelope { sender: ReversePath::Address(from.address.clone()), recipients: vec![to.address.clone()] },
+        content: Content::Draft {
+            draft: Box::new(Draft {
+                from,
+                to: vec![to],
+                cc: Vec::new(),
+                reply_to: Vec::new(),
+                subject: String::new(),
+                html: None,
+                text: None,
+                attachments: Vec::new(),
+                headers: Vec::new(),
+                message_id: "<1@shop.test>".to_owned(),
+                date_s: 1_790_000_000,
+            }),
+            template: Some(RendererInput {
+                subject: Some("Your order, {{name}}".to_owned()),
+                html: Some(html),
+                variables: r#"{"name": "Ada", "count": 3}"#.to_owned(),
+                ..RendererInput::default()
+            }),
+        },
+        attributes: Vec::new(),
+        limits: Limits { message_bytes: 25 << 20, recipients: 1000 },
+        now_s: 1_790_000_000,
+    })
+}
+
+/// What the road really calls the stages with.
+async fn inputs(native: &Native, submission: &Submission) -> Result<Inputs> {
+    let recorder = Recorder::new(native);
+    let ready = pipeline::run(&recorder, submission.clone()).await.map_err(|refusal| anyhow!("{refusal:?}"))?;
+    println!("the message has {} octets", ready.message.len());
+    recorder.inputs().context("a stage was not called")
+}
+
+async fn stages_of(stages: &impl Stages, inputs: &Inputs) -> Result<(), StageError> {
+    stages.render(inputs.render.clone()).await?;
+    stages.validate(inputs.validate.clone()).await?;
+    stages.sign(inputs.sign.clone()).await?;
+    Ok(())
+}
+
+async fn road(stages: &impl Stages, submission: &Submission) -> Result<(), StageError> {
+    let ready = pipeline::run(stages, submission.clone()).await;
+    ready.map(drop).map_err(|refusal| StageError::Unavailable(format!("{refusal:?}")))
+}
+
+/// The time of one call, out of many.
+async fn repeat<F: Future<Output = Result<(), StageError>>>(call: impl Fn() -> F) -> Result<Duration> {
+    let start = Instant::now();
+    for _ in 0..MESSAGES {
+        call().await.map_err(told)?;
+    }
+    Ok(start.elapsed() / MESSAGES)
+}
+
+fn told(error: StageError) -> anyhow::Error {
+    anyhow!("a stage failed: {error:?}")
+}
+
+/// Medians of both sides, a message.
+struct Comparison {
+    components: Duration,
+    native: Duration,
+}
+
+fn compare(components: impl Fn() -> Result<Duration>, native: impl Fn() -> Result<Duration>) -> Result<Comparison> {
+    let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        theirs.push(components()?);
+        ours.push(native()?);
+    }
+    theirs.sort_unstable();
+    ours.sort_unstable();
+    Ok(Comparison { components: theirs[ROUNDS / 2], native: ours[ROUNDS / 2] })
+}
+
+impl Comparison {
+    fn ratio(&self) -> f64 {
+        self.components.as_secs_f64() / self.native.as_secs_f64()
+    }
+}
+
+impl std::fmt::Display for Comparison {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+        write!(
+            f,
+            "components {:.3} ms, native {:.3} ms: {:.2} times",
+            milliseconds(self.components),
+            milliseconds(self.native),
+            self.ratio()
+        )
+    }
+}
