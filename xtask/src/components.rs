@@ -12,8 +12,12 @@ const TARGET: &str = "wasm32-wasip2";
 /// The components that the host embeds.
 pub const SHIPPED: &[&str] = &["validate", "render", "sign", "submit"];
 
-/// Components that only tests use.
+/// Components that only tests of the whole system use.
 const GUESTS: &[&str] = &["misbehave"];
+
+/// Components that the edge's own tests build where they lack. Built by the same command as there, so that the tests
+/// find them done.
+const EDGE_GUESTS: &[&str] = &["guest-stage", "guest-signer", "guest-trigger"];
 
 /// How the host is built. Dependencies are optimized in both.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,6 +36,7 @@ pub fn build() -> Result<()> {
 pub fn build_with_guests() -> Result<()> {
     let all: Vec<&str> = SHIPPED.iter().chain(GUESTS).copied().collect();
     compile(&all)?;
+    compile(EDGE_GUESTS)?;
     install(SHIPPED, "components")?;
     install(GUESTS, "guests")
 }

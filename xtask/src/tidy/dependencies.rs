@@ -22,11 +22,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // No component's shell: the host runs components, it is not made of them.
     ("posthaste", LIBRARIES),
     ("misbehave", &["contract"]),
+    ("guest-signer", &["contract"]),
+    ("guest-stage", &["contract"]),
+    ("guest-trigger", &["contract"]),
     ("xtask", &[]),
 ];
 
 /// Crates that do not build natively.
-const WASM_ONLY: &[&str] = &["submit", "misbehave"];
+const WASM_ONLY: &[&str] = &["submit", "misbehave", "guest-signer", "guest-stage", "guest-trigger"];
 
 /// Licences whose terms a binary of ours meets, as crates spell them. A new spelling is added when it was read.
 const LICENCES: &[&str] = &[
