@@ -23,7 +23,10 @@ signatures = sum(1 for name, _ in dkim.DKIM(message).headers if name.lower() == 
 results = []
 for index in range(signatures):
     verifier = dkim.DKIM(message)
-    valid = verifier.verify(idx=index, dnsfunc=lookup)
+    try:
+        valid = verifier.verify(idx=index, dnsfunc=lookup)
+    except dkim.ValidationError:
+        valid = False
     fields = verifier.signature_fields
     results.append(
         {
