@@ -1,6 +1,6 @@
 //! Leasing what is due, within a bounded window, and finding each domain's site.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -148,22 +148,17 @@ impl Inner {
         let count = leased.iter().map(|message| message.recipients.len()).sum();
         self.leased.fetch_add(count, Ordering::AcqRel);
         self.sites().forget_quiet(now);
-        leased.into_iter().flat_map(by_domain).for_each(|(domain, item)| self.admit(domain, item));
+        let known = leased.into_iter().flat_map(by_domain).filter_map(|(domain, item)| self.admit(domain, item));
+        self.enqueue(known.collect());
         Ok(count)
     }
 
-    /// Sends an item to its domain's site, or has that looked up first.
-    fn admit(self: &Arc<Self>, domain: Domain, item: Item) {
-        if self.shutdown.is_cancelled() {
-            return self.completer.release(&item);
-        }
+    /// The site of an item where it is known; else it waits until that is looked up.
+    fn admit(self: &Arc<Self>, domain: Domain, item: Item) -> Option<(Site, Domain, Item)> {
         let mut routes = self.routes();
         let known = routes.known.get(&domain).filter(|(_, found)| found.elapsed() < ROUTE_AGE);
         if let Some((site, _)) = known {
-            let site = site.clone();
-            drop(routes);
-            self.enqueue(&site, &domain, vec![item]);
-            return;
+            return Some((site.clone(), domain, item));
         }
         let waiting = routes.waiting.entry(domain.clone()).or_default();
         waiting.push(item);
@@ -171,6 +166,7 @@ impl Inner {
             drop(routes);
             self.tasks.spawn(self.clone().look_up(domain));
         }
+        None
     }
 
     /// Finds a domain's site, once for all that wait for it.
@@ -197,23 +193,29 @@ impl Inner {
         let items = routes.waiting.remove(&domain).unwrap_or_default();
         drop(routes);
         match found {
-            Some(Ok(site)) => self.enqueue(&site, &domain, items),
+            Some(Ok(site)) => {
+                self.enqueue(items.into_iter().map(|item| (site.clone(), domain.clone(), item)).collect());
+            }
             Some(Err(outcome)) => items.iter().for_each(|item| self.completer.all_attempted(item, &outcome)),
             None => items.iter().for_each(|item| self.completer.release(item)),
         }
     }
 
-    fn enqueue(self: &Arc<Self>, site: &Site, domain: &Domain, items: Vec<Item>) {
+    /// Puts items in line, all of them before any is taken: so recipients of one message meet at their site.
+    fn enqueue(self: &Arc<Self>, items: Vec<(Site, Domain, Item)>) {
         let now = Timestamp::now();
-        for item in items {
-            let added = self.sites().add(site, domain, item, now);
-            match added {
+        let mut keys: HashSet<Arc<str>> = HashSet::new();
+        let mut sites = self.sites();
+        for (site, domain, item) in items {
+            match sites.add(&site, &domain, item, now) {
                 Added::Waiting => {}
                 Added::Refused(item, outcome) => self.completer.all_attempted(&item, &outcome),
                 Added::Postponed(item, until) => self.completer.postpone(&item, until),
             }
+            keys.insert(site.key);
         }
-        self.grow(&site.key);
+        drop(sites);
+        keys.iter().for_each(|key| self.grow(key));
     }
 
     /// Opens as many connections as the site needs and the limits allow.
