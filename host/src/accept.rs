@@ -15,8 +15,15 @@ impl Intake {
     }
 
     /// Stores one message; the group commit of the store joins it with others.
+    ///
+    /// `Full` and `Io` mean that nothing was stored and that the sender may try again later: 452 or 451, 503.
     pub async fn accept(&self, message: NewMessage) -> Result<Accepted, StoreError> {
         let mut answers = self.store.accept(vec![message]).await;
         answers.pop().unwrap_or_else(|| Err(StoreError::Io("the store gave no answer".to_owned())))
+    }
+
+    /// Stores several messages, each on its own; the answers stand in order.
+    pub async fn accept_all(&self, messages: Vec<NewMessage>) -> Vec<Result<Accepted, StoreError>> {
+        self.store.accept(messages).await
     }
 }
