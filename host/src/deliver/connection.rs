@@ -107,7 +107,7 @@ impl Connection {
     /// Does what the machine asks for until it is ready, over, or wants TLS.
     async fn drive(&mut self) -> Next {
         loop {
-            match self.client.next() {
+            match self.client.what_next() {
                 Next::Write(wait) => self.write(wait).await,
                 Next::Read(wait) => self.read_reply(wait).await,
                 next @ (Next::Handshake | Next::Ready | Next::Over) => return next,
@@ -131,7 +131,7 @@ impl Connection {
     async fn read_reply(&mut self, wait: Wait) {
         let deadline = Instant::now() + self.limit(wait);
         let seen = self.client.replies_seen();
-        while self.client.replies_seen() == seen && self.client.next() != Next::Over {
+        while self.client.replies_seen() == seen && self.client.what_next() != Next::Over {
             match timeout_at(deadline, self.read()).await {
                 Ok(Ok(0)) => self.client.fail(Fault::Closed),
                 Ok(Ok(_)) => {}

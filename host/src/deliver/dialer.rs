@@ -47,7 +47,7 @@ impl Dialer {
     /// or of the last look-up where there was nobody to reach.
     pub(super) async fn connect(&self, plan: &Plan) -> Result<Connection, Box<Outcome>> {
         let order = arrange(&plan.hosts, &mut rand::rng());
-        let mut unresolved = None;
+        let mut unresolved: Option<Box<Outcome>> = None;
         let mut unopened = None;
         let mut dials = 0;
         for host in order {
@@ -56,7 +56,7 @@ impl Dialer {
                 Err(outcome) => {
                     debug!(mx = %host.name, text = %outcome.text, "no address");
                     // What may be answered later outweighs what is certain.
-                    if unresolved.as_ref().is_none_or(|known: &Box<Outcome>| known.status.detail != 3) {
+                    if unresolved.as_ref().is_none_or(|known| known.status.detail != 3) {
                         unresolved = Some(outcome);
                     }
                     continue;

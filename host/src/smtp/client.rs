@@ -1,7 +1,7 @@
 //! The client side of SMTP without I/O (RFC 5321): bytes in, bytes out, and an outcome for every recipient.
 //!
 //! On the road it stands between `deliver`, which owns the socket, the deadlines and TLS, and the peer. The driver asks
-//! `next` what to do, does it, and asks again; `receive` takes whatever the peer sent, `fail` whatever befell the
+//! `what_next` to do, does it, and asks again; `receive` takes whatever the peer sent, `fail` whatever befell the
 //! connection. Invariants: every recipient of a transaction gets exactly one outcome, whatever the peer does; a session
 //! that has lost step is never used again; nobody is told "delivered" without a 2xx to the final dot.
 //!
@@ -151,7 +151,7 @@ impl Client {
     }
 
     /// What the driver has to do now.
-    pub fn next(&mut self) -> Next {
+    pub fn what_next(&mut self) -> Next {
         if self.state == State::SendBody && self.out.is_empty() && self.exchange.body.fill(&mut self.out) {
             // From here on nobody knows whose the message is until the reply comes.
             self.state = State::ExpectDot;
@@ -447,7 +447,7 @@ impl Client {
                 self.exchange.settle(&outcome);
             }
             (Command::Recipient(at), 2 | 4 | 5) => self.on_recipient(at, &reply),
-            (Command::Data, 3 | 4 | 5) => {
+            (Command::Data, 3..=5) => {
                 self.exchange.advance();
                 return self.on_data(&reply);
             }

@@ -113,7 +113,7 @@ impl Stage {
         }
         match mark {
             "T:" => {
-                assert_eq!(self.client.next(), Next::Handshake, "{place}");
+                assert_eq!(self.client.what_next(), Next::Handshake, "{place}");
                 self.client.encrypted("TLSv1.3 TEST".to_owned());
             }
             "X:" => self.client.fail(if rest == "silent" { Fault::Silent } else { Fault::Closed }),
@@ -127,14 +127,14 @@ impl Stage {
                 expect_outcome(&outcome, rest, place);
             }
             "F:" => {
-                assert_eq!(self.client.next(), Next::Over, "{place}");
+                assert_eq!(self.client.what_next(), Next::Over, "{place}");
                 let failure = self.client.failure().unwrap_or_else(|| panic!("{place}: no failure"));
                 expect_outcome(failure, rest, place);
             }
             "Q:" => self.client.quit(),
-            "R:" => assert_eq!(self.client.next(), Next::Ready, "{place}"),
+            "R:" => assert_eq!(self.client.what_next(), Next::Ready, "{place}"),
             "O:" => {
-                assert_eq!(self.client.next(), Next::Over, "{place}");
+                assert_eq!(self.client.what_next(), Next::Over, "{place}");
                 assert_eq!(self.client.failure(), None, "{place}");
             }
             _ => panic!("{place}: unknown mark"),
@@ -158,7 +158,7 @@ impl Stage {
     }
 
     fn speak(&mut self) {
-        while let Next::Write(_) = self.client.next() {
+        while let Next::Write(_) = self.client.what_next() {
             self.said.extend_from_slice(self.client.output());
             self.client.written();
         }

@@ -77,7 +77,7 @@ fn play(seed: u64) {
 fn converse(client: &mut Client, chance: &mut StdRng, polite: bool, said: &mut Vec<u8>) -> String {
     let mut last = String::new();
     for _ in 0..10_000 {
-        match client.next() {
+        match client.what_next() {
             Next::Write(_) => {
                 said.extend_from_slice(client.output());
                 client.written();
@@ -125,7 +125,7 @@ fn bytes_that_are_no_smtp_at_all() {
         for _ in 0..200 {
             let bytes: Vec<u8> = (0..50).map(|_| *alphabet.choose(&mut chance).unwrap()).collect();
             client.receive(&bytes);
-            while let Next::Write(_) = client.next() {
+            while let Next::Write(_) = client.what_next() {
                 client.written();
             }
         }

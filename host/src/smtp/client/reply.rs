@@ -163,8 +163,11 @@ mod tests {
         Ok(replies)
     }
 
+    /// Code, enhanced code, text.
+    type Expect<'a> = (u16, Option<(u8, u16, u16)>, &'a str);
+
     #[track_caller]
-    fn check(bytes: &[u8], expect: &[(u16, Option<(u8, u16, u16)>, &str)]) {
+    fn check(bytes: &[u8], expect: &[Expect<'_>]) {
         let expect: Vec<Reply> = expect
             .iter()
             .map(|&(code, enhanced, text)| Reply {
