@@ -17,6 +17,7 @@ pub const OTHERS_KEY: &str = "ph_others_key";
 pub struct World {
     pub store: Arc<Embedded>,
     pub delivery: Delivery,
+    pub keyring: Arc<Keyring>,
     folder: PathBuf,
 }
 
@@ -48,8 +49,17 @@ impl World {
         };
         store.add_domain(domain).await.unwrap();
         let terms = Terms { message_bytes: 10_000, recipients: 3, any_domain };
-        let delivery = Delivery::new(store.clone(), keyring, Arc::new(Intake::new(store.clone())), terms);
-        World { store, delivery, folder }
+        let delivery = Delivery::new(store.clone(), keyring.clone(), Arc::new(Intake::new(store.clone())), terms);
+        World { store, delivery, keyring, folder }
+    }
+
+    /// Another API over the same store and keys.
+    pub fn seam(&self) -> crate::api::seam::Seam {
+        let terms = Terms { message_bytes: 1 << 20, recipients: 50, any_domain: false };
+        let intake = Arc::new(Intake::new(self.store.clone()));
+        let delivery = Delivery::new(self.store.clone(), self.keyring.clone(), intake, terms);
+        let sending = crate::api::sending::Sending::new(self.store.clone(), self.store.clone());
+        crate::api::seam::Seam::new(delivery, sending)
     }
 
     async fn auth(&self, key: &str) -> Answer {

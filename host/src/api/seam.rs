@@ -35,3 +35,7 @@ impl Backend for Seam {
         fault(StatusCode::NOT_FOUND, "not_found", "There is nothing at this path.").into()
     }
 }
+
+#[cfg(test)]
+#[path = "seam_tests.rs"]
+mod tests;

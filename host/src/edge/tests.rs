@@ -25,6 +25,7 @@ fn guest(name: &str) -> PathBuf {
             .args(["build", "--release", "--target", "wasm32-wasip2", "--target-dir"])
             .arg(&target)
             .args(["-p", "guest-stage", "-p", "guest-signer", "-p", "guest-trigger"])
+            .args(["-p", "submit", "-p", "render", "-p", "validate", "-p", "sign"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .unwrap();
@@ -36,6 +37,17 @@ fn guest(name: &str) -> PathBuf {
 
 fn bytes(name: &str) -> &'static [u8] {
     std::fs::read(guest(name)).unwrap().leak()
+}
+
+/// The components that are shipped, as built from this tree.
+pub fn shipped() -> BuiltIn {
+    static BYTES: OnceLock<BuiltIn> = OnceLock::new();
+    *BYTES.get_or_init(|| BuiltIn {
+        submit: Some(bytes("submit")),
+        renderer: Some(bytes("render")),
+        validator: Some(bytes("validate")),
+        signer: Some(bytes("sign")),
+    })
 }
 
 fn built_in() -> BuiltIn {
@@ -118,6 +130,15 @@ impl Setup {
     }
 
     fn try_edge(&self) -> Result<Arc<Edge>, EdgeError> {
+        self.edge_of(built_in(), Arc::new(Desk), Arc::new(Vault))
+    }
+
+    pub fn edge_of(
+        &self,
+        built_in: BuiltIn,
+        backend: Arc<dyn Backend>,
+        keys: Arc<dyn Keys>,
+    ) -> Result<Arc<Edge>, EdgeError> {
         let limits =
             Limits { message_bytes: 1 << 20, recipients: 50, http_body_bytes: 4 << 20, http_requests: self.requests };
         let settings = Settings {
@@ -127,7 +148,7 @@ impl Setup {
             limits: &limits,
             stages: &self.stages,
         };
-        Edge::new(&settings, built_in(), Arc::new(Desk), Arc::new(Vault)).map(Arc::new)
+        Edge::new(&settings, built_in, backend, keys).map(Arc::new)
     }
 
     pub fn edge(&self) -> Arc<Edge> {
@@ -303,16 +324,8 @@ async fn a_tenants_own_component_goes_before_the_default() {
     let mut setup = Setup::new();
     let good = ComponentFiles { validator: Some(guest("guest_stage")), ..ComponentFiles::default() };
     setup.tenants.insert("acme".to_owned(), Tenant { components: good });
-    let settings_without = BuiltIn { validator: None, ..built_in() };
-    let limits = Limits { message_bytes: 1 << 20, recipients: 50, http_body_bytes: 4 << 20, http_requests: 1 };
-    let settings = Settings {
-        cache: &setup.folder.0,
-        components: &setup.components,
-        tenants: &setup.tenants,
-        limits: &limits,
-        stages: &setup.stages,
-    };
-    let edge = Arc::new(Edge::new(&settings, settings_without, Arc::new(Desk), Arc::new(Vault)).unwrap());
+    let without = BuiltIn { validator: None, ..built_in() };
+    let edge = setup.edge_of(without, Arc::new(Desk), Arc::new(Vault)).unwrap();
     assert!(edge.stages("acme").describe_validator().await.unwrap().text);
     assert_eq!(ask(&edge.stages("acme"), "accept").await, "1");
     let error = edge.stages("other").validate(told("accept")).await.unwrap_err();
