@@ -23,6 +23,9 @@ const EDGE_GUESTS: &[&str] = &["guest-stage", "guest-signer", "guest-trigger"];
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
     Dev,
+    /// As `Dev`, together with all tests: their dependencies' features count too (tokio's clock can be paused), and what
+    /// stands on tokio would be compiled twice otherwise.
+    Tests,
     Release,
 }
 
@@ -44,12 +47,14 @@ pub fn build_with_guests() -> Result<()> {
 /// Builds the binary `posthaste` and says where it lies.
 pub fn build_host(profile: Profile) -> Result<PathBuf> {
     let mut arguments = vec!["build", "--bin", "posthaste"];
-    if profile == Profile::Release {
-        arguments.push("--release");
+    match profile {
+        Profile::Dev => {}
+        Profile::Tests => arguments.push("--tests"),
+        Profile::Release => arguments.push("--release"),
     }
     run::show(&mut run::cargo(&arguments))?;
     let folder = match profile {
-        Profile::Dev => "debug",
+        Profile::Dev | Profile::Tests => "debug",
         Profile::Release => "release",
     };
     Ok(run::target().join(folder).join("posthaste"))

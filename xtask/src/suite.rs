@@ -12,7 +12,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     // What cannot be installed makes its tests fail, with the same text; the others still run.
     let missing = interop::set_up();
     components::build_with_guests()?;
-    let binary = components::build_host(Profile::Dev)?;
+    let binary = components::build_host(Profile::Tests)?;
 
     let mut command = if run::quiet(&mut run::cargo(&["nextest", "--version"])).is_ok() {
         run::cargo(&["nextest", "run", "--no-fail-fast"])
