@@ -335,11 +335,18 @@ impl Control {
     }
 
     fn view(&self, domain: &SendingDomain) -> DomainView {
+        let mut records: Vec<DnsRecord> =
+            keyring::dns_records(domain, &self.hostname).iter().map(DnsRecord::from).collect();
+        // The store keeps keys in no order; people compare lists. The advice stays behind, as it comes.
+        let keys = records.iter().filter(|record| record.required).count();
+        if let Some(keys) = records.get_mut(..keys) {
+            keys.sort_by(|one, other| one.name.cmp(&other.name));
+        }
         DomainView {
             domain: domain.domain.to_string(),
             tenant: domain.tenant.clone(),
             created_at: domain.created_at,
-            records: keyring::dns_records(domain, &self.hostname).iter().map(DnsRecord::from).collect(),
+            records,
         }
     }
 }
