@@ -109,7 +109,7 @@ fn submission() -> Result<Submission> {
     };
     let (from, to) = (mailbox("orders@shop.test")?, mailbox("ada@dst.test")?);
     Ok(Submission {
-        envelope: Envelope { sender: ReversePath::Address(from.address.clone()), recipients: vec![to.address.clone()] },
+        envelope: Envelope { sender: Some(from.address.clone()), recipients: vec![to.address.clone()] },
         content: Content::Draft {
             draft: Box::new(Draft {
                 from,

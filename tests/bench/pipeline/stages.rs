@@ -40,7 +40,7 @@ impl Stages for Native {
     }
 
     async fn transform(&self, input: TransformerInput) -> Result<Transformed, StageError> {
-        Ok(Transformed { message: input.message, ..Transformed::default() })
+        Ok(Transformed::default())
     }
 
     async fn sign(&self, input: SignerInput) -> Result<Signatures, StageError> {
