@@ -97,11 +97,10 @@ impl Lookup {
                 .filter(|record| record.record_type() == kind)
                 .map(|record| record.data.clone())
                 .collect()),
-            Err(NetError::Dns(DnsError::NoRecordsFound(NoRecords { response_code, .. })))
-                if matches!(response_code, ResponseCode::NXDomain | ResponseCode::NoError) =>
-            {
-                Ok(Vec::new())
-            }
+            Err(NetError::Dns(DnsError::NoRecordsFound(NoRecords {
+                response_code: ResponseCode::NXDomain | ResponseCode::NoError,
+                ..
+            }))) => Ok(Vec::new()),
             Err(error) => Err(format!("no answer for {name} {kind}: {error}")),
         }
     }
