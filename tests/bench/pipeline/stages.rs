@@ -39,8 +39,8 @@ impl Stages for Native {
         validate::validate(&input).map_err(StageError::Refused)
     }
 
-    async fn transform(&self, input: TransformerInput) -> Result<Transformed, StageError> {
-        Ok(Transformed { message: input.message, ..Transformed::default() })
+    async fn transform(&self, _input: TransformerInput) -> Result<Transformed, StageError> {
+        Ok(Transformed::default())
     }
 
     async fn sign(&self, input: SignerInput) -> Result<Signatures, StageError> {
