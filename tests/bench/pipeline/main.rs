@@ -9,13 +9,14 @@ mod stages;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use contract::{RendererInput, SignerInput, StageError, ValidatorInput};
 use mail::compose::Draft;
-use mail::{Envelope, Mailbox, ReversePath};
+use mail::{Envelope, Mailbox};
 use pipeline::{Content, Limits, Stages, Submission};
 use posthaste::config::{ComponentFiles, StageLimits};
 use posthaste::edge::{BuiltIn, Edge, Settings};
@@ -42,7 +43,17 @@ struct Inputs {
     sign: SignerInput,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let runtime = Runtime::new()?;
     let folder = tempfile::tempdir()?;
     let keys = Arc::new(NativeKeys::new()?);

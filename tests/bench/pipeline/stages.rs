@@ -39,7 +39,7 @@ impl Stages for Native {
         validate::validate(&input).map_err(StageError::Refused)
     }
 
-    async fn transform(&self, input: TransformerInput) -> Result<Transformed, StageError> {
+    async fn transform(&self, _input: TransformerInput) -> Result<Transformed, StageError> {
         Ok(Transformed::default())
     }
 

@@ -13,6 +13,8 @@ mod machine;
 mod relays;
 mod report;
 
+use std::process::ExitCode;
+
 use anyhow::{Context as _, Result, bail};
 
 use load::{Load, Sessions, Sink};
@@ -26,7 +28,17 @@ struct Options {
     versus_postfix: bool,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let options = options(std::env::args().skip(1))?;
     // On a disk (a temporary folder may be memory), and where Postfix' user can go.
     let folder = tempfile::Builder::new().prefix("posthaste-bench-").tempdir_in("/var/tmp")?;

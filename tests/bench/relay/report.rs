@@ -11,6 +11,9 @@ pub struct Row {
     pub fsyncs: f64,
 }
 
+/// One figure of a round.
+type Figure = fn(&Row) -> f64;
+
 /// What the run shows.
 pub struct Verdict {
     pub lines: Vec<String>,
@@ -40,7 +43,7 @@ pub fn table(rows: &[Row]) -> Vec<String> {
             continue;
         }
         done.push((row.relay, row.sessions));
-        let of = |figure: fn(&Row) -> f64| median(rows, row.relay, row.sessions, figure).unwrap_or(0.0);
+        let of = |figure: Figure| median(rows, row.relay, row.sessions, figure).unwrap_or(0.0);
         let result = Measured {
             accepted_per_second: of(|row| row.result.accepted_per_second),
             delivered_per_second: of(|row| row.result.delivered_per_second),
@@ -55,7 +58,7 @@ pub fn table(rows: &[Row]) -> Vec<String> {
 /// Compares unsigned mail with Postfix.
 pub fn verdict(rows: &[Row]) -> Verdict {
     let mut verdict = Verdict { lines: Vec::new(), met: true };
-    let figures: [(&str, fn(&Row) -> f64); 2] =
+    let figures: [(&str, Figure); 2] =
         [("accept", |row| row.result.accepted_per_second), ("end to end", |row| row.result.delivered_per_second)];
     for sessions in [Sessions::Kept, Sessions::New] {
         for (name, figure) in figures {
@@ -71,7 +74,7 @@ pub fn verdict(rows: &[Row]) -> Verdict {
     verdict
 }
 
-fn median(rows: &[Row], relay: &str, sessions: Sessions, figure: fn(&Row) -> f64) -> Option<f64> {
+fn median(rows: &[Row], relay: &str, sessions: Sessions, figure: Figure) -> Option<f64> {
     let mut values: Vec<f64> =
         rows.iter().filter(|row| row.relay == relay && row.sessions == sessions).map(figure).collect();
     values.sort_by(f64::total_cmp);
