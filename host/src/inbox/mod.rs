@@ -8,14 +8,15 @@ mod capture;
 mod page;
 mod verdict;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use uuid::Uuid;
 
-use crate::store::{Directory, Store, StoreError};
+use crate::store::{Directory, MessageView, Store, StoreError};
 
 pub use capture::Capture;
 
@@ -35,11 +36,13 @@ pub struct Inbox {
     directory: Arc<dyn Directory>,
     /// A command that sends a mail, shown while the inbox is empty.
     example: String,
+    /// What the list shows of the mails on it, so that a page that looks every second does not read them every second.
+    listed: Mutex<HashMap<Uuid, page::Summary>>,
 }
 
 impl Inbox {
     pub fn new(store: Arc<dyn Store>, directory: Arc<dyn Directory>, example: String) -> Inbox {
-        Inbox { store, directory, example }
+        Inbox { store, directory, example, listed: Mutex::default() }
     }
 
     /// Answers one request for `/inbox` or a path below it.
@@ -75,9 +78,9 @@ impl Inbox {
         let mails = self.store.messages(crate::DEFAULT_TENANT, None, LISTED).await?.items;
         let mut rows = Vec::with_capacity(mails.len());
         for mail in &mails {
-            let body = self.store.body(&mail.body).await.unwrap_or_default();
-            rows.push(page::Row::new(mail, &body));
+            rows.push(page::Row::new(mail, &self.summary(mail).await));
         }
+        self.listed().retain(|id, _| mails.iter().any(|mail| mail.id == *id));
         let tag = page::etag(&rows);
         let Some(request) = poll else { return Ok(page::list(&rows, &tag, &self.example)) };
         let known = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
@@ -89,6 +92,22 @@ impl Inbox {
                 .unwrap_or_default());
         }
         Ok(page::fragment(&rows, &tag, &self.example))
+    }
+
+    async fn summary(&self, mail: &MessageView) -> page::Summary {
+        let known = self.listed().get(&mail.id).cloned();
+        if let Some(summary) = known {
+            return summary;
+        }
+        // A body that is gone leaves the list as it is without it, and is asked for again.
+        let Ok(body) = self.store.body(&mail.body).await else { return page::Summary::default() };
+        let summary = page::Summary::new(&body);
+        self.listed().insert(mail.id, summary.clone());
+        summary
+    }
+
+    fn listed(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, page::Summary>> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn message(&self, id: &str, query: &str) -> Result<Response<Bytes>, StoreError> {
@@ -119,7 +138,7 @@ impl Inbox {
         Ok(page::download(&content_type, &name, Bytes::from(content), false))
     }
 
-    async fn read(&self, id: &str) -> Result<(crate::store::MessageView, Bytes), StoreError> {
+    async fn read(&self, id: &str) -> Result<(MessageView, Bytes), StoreError> {
         let id = Uuid::parse_str(id).map_err(|_| StoreError::NotFound(format!("the mail {id}")))?;
         let mail = self.store.message(crate::DEFAULT_TENANT, id).await?;
         let body = self.store.body(&mail.body).await?;

@@ -31,20 +31,30 @@ pub(super) struct Row {
     pub status: String,
 }
 
-impl Row {
-    pub(super) fn new(mail: &MessageView, body: &[u8]) -> Row {
+/// What the list shows of a mail's content.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Summary {
+    from: Option<String>,
+    subject: Option<String>,
+}
+
+impl Summary {
+    pub(super) fn new(body: &[u8]) -> Summary {
         let parsed = mail::message::parse(body);
+        Summary {
+            from: parsed.from.first().map(|from| from.name.clone().unwrap_or_else(|| from.address.to_string())),
+            subject: parsed.subject.filter(|subject| !subject.trim().is_empty()),
+        }
+    }
+}
+
+impl Row {
+    pub(super) fn new(mail: &MessageView, summary: &Summary) -> Row {
         Row {
             id: mail.id.to_string(),
-            from: parsed
-                .from
-                .first()
-                .map_or_else(|| "<>".to_owned(), |from| from.name.clone().unwrap_or_else(|| from.address.to_string())),
+            from: summary.from.clone().unwrap_or_else(|| "<>".to_owned()),
             to: names(&mail.recipients),
-            subject: parsed
-                .subject
-                .filter(|subject| !subject.trim().is_empty())
-                .unwrap_or_else(|| "(no subject)".to_owned()),
+            subject: summary.subject.clone().unwrap_or_else(|| "(no subject)".to_owned()),
             at: mail.accepted_at.to_string(),
             when: clock(mail.accepted_at),
             status: mail.last_event.clone().unwrap_or_else(|| "sent".to_owned()),
@@ -179,7 +189,7 @@ pub(super) fn message(
     let nonce = nonce();
     let page = Message {
         nonce: &nonce,
-        row: Row::new(mail, body),
+        row: Row::new(mail, &Summary::new(body)),
         view,
         tabs,
         sender: mail.sender.as_ref().map_or_else(|| "<>".to_owned(), ToString::to_string),

@@ -39,7 +39,7 @@ pub async fn verify(message: &[u8], domains: &[SendingDomain]) -> Vec<SignatureV
         SignatureVerdict {
             domain: signature.map(|signature| signature.d.clone()).unwrap_or_default(),
             selector: signature.map(|signature| signature.s.clone()).unwrap_or_default(),
-            algorithm: signature.map(|signature| format!("{:?}", signature.a)).unwrap_or_default(),
+            algorithm: signature.map(|signature| algorithm(signature.a)).unwrap_or_default().to_owned(),
             passed: *output.result() == DkimResult::Pass,
             text: match output.result() {
                 DkimResult::Pass => "pass".to_owned(),
@@ -52,6 +52,14 @@ pub async fn verify(message: &[u8], domains: &[SendingDomain]) -> Vec<SignatureV
         }
     };
     outputs.iter().map(verdict).collect()
+}
+
+fn algorithm(algorithm: mail_auth::common::crypto::Algorithm) -> &'static str {
+    match algorithm {
+        mail_auth::common::crypto::Algorithm::RsaSha1 => "rsa-sha1",
+        mail_auth::common::crypto::Algorithm::RsaSha256 => "rsa-sha256",
+        mail_auth::common::crypto::Algorithm::Ed25519Sha256 => "ed25519-sha256",
+    }
 }
 
 /// Our own records, asked instead of DNS: a name that is not here does not exist.
