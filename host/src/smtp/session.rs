@@ -7,15 +7,18 @@
 //! Never an open relay: MAIL is refused unless the peer is trusted or has authenticated. Nothing that came before TLS
 //! is used behind it (RFC 3207 s4.2).
 
-use std::collections::HashSet;
+mod auth;
+mod transaction;
+
 use std::sync::Arc;
 
-use mail::{Address, Domain, EnhancedCode, Envelope, Reply, ReversePath};
+use mail::{Domain, EnhancedCode, Envelope, Reply};
 
-use super::auth::{AuthError, Credentials, Exchange, Mechanism, Step};
-use super::command::{self, Command, MailParameters, sentence};
+use self::transaction::Transaction;
+use super::auth::{Credentials, Exchange};
+use super::command::{self, Command, sentence};
 use super::line::{Inbound, LineFault, LineKind};
-use super::text::{Progress, Receiver, TextFault};
+use super::text::{Receiver, TextFault};
 
 /// Faulty commands before the connection is closed. Faulty recipients do not count: lists have them.
 const MAX_ERRORS: u32 = 20;
@@ -85,17 +88,6 @@ pub enum Verdict {
     Wrong,
     /// They could not be checked now.
     Unknown,
-}
-
-/// MAIL and what followed.
-#[derive(Debug)]
-struct Transaction {
-    sender: ReversePath,
-    eight_bit: bool,
-    recipients: Vec<Address>,
-    seen: HashSet<Address>,
-    /// Whether a recipient was refused: tells DATA without recipients from DATA too early.
-    refused: bool,
 }
 
 #[derive(Debug)]
@@ -424,178 +416,6 @@ impl Session {
         self.inbound.clear();
         self.state = State::ExpectTls;
         Some(Action::StartTls)
-    }
-
-    fn auth(&mut self, mechanism: &str, initial: Option<&str>) -> Option<Action> {
-        match self.state {
-            State::ExpectHello => self.fail(503, (5, 5, 1), "Send EHLO first"),
-            State::ExpectRcpt(_) => self.fail(503, (5, 5, 1), "AUTH is not possible within a mail transaction"),
-            _ if self.authenticated => self.fail(503, (5, 5, 1), "Authenticated already"),
-            _ if !self.link.secured && !self.link.plain_auth => {
-                self.fail(538, (5, 7, 11), "A key may only be sent encrypted: give STARTTLS first");
-            }
-            _ => {
-                let Some(mechanism) = Mechanism::named(mechanism) else {
-                    self.fail(504, (5, 5, 4), "The mechanism is not known here: use PLAIN or LOGIN");
-                    return None;
-                };
-                let (mut exchange, first) = Exchange::begin(mechanism);
-                let step = initial.map_or(Ok(first), |response| exchange.initial(response));
-                return self.auth_step(exchange, step);
-            }
-        }
-        None
-    }
-
-    fn auth_response(&mut self, line: &[u8]) -> Option<Action> {
-        let State::ExpectAuthResponse(mut exchange) = std::mem::replace(&mut self.state, State::ExpectMail) else {
-            return None;
-        };
-        // Octets above 127 are not base64, nor is a question mark.
-        let step = exchange.feed(std::str::from_utf8(line).unwrap_or("?"));
-        self.auth_step(exchange, step)
-    }
-
-    fn auth_step(&mut self, exchange: Exchange, step: Result<Step, AuthError>) -> Option<Action> {
-        match step {
-            Ok(Step::Challenge(challenge)) => {
-                // Written by hand: the space must be there even where the challenge is empty (RFC 4954 s4).
-                self.output.extend_from_slice(format!("334 {challenge}\r\n").as_bytes());
-                self.state = State::ExpectAuthResponse(exchange);
-                None
-            }
-            Ok(Step::Done(credentials)) => {
-                self.state = State::ExpectVerdict;
-                Some(Action::Authenticate(credentials))
-            }
-            Err(error) => {
-                let status = match error {
-                    AuthError::Cancelled => (5, 7, 0),
-                    AuthError::NotBase64 | AuthError::Malformed => (5, 5, 2),
-                };
-                self.fail(501, status, sentence(&error.to_string()));
-                None
-            }
-        }
-    }
-
-    fn mail(&mut self, sender: ReversePath, parameters: MailParameters) {
-        match self.state {
-            State::ExpectHello => return self.fail(503, (5, 5, 1), "Send EHLO first"),
-            State::ExpectRcpt(_) => {
-                return self.fail(503, (5, 5, 1), "A mail transaction is under way: end it with DATA or RSET");
-            }
-            _ => {}
-        }
-        if !self.link.trusted && !self.authenticated {
-            let text = if self.link.secured || self.link.plain_auth {
-                "Authentication required: give AUTH with an API key as the password"
-            } else {
-                "Authentication required: give STARTTLS, then AUTH with an API key as the password"
-            };
-            return self.fail(530, (5, 7, 0), text);
-        }
-        let limit = self.settings.message_bytes;
-        if let Some(size) = parameters.size.filter(|&size| size > limit) {
-            let text = format!("A message of {size} octets is larger than the limit of {limit} octets");
-            return self.say(552, Some((5, 3, 4)), text);
-        }
-        self.state = State::ExpectRcpt(Box::new(Transaction {
-            sender,
-            eight_bit: parameters.eight_bit,
-            recipients: Vec::new(),
-            seen: HashSet::new(),
-            refused: false,
-        }));
-        self.say(250, Some((2, 1, 0)), "Ok");
-    }
-
-    fn rcpt(&mut self, recipient: Address) {
-        let limit = self.settings.recipients;
-        let State::ExpectRcpt(transaction) = &mut self.state else {
-            // Not counted: it follows a refused MAIL in a pipelined group.
-            return self.say(503, Some((5, 5, 1)), "Send MAIL first");
-        };
-        if transaction.seen.contains(&recipient) {
-            return self.say(250, Some((2, 1, 5)), "Ok, the recipient was named before");
-        }
-        if transaction.recipients.len() >= limit {
-            transaction.refused = true;
-            let text = format!("Too many recipients: one message may have {limit}, send the rest in another");
-            return self.say(452, Some((4, 5, 3)), text);
-        }
-        transaction.seen.insert(recipient.clone());
-        transaction.recipients.push(recipient);
-        self.say(250, Some((2, 1, 5)), "Ok");
-    }
-
-    fn data(&mut self) -> Option<Action> {
-        match std::mem::replace(&mut self.state, State::ExpectMail) {
-            State::ExpectRcpt(transaction) if !transaction.recipients.is_empty() => {
-                self.state = State::ExpectFirstRoom(transaction);
-                return Some(Action::Room(FIRST_ROOM_OCTETS));
-            }
-            State::ExpectRcpt(transaction) => {
-                let (code, text) =
-                    if transaction.refused { (554, "No recipient was accepted") } else { (503, "Send RCPT first") };
-                self.state = State::ExpectRcpt(transaction);
-                self.say(code, Some((5, 5, 1)), text);
-            }
-            state => {
-                self.state = state;
-                self.say(503, Some((5, 5, 1)), "Send MAIL first");
-            }
-        }
-        None
-    }
-
-    fn read_text(&mut self) -> Option<Action> {
-        let State::ExpectText(transaction, mut receiver) = std::mem::replace(&mut self.state, State::ExpectMail) else {
-            return None;
-        };
-        let mut progress = Progress::More;
-        if !self.inbound.is_empty() {
-            self.inbound.take(|bytes| {
-                let (used, wanted) = receiver.receive(bytes);
-                progress = wanted;
-                used
-            });
-        }
-        match progress {
-            Progress::More => {
-                self.milestones += u64::from(receiver.passed_block());
-                self.state = State::ExpectText(transaction, receiver);
-                Some(Action::Read)
-            }
-            Progress::Room(octets) => {
-                self.state = State::ExpectRoom(transaction, receiver, octets);
-                Some(Action::Room(octets))
-            }
-            Progress::End(Ok(message)) => {
-                self.state = State::ExpectAcceptance;
-                let Transaction { sender, recipients, eight_bit, .. } = *transaction;
-                let envelope = Envelope { sender, recipients };
-                Some(Action::Deliver(Box::new(Arrived { envelope, message, eight_bit })))
-            }
-            Progress::End(Err(fault)) => {
-                self.say_text_fault(fault);
-                None
-            }
-            Progress::Absurd(limit) => {
-                self.say_text_fault(TextFault::TooLarge(limit));
-                self.state = State::Closed;
-                None
-            }
-        }
-    }
-
-    fn say_text_fault(&mut self, fault: TextFault) {
-        let (code, status) = match fault {
-            TextFault::BareLineEnd(_) | TextFault::LongLine(_) => (550, (5, 6, 0)),
-            TextFault::TooLarge(_) => (552, (5, 3, 4)),
-            TextFault::NoRoom => (452, (4, 3, 1)),
-        };
-        self.say(code, Some(status), sentence(&fault.to_string()));
     }
 
     fn say(&mut self, code: u16, status: Option<(u8, u16, u16)>, text: impl Into<String>) {

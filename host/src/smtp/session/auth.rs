@@ -1,0 +1,60 @@
+//! AUTH within a session (RFC 4954): who may give it when, and the exchange up to the credentials.
+
+use super::{Action, Session, State};
+use crate::smtp::auth::{AuthError, Exchange, Mechanism, Step};
+use crate::smtp::command::sentence;
+
+impl Session {
+    pub(super) fn auth(&mut self, mechanism: &str, initial: Option<&str>) -> Option<Action> {
+        match self.state {
+            State::ExpectHello => self.fail(503, (5, 5, 1), "Send EHLO first"),
+            State::ExpectRcpt(_) => self.fail(503, (5, 5, 1), "AUTH is not possible within a mail transaction"),
+            _ if self.authenticated => self.fail(503, (5, 5, 1), "Authenticated already"),
+            _ if !self.link.secured && !self.link.plain_auth => {
+                self.fail(538, (5, 7, 11), "A key may only be sent encrypted: give STARTTLS first");
+            }
+            _ => {
+                let Some(mechanism) = Mechanism::named(mechanism) else {
+                    self.fail(504, (5, 5, 4), "The mechanism is not known here: use PLAIN or LOGIN");
+                    return None;
+                };
+                let (mut exchange, first) = Exchange::begin(mechanism);
+                let step = initial.map_or(Ok(first), |response| exchange.initial(response));
+                return self.auth_step(exchange, step);
+            }
+        }
+        None
+    }
+
+    pub(super) fn auth_response(&mut self, line: &[u8]) -> Option<Action> {
+        let State::ExpectAuthResponse(mut exchange) = std::mem::replace(&mut self.state, State::ExpectMail) else {
+            return None;
+        };
+        // Octets above 127 are not base64, nor is a question mark.
+        let step = exchange.feed(std::str::from_utf8(line).unwrap_or("?"));
+        self.auth_step(exchange, step)
+    }
+
+    fn auth_step(&mut self, exchange: Exchange, step: Result<Step, AuthError>) -> Option<Action> {
+        match step {
+            Ok(Step::Challenge(challenge)) => {
+                // Written by hand: the space must be there even where the challenge is empty (RFC 4954 s4).
+                self.output.extend_from_slice(format!("334 {challenge}\r\n").as_bytes());
+                self.state = State::ExpectAuthResponse(exchange);
+                None
+            }
+            Ok(Step::Done(credentials)) => {
+                self.state = State::ExpectVerdict;
+                Some(Action::Authenticate(credentials))
+            }
+            Err(error) => {
+                let status = match error {
+                    AuthError::Cancelled => (5, 7, 0),
+                    AuthError::NotBase64 | AuthError::Malformed => (5, 5, 2),
+                };
+                self.fail(501, status, sentence(&error.to_string()));
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The mail transaction of a session (RFC 5321 s3.3): MAIL, RCPT, DATA and the text, up to a message that came in whole.
+
+use std::collections::HashSet;
+
+use mail::{Address, Envelope, ReversePath};
+
+use super::{Action, Arrived, FIRST_ROOM_OCTETS, Session, State};
+use crate::smtp::command::{MailParameters, sentence};
+use crate::smtp::text::{Progress, TextFault};
+
+/// MAIL and what followed.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    sender: ReversePath,
+    eight_bit: bool,
+    recipients: Vec<Address>,
+    seen: HashSet<Address>,
+    /// Whether a recipient was refused: tells DATA without recipients from DATA too early.
+    pub(super) refused: bool,
+}
+
+impl Session {
+    pub(super) fn mail(&mut self, sender: ReversePath, parameters: MailParameters) {
+        match self.state {
+            State::ExpectHello => return self.fail(503, (5, 5, 1), "Send EHLO first"),
+            State::ExpectRcpt(_) => {
+                return self.fail(503, (5, 5, 1), "A mail transaction is under way: end it with DATA or RSET");
+            }
+            _ => {}
+        }
+        if !self.link.trusted && !self.authenticated {
+            let text = if self.link.secured || self.link.plain_auth {
+                "Authentication required: give AUTH with an API key as the password"
+            } else {
+                "Authentication required: give STARTTLS, then AUTH with an API key as the password"
+            };
+            return self.fail(530, (5, 7, 0), text);
+        }
+        let limit = self.settings.message_bytes;
+        if let Some(size) = parameters.size.filter(|&size| size > limit) {
+            let text = format!("A message of {size} octets is larger than the limit of {limit} octets");
+            return self.say(552, Some((5, 3, 4)), text);
+        }
+        self.state = State::ExpectRcpt(Box::new(Transaction {
+            sender,
+            eight_bit: parameters.eight_bit,
+            recipients: Vec::new(),
+            seen: HashSet::new(),
+            refused: false,
+        }));
+        self.say(250, Some((2, 1, 0)), "Ok");
+    }
+
+    pub(super) fn rcpt(&mut self, recipient: Address) {
+        let limit = self.settings.recipients;
+        let State::ExpectRcpt(transaction) = &mut self.state else {
+            // Not counted: it follows a refused MAIL in a pipelined group.
+            return self.say(503, Some((5, 5, 1)), "Send MAIL first");
+        };
+        if transaction.seen.contains(&recipient) {
+            return self.say(250, Some((2, 1, 5)), "Ok, the recipient was named before");
+        }
+        if transaction.recipients.len() >= limit {
+            transaction.refused = true;
+            let text = format!("Too many recipients: one message may have {limit}, send the rest in another");
+            return self.say(452, Some((4, 5, 3)), text);
+        }
+        transaction.seen.insert(recipient.clone());
+        transaction.recipients.push(recipient);
+        self.say(250, Some((2, 1, 5)), "Ok");
+    }
+
+    pub(super) fn data(&mut self) -> Option<Action> {
+        match std::mem::replace(&mut self.state, State::ExpectMail) {
+            State::ExpectRcpt(transaction) if !transaction.recipients.is_empty() => {
+                self.state = State::ExpectFirstRoom(transaction);
+                return Some(Action::Room(FIRST_ROOM_OCTETS));
+            }
+            State::ExpectRcpt(transaction) => {
+                let (code, text) =
+                    if transaction.refused { (554, "No recipient was accepted") } else { (503, "Send RCPT first") };
+                self.state = State::ExpectRcpt(transaction);
+                self.say(code, Some((5, 5, 1)), text);
+            }
+            state => {
+                self.state = state;
+                self.say(503, Some((5, 5, 1)), "Send MAIL first");
+            }
+        }
+        None
+    }
+
+    pub(super) fn read_text(&mut self) -> Option<Action> {
+        let State::ExpectText(transaction, mut receiver) = std::mem::replace(&mut self.state, State::ExpectMail) else {
+            return None;
+        };
+        let mut progress = Progress::More;
+        if !self.inbound.is_empty() {
+            self.inbound.take(|bytes| {
+                let (used, wanted) = receiver.receive(bytes);
+                progress = wanted;
+                used
+            });
+        }
+        match progress {
+            Progress::More => {
+                self.milestones += u64::from(receiver.passed_block());
+                self.state = State::ExpectText(transaction, receiver);
+                Some(Action::Read)
+            }
+            Progress::Room(octets) => {
+                self.state = State::ExpectRoom(transaction, receiver, octets);
+                Some(Action::Room(octets))
+            }
+            Progress::End(Ok(message)) => {
+                self.state = State::ExpectAcceptance;
+                let Transaction { sender, recipients, eight_bit, .. } = *transaction;
+                let envelope = Envelope { sender, recipients };
+                Some(Action::Deliver(Box::new(Arrived { envelope, message, eight_bit })))
+            }
+            Progress::End(Err(fault)) => {
+                self.say_text_fault(fault);
+                None
+            }
+            Progress::Absurd(limit) => {
+                self.say_text_fault(TextFault::TooLarge(limit));
+                self.state = State::Closed;
+                None
+            }
+        }
+    }
+
+    pub(super) fn say_text_fault(&mut self, fault: TextFault) {
+        let (code, status) = match fault {
+            TextFault::BareLineEnd(_) | TextFault::LongLine(_) => (550, (5, 6, 0)),
+            TextFault::TooLarge(_) => (552, (5, 3, 4)),
+            TextFault::NoRoom => (452, (4, 3, 1)),
+        };
+        self.say(code, Some(status), sentence(&fault.to_string()));
+    }
+}
