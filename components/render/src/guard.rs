@@ -64,6 +64,38 @@ pub fn check_template(source: &str) -> Result<(), (String, Position)> {
     Ok(())
 }
 
+/// What stands open or closes nothing in a source that the parser gave up on, and where; absent where all is in pairs.
+pub fn unpaired(source: &str) -> Option<(String, Position)> {
+    let mut open: Vec<(&str, usize)> = Vec::new();
+    let mut at = 0;
+    while let Some(found) = source.get(at..).and_then(|rest| rest.find("{{")) {
+        let start = at + found;
+        let tag = source[start..].trim_start_matches('{').trim_start_matches('~').trim_start();
+        let close = if tag.starts_with("!--") { "--}}" } else { "}}" };
+        let Some(length) = tag.find(close) else {
+            return Some((format!("the tag that begins here is not closed by `{close}`"), position(source, start)));
+        };
+        at = source.len() - tag.len() + length + close.len();
+        let name =
+            tag.get(1..length).unwrap_or_default().trim_matches(|c: char| c.is_whitespace() || c == '~' || c == '>');
+        let name = name.split_whitespace().next().unwrap_or_default();
+        if source[..start].ends_with('\\') {
+            continue;
+        } else if tag.starts_with(['#', '^']) && !name.is_empty() {
+            open.push((name, start));
+        } else if tag.starts_with('/') {
+            let what = match open.pop() {
+                Some((opened, _)) if opened.trim_start_matches('*') == name => continue,
+                Some((opened, _)) => format!("`{{{{/{name}}}}}` stands where `{{{{/{opened}}}}}` must"),
+                None => format!("`{{{{/{name}}}}}` closes a block that was not opened"),
+            };
+            return Some((what, position(source, start)));
+        }
+    }
+    let (name, start) = open.pop()?;
+    Some((format!("the block `{{{{#{name}}}}}` is not closed by `{{{{/{name}}}}}`"), position(source, start)))
+}
+
 /// Whether an HTML document is small and flat enough to make a text part of.
 pub fn is_modest_html(html: &str) -> bool {
     let mut depth = 0usize;

@@ -8,8 +8,8 @@ use std::io;
 use contract::{Finding, FindingClass, Position, Rendered, RendererInput};
 use handlebars::template::{Template, TemplateElement};
 use handlebars::{
-    Context, Handlebars, Output, RenderContext, RenderError, RenderErrorReason, Renderable, TemplateError, html_escape,
-    no_escape,
+    Context, Handlebars, Output, RenderContext, RenderError, RenderErrorReason, Renderable, TemplateError,
+    TemplateErrorReason, html_escape, no_escape,
 };
 use serde_json::Value;
 
@@ -83,7 +83,7 @@ fn fill(
     left: &mut usize,
 ) -> Result<String, Finding> {
     guard::check_template(source).map_err(|(text, position)| refuse(field, &text, Some(position)))?;
-    let template = Template::compile(source).map_err(|error| syntax(field, &error))?;
+    let template = Template::compile(source).map_err(|error| syntax(field, source, &error))?;
     no_partials(&template).map_err(|position| {
         refuse(field, "partials and decorators (`{{> …}}`, `{{#*…}}`) are not available", Some(position))
     })?;
@@ -134,9 +134,17 @@ fn no_partials(template: &Template) -> Result<(), Position> {
     Ok(())
 }
 
-fn syntax(field: &str, error: &TemplateError) -> Finding {
-    let place = error.pos().and_then(|(line, column)| place(Some(line), Some(column)));
-    refuse(field, &format!("the template cannot be read: {}", error.reason()), place)
+fn syntax(field: &str, source: &str, error: &TemplateError) -> Finding {
+    let at = error.pos().and_then(|(line, column)| place(Some(line), Some(column)));
+    let (what, at) = match error.reason() {
+        // The parser's own words name the rules of its grammar and the place where it gave up.
+        TemplateErrorReason::InvalidSyntax(_) => match guard::unpaired(source) {
+            Some((what, position)) => (what, Some(position)),
+            None => ("the tag here is not one of Handlebars: `{{name}}`, `{{#if name}}`, `{{/if}}`".to_owned(), at),
+        },
+        reason => (reason.to_string(), at),
+    };
+    refuse(field, &format!("the template cannot be read: {what}"), at)
 }
 
 fn failure(field: &str, error: &RenderError) -> Finding {
@@ -258,7 +266,11 @@ mod tests {
 
     #[test]
     fn syntax_errors_have_a_place() {
-        check_refused("a\n{{#if x}}", r#"{"x":1}"#, "cannot be read", Some((2, 10)));
+        check_refused("a\n{{#if x}}b\n", r#"{"x":1}"#, "`{{#if}}` is not closed", Some((2, 1)));
+        check_refused("{{#if x}}{{#each y}}{{/if}}", r#"{"x":1,"y":[]}"#, "each", Some((1, 21)));
+        check_refused("a {{/if}}", "{}", "`{{/if}}` closes a block that was not opened", Some((1, 3)));
+        check_refused("a {{ name", "{}", "not closed by `}}`", Some((1, 3)));
+        check_refused("a {{}}", "{}", "not one of Handlebars", Some((1, 5)));
         check_refused("{{#if x}}{{/each}}", r#"{"x":1}"#, "each", Some((1, 10)));
         check_refused("{{nosuch 1}}", "{}", "helper `nosuch`", Some((1, 1)));
         check_refused("x {{> other}}", "{}", "not available", Some((1, 3)));

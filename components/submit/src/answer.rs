@@ -44,6 +44,11 @@ impl Error {
         }
     }
 
+    /// A route of Resend's API that does nothing here so far.
+    pub fn not_yet(what: &str) -> Error {
+        Error::new(501, "application_error", format!("this service does not support {what}"))
+    }
+
     pub fn not_found() -> Error {
         Error::new(404, "not_found", "there is no such resource")
     }

@@ -81,6 +81,11 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
             ("/emails", &Method::POST) => self.send(parts, body).await,
             ("/emails", &Method::GET | &Method::HEAD) => self.pass(parts, body).await,
             ("/emails", _) => Ok(answer::method_not_allowed("GET, POST")),
+            ("/emails/batch", &Method::POST) => Err(Error::not_yet("sending a batch: send its mails one by one")),
+            (path, &Method::POST) if path.starts_with("/emails/") && path.ends_with("/cancel") => {
+                Err(Error::not_yet("canceling: a mail goes out as soon as it is accepted"))
+            }
+            (path, &Method::PATCH) if path.starts_with("/emails/") => Err(Error::not_yet("rescheduling")),
             (_, _) => self.pass(parts, body).await,
         }
     }
@@ -220,6 +225,9 @@ fn is_hidden(path: &str) -> bool {
             .any(|hidden| lower.strip_prefix(hidden).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
+/// The tenant whose name nobody needs to write.
+const DEFAULT_TENANT: &str = "default";
+
 /// From must be of a registered domain or below one.
 fn check_from(caller: &AuthAnswer, domain: &Domain) -> Result<(), Error> {
     let covers = |registered: &String| {
@@ -229,7 +237,9 @@ fn check_from(caller: &AuthAnswer, domain: &Domain) -> Result<(), Error> {
     if caller.any_domain || caller.domains.iter().any(covers) {
         return Ok(());
     }
-    let text = format!("`from`: the domain `{domain}` is not registered: add it with `posthaste domain add {domain}`");
+    let tenant = if caller.tenant == DEFAULT_TENANT { String::new() } else { format!(" --tenant {}", caller.tenant) };
+    let text =
+        format!("`from`: the domain `{domain}` is not registered: add it with `posthaste domain add{tenant} {domain}`");
     Err(Error::new(403, "invalid_from_address", text))
 }
 

@@ -25,9 +25,18 @@ pub(crate) struct Dev {
     /// Where mail and keys are kept. Default: $XDG_STATE_HOME/posthaste-dev, or ~/.local/state/posthaste-dev.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// The API key to take.
-    #[arg(long, value_name = "KEY", default_value = DEVELOPMENT_KEY)]
+    /// The API key to take: letters, digits, `_`, `-` and `.`.
+    #[arg(long, value_name = "KEY", default_value = DEVELOPMENT_KEY, value_parser = plain_key)]
     api_key: String,
+}
+
+/// Reads a key that fits a header field and, unquoted, a shell.
+fn plain_key(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => Ok(text.to_owned()),
+        false => Err("write letters, digits, `_`, `-` and `.`, at least one".to_owned()),
+    }
 }
 
 /// Reads an address that strangers cannot reach.
@@ -103,6 +112,15 @@ mod tests {
             ("8080", false),
         ] {
             assert_eq!(loopback(text).is_ok(), fits, "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_can_be_pasted() {
+        for (text, fits) in
+            [("ph_dev", true), ("a.b-C_9", true), ("", false), ("a b", false), ("it's", false), ("é", false)]
+        {
+            assert_eq!(plain_key(text).is_ok(), fits, "{text}");
         }
     }
 }

@@ -5,7 +5,7 @@ use http::Method;
 use jiff::Timestamp;
 
 use super::link::Link;
-use super::{Failure, Target};
+use super::{Failure, Target, say};
 use crate::api::control::{CreatedKey, DnsRecord, DomainView, KeyView, Listing, NewDomain, NewKey, QueueView, Status};
 
 /// One tenant, or all where none is named.
@@ -67,8 +67,14 @@ impl Key {
         match self {
             Key::Create { target, of, name } => {
                 let new = NewKey { tenant: of.tenant, name: Some(name) };
-                let created: CreatedKey = Link::open(&target).await?.call(Method::POST, "keys", &new).await?;
-                println!("{}", created.key);
+                let link = Link::open(&target).await?;
+                let created: CreatedKey = link.call(Method::POST, "keys", &new).await?;
+                if let Err(unseen) = say(&created.key) {
+                    // Nobody will ever know it: a live key that nobody holds is only a riddle in the list.
+                    let path = format!("keys/{}", encode(&created.view.id));
+                    let _: serde_json::Value = link.call(Method::DELETE, &path, &()).await?;
+                    return Err(unseen);
+                }
             }
             Key::List { target, of } => {
                 let path = format!("keys{}", of.query());
@@ -77,12 +83,12 @@ impl Key {
                     let state = if key.revoked_at.is_some() { "revoked" } else { "live" };
                     [key.id, format!("{}…", key.prefix), key.tenant, state.to_owned(), day(key.created_at), key.name]
                 });
-                table(["ID", "KEY", "TENANT", "STATE", "CREATED", "NAME"], rows);
+                table(["ID", "KEY", "TENANT", "STATE", "CREATED", "NAME"], rows)?;
             }
             Key::Revoke { target, id } => {
                 let path = format!("keys/{}", encode(&id));
                 let _: serde_json::Value = Link::open(&target).await?.call(Method::DELETE, &path, &()).await?;
-                println!("{id} is revoked");
+                say(format_args!("{id} is revoked"))?;
             }
         }
         Ok(())
@@ -131,7 +137,7 @@ impl Domain {
             Domain::Add { target, of, domain } => {
                 let new = NewDomain { domain, tenant: of.tenant };
                 let made: DomainView = Link::open(&target).await?.call(Method::POST, "domains", &new).await?;
-                print_records(&made.records);
+                print_records(&made.records)?;
             }
             Domain::List { target, of } => {
                 let path = format!("domains{}", of.query());
@@ -140,19 +146,19 @@ impl Domain {
                     let keys = domain.records.iter().filter(|record| record.required).count();
                     [domain.domain, domain.tenant, format!("{keys} DKIM keys"), day(domain.created_at)]
                 });
-                table(["DOMAIN", "TENANT", "KEYS", "CREATED"], rows);
+                table(["DOMAIN", "TENANT", "KEYS", "CREATED"], rows)?;
             }
             Domain::Remove { target, of, domain } => {
                 let path = format!("domains/{}{}", encode(&domain), of.query());
                 let _: serde_json::Value = Link::open(&target).await?.call(Method::DELETE, &path, &()).await?;
-                println!(
+                say(format_args!(
                     "{domain} is removed. Leave its DNS records until all mail signed with its keys has arrived (5 days)."
-                );
+                ))?;
             }
             Domain::Records { target, of, domain } => {
                 let path = format!("domains/{}{}", encode(&domain), of.query());
                 let view: DomainView = Link::open(&target).await?.call(Method::GET, &path, &()).await?;
-                print_records(&view.records);
+                print_records(&view.records)?;
             }
         }
         Ok(())
@@ -160,11 +166,11 @@ impl Domain {
 }
 
 /// Lines of a zone file, so that they can be pasted as they stand.
-fn print_records(records: &[DnsRecord]) {
-    println!("; needed: receivers verify signatures with these");
-    records.iter().filter(|record| record.required).for_each(|record| println!("{}", record.zone_line));
-    println!("; advised: merge them with what is published already");
-    records.iter().filter(|record| !record.required).for_each(|record| println!("{}", record.zone_line));
+fn print_records(records: &[DnsRecord]) -> Result<(), Failure> {
+    say("; needed: receivers verify signatures with these")?;
+    records.iter().filter(|record| record.required).try_for_each(|record| say(&record.zone_line))?;
+    say("; advised: merge them with what is published already")?;
+    records.iter().filter(|record| !record.required).try_for_each(|record| say(&record.zone_line))
 }
 
 #[derive(Debug, Subcommand)]
@@ -183,7 +189,7 @@ impl Queue {
         let Queue::List { target, of } = self;
         let path = format!("queue{}", of.query());
         let queue: QueueView = Link::open(&target).await?.call(Method::GET, &path, &()).await?;
-        println!("{} of all tenants", waiting(queue.queued));
+        say(format_args!("{}, all tenants together", waiting(queue.queued)))?;
         if queue.messages.is_empty() {
             return Ok(());
         }
@@ -192,8 +198,7 @@ impl Queue {
             let event = message.last_event.unwrap_or_else(|| "-".to_owned());
             [message.id, sender, message.recipients.to_string(), message.accepted_at.to_string(), event]
         });
-        table(["ID", "SENDER", "TO", "ACCEPTED", "LAST EVENT"], rows);
-        Ok(())
+        table(["ID", "SENDER", "TO", "ACCEPTED", "LAST EVENT"], rows)
     }
 }
 
@@ -210,8 +215,7 @@ impl Tenant {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Tenant::List { target } = self;
         let tenants: Listing<String> = Link::open(&target).await?.call(Method::GET, "tenants", &()).await?;
-        tenants.data.iter().for_each(|tenant| println!("{tenant}"));
-        Ok(())
+        tenants.data.iter().try_for_each(say)
     }
 }
 
@@ -220,17 +224,17 @@ pub(super) async fn status(target: &Target) -> Result<(), Failure> {
     let link = Link::open(target).await?;
     let status: Status = link.call(Method::GET, "status", &()).await?;
     match status.uptime_s {
-        Some(uptime_s) => println!("running   {} (posthaste {})", duration(uptime_s), status.version),
-        None => println!("stopped   no host runs on this data folder (posthaste {})", status.version),
+        Some(uptime_s) => say(format_args!("running   {} (posthaste {})", duration(uptime_s), status.version))?,
+        None => say(format_args!("stopped   no host runs on this data folder (posthaste {})", status.version))?,
     }
-    println!("hostname  {}", status.hostname);
+    say(format_args!("hostname  {}", status.hostname))?;
     for address in &status.http {
-        println!("http      {address}");
+        say(format_args!("http      {address}"))?;
     }
     for address in &status.smtp {
-        println!("smtp      {address}");
+        say(format_args!("smtp      {address}"))?;
     }
-    println!("queue     {}", waiting(status.queued));
+    say(format_args!("queue     {}", waiting(status.queued)))?;
     if link.is_live() { Ok(()) } else { Err(Failure::Told) }
 }
 
@@ -262,14 +266,15 @@ fn day(at: Timestamp) -> String {
 }
 
 /// Prints rows in columns as wide as their widest cell.
-fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) {
+fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> Result<(), Failure> {
     let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     for row in &rows {
         let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        println!("{}", line.join("  ").trim_end());
+        say(line.join("  ").trim_end())?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -82,6 +82,9 @@ pub(crate) enum Failure {
     Refused(String),
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
+    /// What the command found could not be printed. A reader that left (`| head`) is no fault worth a word.
+    #[error("cannot print: {0}")]
+    Output(std::io::Error),
     /// Everything was said on the way.
     #[error("")]
     Told,
@@ -92,6 +95,13 @@ impl Failure {
         let what = what.into();
         move |source| Failure::Io { what, source }
     }
+}
+
+/// Prints one line of what a command found, on stdout.
+fn say(line: impl std::fmt::Display) -> Result<(), Failure> {
+    use std::io::Write as _;
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{line}").and_then(|()| stdout.flush()).map_err(Failure::Output)
 }
 
 /// Parses the command line and runs the command.
@@ -130,6 +140,7 @@ pub fn run() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Told) => ExitCode::FAILURE,
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Err(failure) => {
             eprintln!("posthaste: {failure}");
             ExitCode::FAILURE

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::dev::DEVELOPMENT_KEY;
 use super::link::Link;
-use super::{Failure, Target};
+use super::{Failure, Target, say};
 use crate::api::control::Status;
 use crate::api::socket;
 
@@ -59,10 +59,7 @@ impl Send {
         let answer = socket::call(stream, self.request(address, &key)?).await.map_err(Failure::io(&what))?;
         let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap_or_default();
         match (answer.status().is_success(), body["id"].as_str()) {
-            (true, Some(id)) => {
-                println!("{id}");
-                Ok(())
-            }
+            (true, Some(id)) => say(id),
             _ => {
                 let text = body["message"].as_str().unwrap_or("no reason is given");
                 Err(Failure::Refused(format!("the host answered {}: {text}", answer.status())))

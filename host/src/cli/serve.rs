@@ -29,6 +29,9 @@ impl Serve {
     }
 }
 
+/// Signals that come this soon after the first are the same wish: a wrapper signals the child and then its group.
+const SAME_SIGNAL: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Serves until SIGTERM or SIGINT, then drains; a second signal ends the drain.
 pub(super) async fn until_told(host: Host) -> Result<(), Failure> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -39,10 +42,18 @@ pub(super) async fn until_told(host: Host) -> Result<(), Failure> {
         _ = interrupt.recv() => {}
     }
     tracing::info!("ending: finishing what is under way");
-    tokio::select! {
-        () = host.shutdown() => tracing::info!("ended"),
-        _ = terminate.recv() => tracing::warn!("ended at once by a second signal"),
-        _ = interrupt.recv() => tracing::warn!("ended at once by a second signal"),
+    let first = std::time::Instant::now();
+    let shutdown = host.shutdown();
+    tokio::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break tracing::info!("ended"),
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if first.elapsed() >= SAME_SIGNAL {
+            break tracing::warn!("ended at once by a second signal");
+        }
     }
     Ok(())
 }

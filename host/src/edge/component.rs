@@ -167,7 +167,7 @@ impl Outline {
         // Components nest; only the outermost one's names count.
         let mut depth = 0_u32;
         for payload in Parser::new(0).parse_all(bytes) {
-            match payload.map_err(|error| error.to_string())? {
+            match payload.map_err(first_line)? {
                 Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
                     return Err("it is a core module: build it for wasm32-wasip2, or wrap it with `wasm-tools \
                                 component new`"
@@ -177,12 +177,12 @@ impl Outline {
                 Payload::End(_) => depth = depth.saturating_sub(1),
                 Payload::ComponentImportSection(section) if depth == 1 => {
                     for import in section {
-                        outline.imports.insert(import.map_err(|error| error.to_string())?.name.name.to_owned());
+                        outline.imports.insert(import.map_err(first_line)?.name.name.to_owned());
                     }
                 }
                 Payload::ComponentExportSection(section) if depth == 1 => {
                     for export in section {
-                        outline.exports.insert(export.map_err(|error| error.to_string())?.name.name.to_owned());
+                        outline.exports.insert(export.map_err(first_line)?.name.name.to_owned());
                     }
                 }
                 _ => {}
@@ -190,6 +190,19 @@ impl Outline {
         }
         Ok(outline)
     }
+}
+
+/// The parser prints what it expected over several lines; the first says what is wrong.
+fn first_line(error: wasmparser::BinaryReaderError) -> String {
+    error
+        .message()
+        .lines()
+        .next()
+        .unwrap_or("it cannot be read")
+        .split(" - expected")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// What guests may call, by kind of guest.

@@ -105,10 +105,13 @@ fn self_signed(data: &Path, hostname: &Domain) -> Result<TlsFiles, TlsError> {
         write_private(&files.key, pair.signing_key.serialize_pem().as_bytes())?;
         write_private(&files.cert, pair.cert.pem().as_bytes())?;
     }
-    tracing::warn!(
-        certificate = %files.cert.display(),
-        "TLS uses a self-signed certificate, which clients that verify will refuse: set [tls] cert and key"
-    );
+    // A development host has no [tls] to set, and its clients need no TLS.
+    if hostname.as_str() != "localhost" {
+        tracing::warn!(
+            certificate = %files.cert.display(),
+            "TLS uses a self-signed certificate, which clients that verify will refuse: set [tls] cert and key"
+        );
+    }
     Ok(files)
 }
 

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::link::Link;
-use super::{Failure, Target};
+use super::{Failure, Target, say};
 use crate::config::{self, Config, NextHop, RouteDomain};
 use lookup::Lookup;
 
@@ -86,22 +86,23 @@ struct Report {
 }
 
 impl Report {
-    fn add(&mut self, findings: impl IntoIterator<Item = Finding>) {
+    fn add(&mut self, findings: impl IntoIterator<Item = Finding>) -> Result<(), Failure> {
         for finding in findings {
             match finding.level {
                 Level::Ok => {}
                 Level::Warn => self.warned += 1,
                 Level::Fail => self.failed += 1,
             }
-            println!("{finding}");
+            say(finding)?;
         }
+        Ok(())
     }
 
     fn finish(self) -> Result<(), Failure> {
         match (self.failed, self.warned) {
-            (0, 0) => println!("\nEverything is in order."),
-            (0, warned) => println!("\nIt works; {warned} to look at."),
-            (failed, warned) => println!("\n{failed} failed, {warned} more to look at."),
+            (0, 0) => say("\nEverything is in order.")?,
+            (0, warned) => say(format_args!("\nIt works; {warned} to look at."))?,
+            (failed, warned) => say(format_args!("\n{failed} failed, {warned} more to look at."))?,
         }
         if self.failed == 0 { Ok(()) } else { Err(Failure::Told) }
     }
@@ -114,26 +115,26 @@ impl Check {
             Ok(config) => config,
             Err(faults) => {
                 let tell = |line: &str| Finding::fail("config", line, "");
-                report.add(faults.to_string().lines().map(tell));
+                report.add(faults.to_string().lines().map(tell))?;
                 return report.finish();
             }
         };
-        report.add([Finding::ok("config", format!("{} is well-formed", self.config.display()))]);
-        report.add(machine::data_folder(&config));
-        report.add(machine::clock(&config));
+        report.add([Finding::ok("config", format!("{} is well-formed", self.config.display()))])?;
+        report.add(machine::data_folder(&config))?;
+        report.add(machine::clock(&config))?;
         let target = Target { config: Some(self.config.clone()), data: None };
         // The store is opened only where there is one already: a check makes nothing.
         let link = if config.data.join("store.db").exists() { Some(Link::open(&target).await) } else { None };
         let live = matches!(&link, Some(Ok(link)) if link.is_live());
-        report.add(machine::listeners(&config, live));
-        report.add(tls::pair(&config));
-        report.add(machine::components(&config));
+        report.add(machine::listeners(&config, live))?;
+        report.add(tls::pair(&config))?;
+        report.add(machine::components(&config))?;
         match Lookup::new(&config.dns) {
-            Err(error) => report.add([Finding::fail("dns", error, "name servers can be given in [dns] servers")]),
+            Err(error) => report.add([Finding::fail("dns", error, "name servers can be given in [dns] servers")])?,
             Ok(lookup) => {
-                report.add(network::name(&config, &lookup).await);
-                report.add(network::way_out(&config, &lookup, self.probe_domain.as_deref()).await);
-                report.add(domains::published(link, &lookup).await);
+                report.add(network::name(&config, &lookup).await)?;
+                report.add(network::way_out(&config, &lookup, self.probe_domain.as_deref()).await)?;
+                report.add(domains::published(link, &lookup).await)?;
             }
         }
         report.finish()
