@@ -150,8 +150,12 @@ fn addresses_print_what_they_read() {
         if let Ok(mailbox) = Mailbox::parse(&text) {
             assert!(!mailbox.to_string().contains(char::is_control), "{mailbox:?}");
         }
-        for mailbox in mail::mailbox::parse_list(text.as_bytes()).into_iter().flatten() {
+        let listed: Vec<_> = mail::mailbox::parse_list(text.as_bytes()).into_iter().flatten().collect();
+        for mailbox in &listed {
             assert!(!mailbox.to_string().contains(char::is_control), "{mailbox:?}");
+        }
+        if let Ok(authors) = mail::mailbox::parse_authors(text.as_bytes()) {
+            assert_eq!(authors, listed);
         }
     });
 }

@@ -4,7 +4,7 @@
 //! the tree (`mime`) and the address fields (`mailbox`) are read here, bounded and strict.
 
 use crate::header::{self, Field};
-use crate::mailbox::{decoded, parse_list};
+use crate::mailbox::{decoded, parse_authors, parse_list};
 use crate::mime::{self, Node};
 use crate::{Address, Mailbox};
 
@@ -59,10 +59,8 @@ pub fn parse(message: &[u8]) -> Parsed {
             .iter()
             .map(|field| (field.name.trim_ascii_end().to_owned(), decoded(&field.unfolded())))
             .collect(),
-        from: all_mailboxes(&fields, "From").unwrap_or_default(),
-        sender: all_mailboxes(&fields, "Sender")
-            .and_then(|found| <[Mailbox; 1]>::try_from(found).ok())
-            .map(|[one]| one),
+        from: authors(&fields, "From").unwrap_or_default(),
+        sender: authors(&fields, "Sender").and_then(|found| <[Mailbox; 1]>::try_from(found).ok()).map(|[one]| one),
         to: mailboxes(&fields, "To"),
         cc: mailboxes(&fields, "Cc"),
         reply_to: mailboxes(&fields, "Reply-To"),
@@ -132,14 +130,10 @@ fn mailboxes(fields: &[Field<'_>], name: &str) -> Vec<Mailbox> {
     fields.iter().filter(|field| field.is(name)).flat_map(|field| parse_list(field.value)).flatten().collect()
 }
 
-/// The mailboxes of every field of this name; `None` where one is bad.
-fn all_mailboxes(fields: &[Field<'_>], name: &str) -> Option<Vec<Mailbox>> {
-    fields
-        .iter()
-        .filter(|field| field.is(name))
-        .flat_map(|field| parse_list(field.value))
-        .collect::<Result<_, _>>()
-        .ok()
+/// The mailboxes of every field of this name; `None` where one is not beyond doubt.
+fn authors(fields: &[Field<'_>], name: &str) -> Option<Vec<Mailbox>> {
+    let read = fields.iter().filter(|field| field.is(name)).map(|field| parse_authors(field.value));
+    read.collect::<Result<Vec<_>, _>>().ok().map(|found| found.concat())
 }
 
 #[cfg(test)]
@@ -179,6 +173,7 @@ mod tests {
         check("From: a@x.test, b@x.test\r\nSender: s@x.test, t@x.test", None);
         check("From: a@x.test\r\nFrom: b@y.test", None);
         check("From: a@x.test, @broken", None);
+        check("From: B <b@y.test>: a@x.test", None);
         check("From: =?utf-8?q?=3Ca=40x=2Etest=3E?=", None);
         check("From: =?utf-8?q?=3Ce=40y=2Etest=3E=2C?= <a@x.test>", Some("a@x.test"));
         check("To: a@x.test", None);
