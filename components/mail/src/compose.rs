@@ -32,6 +32,7 @@ const ENCODED_WORD_OCTETS: usize = 45;
 /// of such.
 const RESERVED: &[&str] = &[
     "From",
+    "Sender",
     "To",
     "Cc",
     "Bcc",
@@ -94,8 +95,8 @@ pub enum HeaderError {
 }
 
 /// Checks one extra field: its name is a field name (RFC 5322 s2.2), is not one of those the service writes itself
-/// (From, To, Cc, Bcc, Subject, Date, Message-ID, Reply-To, Return-Path, Received, DKIM-Signature, MIME-Version,
-/// Content-*, …) and its value holds no line end.
+/// (From, Sender, To, Cc, Bcc, Subject, Date, Message-ID, Reply-To, Return-Path, Received, DKIM-Signature,
+/// MIME-Version, Content-*, …) and its value holds no line end.
 pub fn check_extra_header(name: &str, value: &str) -> Result<(), HeaderError> {
     let is_name = matches!(name.len(), 1..=MAX_NAME_OCTETS)
         && name.bytes().all(|octet| octet.is_ascii_graphic() && octet != b':');
@@ -470,7 +471,7 @@ mod tests {
             check(name, "v", Err(HeaderError::Name(name.chars().take(127).collect())));
         }
         for name in
-            ["from", "BCC", "Content-Type", "content-x", "Resent-To", "DKIM-Signature", "ARC-Seal", "Message-ID"]
+            ["sender", "BCC", "Content-Type", "content-x", "Resent-To", "DKIM-Signature", "ARC-Seal", "Message-ID"]
         {
             check(name, "v", Err(HeaderError::Reserved(name.into())));
         }
