@@ -90,8 +90,8 @@ fn pieces(text: &str) -> (Vec<(&str, Option<char>)>, bool) {
     (pieces, scanner.is_free())
 }
 
-/// Decodes encoded words in a text (RFC 2047). What comes out stays one line: control characters, decoded ones among
-/// them, become blanks.
+/// Decodes encoded words in a text (RFC 2047), blanks that they hold at its ends kept. What comes out stays one line:
+/// control characters, decoded ones among them, become blanks.
 pub(crate) fn decoded(text: &str) -> String {
     let decoded = match text.contains("=?") {
         false => Cow::Borrowed(text),
@@ -103,7 +103,7 @@ pub(crate) fn decoded(text: &str) -> String {
             }
         }
     };
-    decoded.replace(char::is_control, " ").trim().to_owned()
+    decoded.replace(char::is_control, " ")
 }
 
 /// Reads one element of a list; an empty one is nothing (RFC 5322 s4.4).

@@ -137,7 +137,7 @@ fn part(node: &Node, size: usize) -> Part {
     let file_name = disposition
         .and_then(|disposition| disposition.parameter("filename"))
         .or_else(|| node.content_type.parameter("name"))
-        .map(decoded)
+        .map(|name| decoded(name).trim().to_owned())
         .filter(|name| !name.is_empty());
     let is_text = matches!(node.content_type.value.as_str(), "text/plain" | "text/html");
     let is_attached = disposition.is_some_and(|disposition| disposition.value != "inline");
