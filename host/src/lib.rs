@@ -1,7 +1,7 @@
 //! The native host: owns the sockets, the disk, DNS, time, tenants' data and the WASM engine, and nothing else.
 //!
 //! Modules stand in the order of a message's road: `smtp` (protocol) and `server` (listeners) or `edge` (HTTP
-//! triggers) take a submission in, `accept` makes it durable in the `store`, the `queue` leases what is due, `route`
+//! triggers) take a submission in, `author` tells whose it may be, `accept` makes it durable in the `store`, the `queue` leases what is due, `route`
 //! finds the peer, `deliver` speaks to it, `event` tells what happened. `api` is the seam for components and people,
 //! `inbox` the development host's page, `cli` the commands people type, `serve` wires it all.
 
@@ -11,6 +11,7 @@ pub const DEFAULT_TENANT: &str = "default";
 pub mod accept;
 pub mod api;
 pub mod api_key;
+pub mod author;
 pub mod cli;
 pub mod config;
 pub mod deliver;

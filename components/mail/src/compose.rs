@@ -18,20 +18,23 @@ use thiserror::Error;
 
 use crate::Mailbox;
 use crate::body::{Boundaries, body};
+use crate::header::MAX_LINE_OCTETS;
 
 /// The longest value of an extra field in octets.
 pub const MAX_EXTRA_VALUE_OCTETS: usize = 8192;
 /// The longest name of an extra field, and the longest media type, in octets.
 pub(crate) const MAX_NAME_OCTETS: usize = 127;
-/// The longest word that a folded line can hold with a field name in front (RFC 5322 s2.1.1).
-const MAX_WORD_OCTETS: usize = 900;
-/// The octets that fit an encoded word of 75 columns in base64, `=?utf-8?B?` and `?=` around them (RFC 2047 s2).
-const ENCODED_WORD_OCTETS: usize = 45;
+/// The longest word, with the blanks in front of it, that a folded line can hold behind the longest name (RFC 5322 s2.1.1).
+const MAX_WORD_OCTETS: usize = MAX_LINE_OCTETS - MAX_NAME_OCTETS - 2;
+/// The octets of an encoded word in base64: with `=?utf-8?B?`, `?=` and `Subject: ` around them they fit 76 columns
+/// (RFC 2047 s2).
+const ENCODED_WORD_OCTETS: usize = 39;
 
 /// Fields that `compose` writes itself, that tell how the message travelled, or that our signatures are; and prefixes
 /// of such.
 const RESERVED: &[&str] = &[
     "From",
+    "Sender",
     "To",
     "Cc",
     "Bcc",
@@ -91,11 +94,15 @@ pub enum HeaderError {
     Control(String),
     #[error("the value of `{0}` is {1} octets long: at most 8192 are allowed")]
     TooLong(String, usize),
+    #[error(
+        "the value of `{0}` has a word of {1} octets, blanks in front of it included: at most {MAX_WORD_OCTETS} fit a line"
+    )]
+    LongWord(String, usize),
 }
 
 /// Checks one extra field: its name is a field name (RFC 5322 s2.2), is not one of those the service writes itself
-/// (From, To, Cc, Bcc, Subject, Date, Message-ID, Reply-To, Return-Path, Received, DKIM-Signature, MIME-Version,
-/// Content-*, …) and its value holds no line end.
+/// (From, Sender, To, Cc, Bcc, Subject, Date, Message-ID, Reply-To, Return-Path, Received, DKIM-Signature, MIME-Version,
+/// Content-*, …) and its value holds no line end and no word too long for a line.
 pub fn check_extra_header(name: &str, value: &str) -> Result<(), HeaderError> {
     let is_name = matches!(name.len(), 1..=MAX_NAME_OCTETS)
         && name.bytes().all(|octet| octet.is_ascii_graphic() && octet != b':');
@@ -112,7 +119,12 @@ pub fn check_extra_header(name: &str, value: &str) -> Result<(), HeaderError> {
     if value.len() > MAX_EXTRA_VALUE_OCTETS {
         return Err(HeaderError::TooLong(name.to_owned(), value.len()));
     }
-    Ok(())
+    match longest_word(value.trim()) {
+        long if long > MAX_WORD_OCTETS && is_plain(value) && !value.contains("=?") => {
+            Err(HeaderError::LongWord(name.to_owned(), long))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Composes the message: multipart/mixed around multipart/related around multipart/alternative, as few of them as
@@ -160,7 +172,7 @@ fn fields(draft: &Draft) -> Vec<(Cow<'_, str>, HeaderType<'_>)> {
     fields.push(("Date".into(), Date::new(draft.date_s).into()));
     for (name, value) in &draft.headers {
         if check_extra_header(name, value).is_ok() {
-            fields.push((name.as_str().into(), unstructured(value)));
+            fields.push((name.as_str().into(), unstructured(value.trim())));
         }
     }
     fields.push(("MIME-Version".into(), Raw::new("1.0").into()));
@@ -193,19 +205,36 @@ fn encoded_mailbox((name, address): (Option<String>, String)) -> String {
 /// List-Unsubscribe must stay readable to machines and a long subject to people.
 pub(crate) fn unstructured(value: &str) -> HeaderType<'_> {
     let value = on_one_line(value);
-    let value = match value.trim() {
-        trimmed if trimmed.len() == value.len() => value,
-        trimmed => Cow::Owned(trimmed.to_owned()),
-    };
-    if value.contains("=?") {
-        // What looks like an encoded word would be decoded on the other side, so it is encoded itself.
+    let is_trimmed = value.trim().len() == value.len();
+    let is_plain = is_plain(&value);
+    // What looks like an encoded word would be decoded on the other side, and blanks at either end would be lost, so
+    // both are encoded; so is what no line can hold.
+    if value.contains("=?") || !is_trimmed || (is_plain && longest_word(&value) > MAX_WORD_OCTETS) {
         return Raw::new(encoded_words(&value)).into();
     }
-    let is_plain = value.bytes().all(|octet| matches!(octet, b'\t' | b' '..=b'~'));
-    match is_plain && value.split([' ', '\t']).all(|word| word.len() <= MAX_WORD_OCTETS) {
+    match is_plain {
         true => Raw::new(value).into(),
         false => Text::new(value).into(),
     }
+}
+
+/// Whether a value can stand as it is: printable ASCII and blanks.
+fn is_plain(value: &str) -> bool {
+    value.bytes().all(|octet| matches!(octet, b'\t' | b' '..=b'~'))
+}
+
+/// The octets of the longest word with the blanks in front of it: a line folds before them and nowhere else.
+fn longest_word(value: &str) -> usize {
+    let is_blank = |octet: u8| matches!(octet, b' ' | b'\t');
+    let (mut longest, mut start, mut in_word) = (0, 0, false);
+    for (at, octet) in value.bytes().enumerate() {
+        if is_blank(octet) && in_word {
+            start = at;
+        }
+        in_word = !is_blank(octet);
+        longest = longest.max(at + 1 - start);
+    }
+    longest
 }
 
 /// The value with line ends and NUL as blanks.
@@ -327,6 +356,10 @@ mod tests {
             "=?utf-8?q?not_a_word?=",
             &"x".repeat(2000),
             "a: b; c",
+            " a  b ",
+            "  ",
+            &format!("gr\u{fc}n{}  x", " \u{fc}".repeat(60)),
+            &format!("a{}b", " ".repeat(1500)),
         ];
         let files = ["a.txt", "\u{fc}ber \"uns\".pdf", "a\\b;c=d.txt", &"n".repeat(200), &"\u{1f600}".repeat(40)];
         for (at, subject) in subjects.iter().enumerate() {
@@ -469,14 +502,40 @@ mod tests {
         for name in ["", "X Y", "X:", "X\r\n", "\u{dc}", &"x".repeat(128)] {
             check(name, "v", Err(HeaderError::Name(name.chars().take(127).collect())));
         }
-        for name in
-            ["from", "BCC", "Content-Type", "content-x", "Resent-To", "DKIM-Signature", "ARC-Seal", "Message-ID"]
-        {
+        for name in [
+            "from",
+            "sender",
+            "BCC",
+            "Content-Type",
+            "content-x",
+            "Resent-To",
+            "DKIM-Signature",
+            "ARC-Seal",
+            "Message-ID",
+        ] {
             check(name, "v", Err(HeaderError::Reserved(name.into())));
         }
         for value in ["a\rb", "a\nb", "a\0b"] {
             check("X", value, Err(HeaderError::Control("X".into())));
         }
         check("X", &"v".repeat(8193), Err(HeaderError::TooLong("X".into(), 8193)));
+        check("X", &"v".repeat(869), Ok(()));
+        check("X", &"v".repeat(870), Err(HeaderError::LongWord("X".into(), 870)));
+        check("X", &format!("a{}v b", " ".repeat(869)), Err(HeaderError::LongWord("X".into(), 870)));
+        check("X", &format!("{} {}", "v".repeat(869), "v ".repeat(3000)), Ok(()));
+        check("X", &"\u{fc}".repeat(3000), Ok(()));
+    }
+
+    #[test]
+    fn fits_every_field_in_lines() {
+        let name = format!("X-{}", "a".repeat(125));
+        let gap = " ".repeat(868);
+        for value in
+            ["b".repeat(869), format!("{gap}b{gap}b"), format!("=?{}", "b".repeat(2000)), "\u{fc}".repeat(2000)]
+        {
+            let mut draft = draft();
+            draft.headers = vec![(name.clone(), value.clone())];
+            assert!(composed(&draft).contains(&format!("{name}:")), "{value}");
+        }
     }
 }

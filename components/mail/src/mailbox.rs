@@ -1,8 +1,8 @@
 //! Mailboxes: an address with a name, as an API user writes it and as a header field holds it (RFC 5322 s3.4).
 //!
-//! The two are read by different rules. `Mailbox::parse` is for people: whatever stands before the last angle bracket is
-//! the name. `parse_list` is for header fields, where commas, comments, groups and quotes mean something, and where a
-//! field that receivers could read otherwise than we do must not pass for readable.
+//! They are read by different rules. `Mailbox::parse` is for people: whatever stands before the last angle bracket is
+//! the name. `parse_list` is for header fields, where commas, comments, groups and quotes mean something. `parse_authors`
+//! is for those that say who wrote: what receivers could read otherwise than we do must not pass for readable there.
 
 use std::borrow::Cow;
 
@@ -41,32 +41,57 @@ impl Mailbox {
 /// Reads the value of an address field (RFC 5322 s3.4): mailboxes and groups, folds, comments and encoded words
 /// (RFC 2047) included. Each mailbox comes back by itself, so that the caller says what a bad one spoils.
 pub fn parse_list(value: &[u8]) -> Vec<Result<Mailbox, AddressError>> {
-    let text = String::from_utf8_lossy(value).replace(['\r', '\n'], "").replace('\t', " ");
-    let mut mailboxes = Vec::new();
+    let text = unfolded(value);
+    let (pieces, is_closed) = pieces(&text);
+    let last = pieces.len() - 1;
+    let read = |(at, (piece, end)): (usize, &(&str, Option<char>))| match end {
+        None if at == last && !is_closed => Some(Err(unreadable(piece))),
+        // The name of a group: what follows are its mailboxes.
+        Some(':') => None,
+        _ => element(piece),
+    };
+    pieces.iter().enumerate().filter_map(read).collect()
+}
+
+/// Reads the value of From or Sender (RFC 5322 s3.6.2): mailboxes alone, no groups, nothing empty or unreadable, and no
+/// specials in a name without quotes, since what one reader takes for a name is an address to another.
+pub fn parse_authors(value: &[u8]) -> Result<Vec<Mailbox>, AddressError> {
+    let text = unfolded(value);
+    let (pieces, is_closed) = pieces(&text);
+    if !is_closed || pieces.iter().any(|(_, end)| matches!(end, Some(':' | ';'))) {
+        return Err(unreadable(&text));
+    }
+    let read = |(piece, _): &(&str, Option<char>)| match has_plain_name(piece) {
+        true => element(piece).unwrap_or(Err(AddressError::Empty)),
+        false => Err(unreadable(piece)),
+    };
+    pieces.iter().map(read).collect()
+}
+
+fn unfolded(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).replace(['\r', '\n'], "").replace('\t', " ")
+}
+
+/// A list cut at its free commas, semicolons and colons, each piece with what ends it, and whether no quotes, comment
+/// or bracket stay open at the end.
+fn pieces(text: &str) -> (Vec<(&str, Option<char>)>, bool) {
+    let mut pieces = Vec::new();
     let mut start = 0;
     let mut scanner = Scanner::default();
     for (at, c) in text.char_indices() {
         let is_free = scanner.is_free();
         scanner.take(c);
-        match c {
-            ',' | ';' if is_free => {
-                mailboxes.extend(element(&text[start..at]));
-                start = at + 1;
-            }
-            // The name of a group: what follows are its mailboxes.
-            ':' if is_free => start = at + 1,
-            _ => {}
+        if is_free && matches!(c, ',' | ';' | ':') {
+            pieces.push((&text[start..at], Some(c)));
+            start = at + 1;
         }
     }
-    match scanner.is_free() {
-        true => mailboxes.extend(element(&text[start..])),
-        false => mailboxes.push(Err(AddressError::Mailbox(shown(text[start..].trim())))),
-    }
-    mailboxes
+    pieces.push((&text[start..], None));
+    (pieces, scanner.is_free())
 }
 
-/// Decodes encoded words in a text (RFC 2047). What comes out stays one line: control characters, decoded ones among
-/// them, become blanks.
+/// Decodes encoded words in a text (RFC 2047), blanks that they hold at its ends kept. What comes out stays one line:
+/// control characters, decoded ones among them, become blanks.
 pub(crate) fn decoded(text: &str) -> String {
     let decoded = match text.contains("=?") {
         false => Cow::Borrowed(text),
@@ -78,13 +103,13 @@ pub(crate) fn decoded(text: &str) -> String {
             }
         }
     };
-    decoded.replace(char::is_control, " ").trim().to_owned()
+    decoded.replace(char::is_control, " ")
 }
 
 /// Reads one element of a list; an empty one is nothing (RFC 5322 s4.4).
 fn element(text: &str) -> Option<Result<Mailbox, AddressError>> {
     let whole = text.trim();
-    let (bare, comment) = without_comments(whole)?;
+    let Some((bare, comment)) = without_comments(whole) else { return Some(Err(unreadable(whole))) };
     let bare = bare.trim();
     if bare.is_empty() {
         return None;
@@ -96,6 +121,26 @@ fn element(text: &str) -> Option<Result<Mailbox, AddressError>> {
             false => other,
         },
     }))
+}
+
+fn unreadable(text: &str) -> AddressError {
+    AddressError::Mailbox(shown(text.trim()))
+}
+
+/// Whether the name in front of `<address>` holds specials in quotes and comments only (RFC 5322 s3.2.3); a dot may stand
+/// alone (s4.1).
+fn has_plain_name(text: &str) -> bool {
+    let Some((bare, _)) = without_comments(text) else { return false };
+    if !bare.trim_end().ends_with('>') {
+        return true;
+    }
+    let mut scanner = Scanner::default();
+    let mut unquoted = bare.chars().filter(|c| {
+        let was_in_quotes = scanner.in_quotes;
+        scanner.take(*c);
+        !was_in_quotes
+    });
+    unquoted.find(|c| r"()<>[]:;@\,".contains(*c)) == Some('<')
 }
 
 /// Reads `phrase <address>` or `address (name)`, comments taken out already.
@@ -191,7 +236,11 @@ fn without_comments(text: &str) -> Option<(String, Option<String>)> {
         match (depth, scanner.comments) {
             (0, 0) => bare.push(c),
             (_, deep) if deep > MAX_COMMENT_DEPTH => return None,
-            (0, _) => current.clear(),
+            (0, _) => {
+                // A comment is a blank (RFC 5322 s3.2.2): what stands around it does not grow together.
+                bare.push(' ');
+                current.clear();
+            }
             (_, 0) => comment = Some(decoded(&current)),
             _ => current.push(c),
         }
@@ -331,10 +380,66 @@ mod tests {
         check("=?utf-8?Q?J=C3=BCrgen?= =?utf-8?B?IEs=?= <j@x.test>", &["J\u{fc}rgen K <j@x.test>"]);
         check("=?utf-8?q?a=0D=0ABcc=3A_b?= <j@x.test>", &["a Bcc: b <j@x.test>"]);
         check("=?utf-8?q?evil=40y.test=3E=2C?= <j@x.test>", &["evil@y.test>, <j@x.test>"]);
+        check("CEO <c@y.test>: a@x.test;", &["a@x.test"]);
+        check("b@y.test [x, ] <a@x.test>", &["b@y.test [x, ] <a@x.test>"]);
         check("\"a,b\"@x.test", &["\"a,b\"@x.test"]);
         check("x <\"a>,b\"@x.test>", &["x <\"a>,b\"@x.test>"]);
         check("a@[IPv6:2001:db8::1], b@x.test", &["a@[IPv6:2001:db8::1]", "b@x.test"]);
         check("Acme Inc. <a@x.test>", &["Acme Inc. <a@x.test>"]);
+    }
+
+    /// A comment of this depth.
+    fn nested(depth: usize) -> String {
+        format!("{}{}", "(".repeat(depth), ")".repeat(depth))
+    }
+
+    #[test]
+    fn reads_authors() {
+        let check = |value: &str, expected: &[&str]| {
+            let found = parse_authors(value.as_bytes()).unwrap_or_else(|error| panic!("{value:?}: {error}"));
+            assert_eq!(found.iter().map(Mailbox::to_string).collect::<Vec<_>>(), expected, "{value:?}");
+        };
+        check(" a@x.test", &["a@x.test"]);
+        check(" a@x.test,\r\n B C. D <b@x.test> (work)", &["a@x.test", "B C. D <b@x.test>"]);
+        check("\"b@y.test, [:;] \\\" <>\" <a@x.test>", &["b@y.test, [:;] \" <> <a@x.test>"]);
+        check("=?utf-8?q?b=40y=2Etest=2C?= <a@x.test>", &["b@y.test, <a@x.test>"]);
+        check("J\u{fc}rgen (at: <b@y.test>, home) <a@x.test>", &["J\u{fc}rgen <a@x.test>"]);
+        check("<\"a, b@y.test\"@x.test>", &["\"a, b@y.test\"@x.test"]);
+        check(&format!("A <a@x.test> {}", nested(16)), &["A <a@x.test>"]);
+    }
+
+    #[test]
+    fn refuses_authors_that_can_be_read_in_two_ways() {
+        let deep = format!("b@y.test {}, a@x.test", nested(17));
+        for value in [
+            "<b@y.test>:a@x.test;",
+            "B <b@y.test>: a@x.test",
+            "b@y.test: a@x.test;",
+            "B <b@y.test>:;a@x.test",
+            "Team: a@x.test;",
+            "a@x.test;",
+            "a@x.test; b@x.test",
+            &deep,
+            "[b@y.test, ] <a@x.test>",
+            "b@y.test <a@x.test>",
+            "B] <a@x.test>",
+            "B) <a@x.test>",
+            "B> <a@x.test>",
+            "\\\" b@y.test, \\\" <a@x.test>",
+            "<b@y.test> <a@x.test>",
+            "<b@y.test> a@x.test",
+            "a@y.test(x).x.test",
+            "a@x.test, b",
+            "a@x.test,",
+            "a@x.test, (b@y.test)",
+            "a@x.test (open",
+            "\"open <a@x.test>",
+            "a@x.test [open",
+            "",
+            " (b@y.test)",
+        ] {
+            assert!(parse_authors(value.as_bytes()).is_err(), "{value:?}");
+        }
     }
 
     #[test]
@@ -354,6 +459,8 @@ mod tests {
         check("a\0@x.test", 0, 1);
         check("<@r.test:a@x.test>", 0, 1);
         check("A <>", 0, 1);
+        check("a@y.test(x).x.test", 0, 1);
+        check(&format!("b@y.test {}, a@x.test", nested(17)), 1, 1);
         assert_eq!(parse_list(b"\xff <a@x.test>").len(), 1);
         assert!(parse_list(b"a\xff@x.test")[0].is_err());
     }

@@ -3,10 +3,12 @@
 //! For showing, validating and choosing the signing domain. mail-parser decodes (encoded words, charsets, parameters);
 //! the tree (`mime`) and the address fields (`mailbox`) are read here, bounded and strict.
 
-use crate::header::{self, Field};
-use crate::mailbox::{decoded, parse_list};
+use thiserror::Error;
+
+use crate::header::{self, Field, FormatError};
+use crate::mailbox::{decoded, parse_authors, parse_list};
 use crate::mime::{self, Node};
-use crate::{Address, Mailbox};
+use crate::{Domain, Mailbox};
 
 /// How a part wants to be shown (RFC 2183).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,19 @@ pub struct Parsed {
     pub html: Option<String>,
 }
 
+/// Why it cannot be told who a message is from.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AuthorError {
+    #[error("{0}")]
+    Header(#[from] FormatError),
+    #[error("the message has more than one {0} field")]
+    Repeated(&'static str),
+    #[error("the message has no From field with valid addresses and nothing else in it")]
+    From,
+    #[error("the Sender field of the message does not hold one valid address")]
+    Sender,
+}
+
 /// Reads a message. Never fails: what cannot be read is left out. Addresses that are not valid are left out too; where
 /// one of From is not, all of From is, because a receiver may read it otherwise than we do.
 pub fn parse(message: &[u8]) -> Parsed {
@@ -59,10 +74,8 @@ pub fn parse(message: &[u8]) -> Parsed {
             .iter()
             .map(|field| (field.name.trim_ascii_end().to_owned(), decoded(&field.unfolded())))
             .collect(),
-        from: all_mailboxes(&fields, "From").unwrap_or_default(),
-        sender: all_mailboxes(&fields, "Sender")
-            .and_then(|found| <[Mailbox; 1]>::try_from(found).ok())
-            .map(|[one]| one),
+        from: authors(&fields, "From").unwrap_or_default(),
+        sender: authors(&fields, "Sender").and_then(|found| <[Mailbox; 1]>::try_from(found).ok()).map(|[one]| one),
         to: mailboxes(&fields, "To"),
         cc: mailboxes(&fields, "Cc"),
         reply_to: mailboxes(&fields, "Reply-To"),
@@ -89,12 +102,29 @@ pub fn part_content(message: &[u8], index: usize) -> Option<(String, Vec<u8>)> {
     Some((node.content_type.value.clone(), mime::content(message, &node).into_owned()))
 }
 
-/// The address of the From field; of the Sender field where From has several (RFC 5322 s3.6.2).
-pub fn author(parsed: &Parsed) -> Option<&Address> {
-    match parsed.from.as_slice() {
-        [] => None,
-        [one] => Some(&one.address),
-        [_, ..] => parsed.sender.as_ref().map(|sender| &sender.address),
+/// The domains that a message claims to come from, each with the name of its field: those of all mailboxes in From, and
+/// that of Sender where there is such a field (RFC 5322 s3.6.2). The body is not looked at.
+pub fn author_domains(message: &[u8]) -> Result<Vec<(&'static str, Domain)>, AuthorError> {
+    let (fields, _) = header::split(message)?;
+    let from = sole(&fields, "From")?.map(|field| parse_authors(field.value).unwrap_or_default()).unwrap_or_default();
+    if from.is_empty() {
+        return Err(AuthorError::From);
+    }
+    let mut domains: Vec<_> = from.iter().map(|mailbox| ("From", mailbox.address.domain().clone())).collect();
+    if let Some(field) = sole(&fields, "Sender")? {
+        match parse_authors(field.value).as_deref() {
+            Ok([sender]) => domains.push(("Sender", sender.address.domain().clone())),
+            Ok(_) | Err(_) => return Err(AuthorError::Sender),
+        }
+    }
+    Ok(domains)
+}
+
+/// The only field of this name. Which of two a reader shows is anybody's guess.
+fn sole<'a>(fields: &[Field<'a>], name: &'static str) -> Result<Option<Field<'a>>, AuthorError> {
+    match fields.iter().filter(|field| field.is(name)).count() {
+        0 | 1 => Ok(find(fields, name)),
+        _ => Err(AuthorError::Repeated(name)),
     }
 }
 
@@ -107,7 +137,7 @@ fn part(node: &Node, size: usize) -> Part {
     let file_name = disposition
         .and_then(|disposition| disposition.parameter("filename"))
         .or_else(|| node.content_type.parameter("name"))
-        .map(decoded)
+        .map(|name| decoded(name).trim().to_owned())
         .filter(|name| !name.is_empty());
     let is_text = matches!(node.content_type.value.as_str(), "text/plain" | "text/html");
     let is_attached = disposition.is_some_and(|disposition| disposition.value != "inline");
@@ -132,14 +162,10 @@ fn mailboxes(fields: &[Field<'_>], name: &str) -> Vec<Mailbox> {
     fields.iter().filter(|field| field.is(name)).flat_map(|field| parse_list(field.value)).flatten().collect()
 }
 
-/// The mailboxes of every field of this name; `None` where one is bad.
-fn all_mailboxes(fields: &[Field<'_>], name: &str) -> Option<Vec<Mailbox>> {
-    fields
-        .iter()
-        .filter(|field| field.is(name))
-        .flat_map(|field| parse_list(field.value))
-        .collect::<Result<_, _>>()
-        .ok()
+/// The mailboxes of every field of this name; `None` where one is not beyond doubt.
+fn authors(fields: &[Field<'_>], name: &str) -> Option<Vec<Mailbox>> {
+    let read = fields.iter().filter(|field| field.is(name)).map(|field| parse_authors(field.value));
+    read.collect::<Result<Vec<_>, _>>().ok().map(|found| found.concat())
 }
 
 #[cfg(test)]
@@ -167,22 +193,30 @@ mod tests {
     }
 
     #[test]
-    fn names_one_author() {
-        let check = |header: &str, expected: Option<&str>| {
-            let parsed = parse(format!("{header}\r\n\r\n").as_bytes());
-            assert_eq!(author(&parsed).map(Address::to_string).as_deref(), expected, "{header:?}");
+    fn names_the_domains_of_authors() {
+        let check = |header: &str, expected: Result<&[&str], AuthorError>| {
+            let found = author_domains(format!("{header}\r\n\r\nbody").as_bytes());
+            let found =
+                found.map(|all| all.iter().map(|(field, domain)| format!("{field} {domain}")).collect::<Vec<_>>());
+            let expected = expected.map(|all| all.iter().map(|one| (*one).to_owned()).collect());
+            assert_eq!(found, expected, "{header:?}");
         };
-        check("From: a@x.test", Some("a@x.test"));
-        check("From: a@x.test\r\nSender: s@x.test", Some("a@x.test"));
-        check("From: a@x.test, b@x.test\r\nSender: s@x.test", Some("s@x.test"));
-        check("From: a@x.test, b@x.test", None);
-        check("From: a@x.test, b@x.test\r\nSender: s@x.test, t@x.test", None);
-        check("From: a@x.test\r\nFrom: b@y.test", None);
-        check("From: a@x.test, @broken", None);
-        check("From: =?utf-8?q?=3Ca=40x=2Etest=3E?=", None);
-        check("From: =?utf-8?q?=3Ce=40y=2Etest=3E=2C?= <a@x.test>", Some("a@x.test"));
-        check("To: a@x.test", None);
-        check("From:", None);
+        check("From: a@x.test", Ok(&["From x.test"]));
+        check("From: a@x.test, b@y.test", Ok(&["From x.test", "From y.test"]));
+        check("From: a@x.test\r\nSender: S <s@z.test>", Ok(&["From x.test", "Sender z.test"]));
+        check("From: a@x.test, b@y.test\r\nSender : s@z.test", Ok(&["From x.test", "From y.test", "Sender z.test"]));
+        check("From: =?utf-8?q?=3Ce=40y=2Etest=3E=2C?= <a@x.test>", Ok(&["From x.test"]));
+        check("From: a@x.test\r\nSender: s@x.test, t@x.test", Err(AuthorError::Sender));
+        check("From: a@x.test\r\nSender: S <s@z.test>: s@x.test;", Err(AuthorError::Sender));
+        check("From: a@x.test\r\nSender:", Err(AuthorError::Sender));
+        check("From: a@x.test\r\nSender: s@x.test\r\nsender: s@x.test", Err(AuthorError::Repeated("Sender")));
+        check("From: a@x.test\r\nFROM : b@x.test", Err(AuthorError::Repeated("From")));
+        for from in ["From:", "From: a@x.test, @broken", "From: B <b@y.test>: a@x.test;", "To: a@x.test"] {
+            check(from, Err(AuthorError::From));
+        }
+        check("From: =?utf-8?q?=3Ca=40x=2Etest=3E?=", Err(AuthorError::From));
+        check("From: a@x.test\r\nX: 1\nFrom: b@y.test", Err(FormatError::BareLineEnd(2).into()));
+        check(&format!("From: a@x.test{}", "\r\nX: 1".repeat(2000)), Err(FormatError::TooManyFields.into()));
     }
 
     const MIXED: &str = "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=m\r\n\r\n\

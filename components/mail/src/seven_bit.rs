@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::body::BASE64_LINE_OCTETS;
 use crate::compose::{mailboxes, unstructured, write_field};
 use crate::header::{self, Field};
-use crate::mailbox::{decoded, parse_list};
+use crate::mailbox::{decoded, parse_authors, parse_list};
 use crate::mime::{self, Encoding, Node};
 
 /// How many messages may lie in one another.
@@ -212,7 +212,10 @@ fn convert_field(field: Field<'_>, charset: Option<&str>, into: &mut Vec<u8>) ->
     }
     let name = field.name.trim_ascii_end();
     if is_one_of(MAILBOX_FIELDS) {
-        let found = parse_list(field.value).into_iter().collect::<Result<Vec<_>, _>>();
+        let found = match is_one_of(&["From", "Sender"]) {
+            true => parse_authors(field.value),
+            false => parse_list(field.value).into_iter().collect(),
+        };
         let found = found.map_err(|_| SevenBitError::Header)?;
         if found.is_empty() || found.iter().any(|mailbox| mailbox.address.is_internationalized()) {
             return Err(SevenBitError::Header);

@@ -34,7 +34,11 @@ pub async fn run(stages: &impl Stages, submission: Submission) -> Result<Ready, 
             if let Some(template) = template {
                 render(stages, &mut draft, template, &mut notes).await?;
             }
-            Prepared { message: compose(&draft), signed_by_sender: false }
+            let message = compose(&draft);
+            // Composing keeps to the format whatever the fields hold; should it ever not, nothing malformed gets out.
+            header::check_format(&message)
+                .map_err(|error| Refusal::new(FindingClass::Malformed, None, error.to_string()))?;
+            Prepared { message, signed_by_sender: false }
         }
         Content::Raw { message, message_id, trace } => {
             check_size(&message, limits)?;

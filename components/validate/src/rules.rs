@@ -1,6 +1,6 @@
 //! The rules, each on its own; the first that a message breaks refuses it.
 
-use contract::{Acceptance, Disposition, Finding, FindingClass, Header, ValidatorInput};
+use contract::{Acceptance, Disposition, Finding, FindingClass, Header, Part, ValidatorInput};
 
 /// A message with this many Received fields goes round in circles (RFC 5321 s6.3).
 pub const LOOP_LIMIT: usize = 100;
@@ -96,7 +96,9 @@ fn check_sizes(input: &ValidatorInput) -> Result<(), Finding> {
 fn warnings(input: &ValidatorInput) -> Vec<String> {
     let mut warnings = Vec::new();
     let body = |content_type: &str| {
-        input.parts.iter().find(|part| part.content_type == content_type && part.disposition == Disposition::Inline)
+        // A part with a file name is an attachment, shown inline or not.
+        let is_body = |part: &&Part| part.disposition == Disposition::Inline && part.file_name.is_none();
+        input.parts.iter().find(|part| part.content_type == content_type && is_body(part))
     };
     let html = body("text/html");
     if html.is_some() && body("text/plain").is_none() {
@@ -125,8 +127,6 @@ fn refuse(class: FindingClass, text: &str, field: Option<&str>) -> Finding {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-
-    use contract::Part;
 
     use super::*;
 
@@ -214,6 +214,9 @@ mod tests {
     fn what_receivers_frown_on_is_a_warning() {
         let mut input = message(&[]);
         input.parts.remove(0);
+        check_warned(input, &["no text part"]);
+        let mut input = message(&[]);
+        input.parts[0].file_name = Some("notes.txt".to_owned());
         check_warned(input, &["no text part"]);
         let mut input = message(&[]);
         input.parts[1].size_bytes = HTML_CLIP_BYTES + 1;

@@ -1,7 +1,7 @@
 //! `/delivery/v1/`: where triggers ask who their caller is and hand over messages.
 //!
 //! Answered in-process for the triggers inside the host. Nothing an edge says is believed: the tenant comes from the
-//! token, the From domain is looked up again, sizes and counts are checked again. `POST messages` reaches the commit
+//! token, the authors' domains are looked up again, sizes and counts are checked again. `POST messages` reaches the commit
 //! point; its answer says for each message whether it is durable.
 
 use std::sync::Arc;
@@ -13,12 +13,13 @@ use delivery_client::wire::{
 };
 use http::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
-use mail::Address;
+use mail::{Address, message};
 use uuid::Uuid;
 
 use super::credential::{self, Tokens};
 use super::fault::{fault, json, unavailable};
 use crate::accept::Intake;
+use crate::author::{self, AuthorFault};
 use crate::edge::Answer;
 use crate::keyring::Keyring;
 use crate::store::{Accepted, Directory, Idempotency, NewMessage, StoreError};
@@ -160,21 +161,21 @@ impl Delivery {
         }
     }
 
-    /// The From domain must be the tenant's: the edge that checked it may be anybody's.
+    /// The authors' domains must be the tenant's: the edge that checked them may be anybody's.
     async fn check_author(&self, tenant: &str, message: &[u8]) -> Result<(), Refused> {
-        let author = author_of(message).ok_or_else(|| wrong("The message has no single valid From address."))?;
-        if self.terms.any_domain {
-            return Ok(());
-        }
-        match self.keyring.covering(tenant, author.domain()).await {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => Err(Refused {
+        let checked = match self.terms.any_domain {
+            true => message::author_domains(message).map(|_| ()).map_err(AuthorFault::from),
+            false => author::check(&self.keyring, tenant, message).await,
+        };
+        checked.map_err(|fault| match &fault {
+            AuthorFault::Unreadable(error) => wrong(format!("Who the message is from cannot be told: {error}.")),
+            AuthorFault::Unregistered { field, domain } => Refused {
                 status: StatusCode::FORBIDDEN,
                 name: "validation_error",
-                text: format!("The domain {} is not registered for this account: add it first.", author.domain()),
-            }),
-            Err(error) => Err(refused(&error)),
-        }
+                text: format!("The {field} domain {domain} is not registered for this account: add it first."),
+            },
+            AuthorFault::Store(error) => refused(error),
+        })
     }
 
     fn new_message(
@@ -230,12 +231,6 @@ impl Delivery {
         tracing::error!(%error, "the directory did not answer");
         unavailable("The key cannot be checked now. Try again later.")
     }
-}
-
-/// The author by the header alone: the body is not looked at, however large it is.
-fn author_of(message: &[u8]) -> Option<Address> {
-    let end = message.windows(4).position(|four| four == b"\r\n\r\n").map_or(message.len(), |at| at + 2);
-    mail::message::author(&mail::message::parse(&message[..end])).cloned()
 }
 
 fn address(text: &str) -> Result<Address, Refused> {

@@ -171,6 +171,13 @@ async fn nothing_an_edge_says_is_believed() {
     let list = |addresses: &[&str]| addresses.iter().map(|address| (*address).to_owned()).collect::<Vec<_>>();
     check(meta(), &MESSAGE.replace("src.test", "foreign.test"), 403, "foreign.test is not registered").await;
     check(meta(), &MESSAGE.replace("From:", "X-From:"), 422, "From").await;
+    let with = |more: &str| MESSAGE.replace("To: ", &format!("{more}\r\nTo: "));
+    check(meta(), &with("From: b@src.test"), 422, "more than one From").await;
+    check(meta(), &with("Sender: s@foreign.test"), 403, "Sender domain foreign.test is not registered").await;
+    let two = with("Sender: a@src.test").replace("From: Acme", "From: ceo@foreign.test, Acme");
+    check(meta(), &two, 403, "From domain foreign.test is not registered").await;
+    check(meta(), &MESSAGE.replace("Acme <a@src.test>", "<b@foreign.test>: a@src.test;"), 422, "From field").await;
+    check(meta(), &MESSAGE.replace("Subject: Hi", "Subject: Hi\nFrom: b@foreign.test"), 422, "CR or LF").await;
     check(MessageMeta { id: "1".to_owned(), ..meta() }, MESSAGE, 422, "UUID").await;
     check(MessageMeta { recipients: Vec::new(), bcc: Vec::new(), ..meta() }, MESSAGE, 422, "no recipient").await;
     let four = list(&["a@d.test", "b@d.test", "c@d.test", "d@d.test"]);

@@ -281,6 +281,7 @@ fn header_of(message: Bytes) -> Bytes {
 fn email(view: MessageView, parsed: Parsed, whole: bool) -> Email {
     let from = parsed.from.first().map(ToString::to_string);
     let to = shown(&parsed.to);
+    let is_alone = parsed.parts.len() == 1;
     // A message without To, or one whose body is gone, was still sent to somebody.
     let visible = view.recipients.iter().filter(|recipient| !view.bcc.contains(recipient));
     Email {
@@ -297,11 +298,19 @@ fn email(view: MessageView, parsed: Parsed, whole: bool) -> Email {
         scheduled_at: None,
         content: whole.then(|| Content {
             message_id: parsed.message_id,
-            html: parsed.html,
-            text: parsed.text,
+            html: parsed.html.map(|html| as_given(html, is_alone)),
+            text: parsed.text.map(|text| as_given(text, is_alone)),
             tags: view.tags.iter().map(|(name, value)| serde_json::json!(Tag { name, value })).collect(),
         }),
     }
+}
+
+/// A body without the line end that composing adds to the one that stands alone in its message.
+fn as_given(mut body: String, is_alone: bool) -> String {
+    if is_alone && body.ends_with("\r\n") {
+        body.truncate(body.len() - 2);
+    }
+    body
 }
 
 fn shown(mailboxes: &[Mailbox]) -> Vec<String> {

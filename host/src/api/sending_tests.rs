@@ -41,15 +41,22 @@ async fn a_message_is_shown_in_resends_shape() {
     assert_eq!(status, 200, "{shown}");
     let created = shown["created_at"].take();
     assert!(created.as_str().unwrap().ends_with("+00:00"), "{created}");
-    let text = shown["text"].take();
-    assert_eq!(text.as_str().unwrap().trim_end(), "It works.");
     let expect = json!({
         "object": "email", "id": id, "to": ["To <to@dst.test>"], "from": "Acme <a@src.test>", "created_at": null,
         "subject": "Hi", "bcc": ["hidden@dst.test"], "cc": [], "reply_to": ["r@src.test"], "last_event": "sent",
-        "scheduled_at": null, "message_id": "<1@src.test>", "html": null, "text": null,
+        "scheduled_at": null, "message_id": "<1@src.test>", "html": null, "text": "It works.",
         "tags": [{"name": "category", "value": "welcome"}],
     });
     assert_eq!(shown, expect);
+}
+
+#[test]
+fn bodies_are_shown_as_they_were_given() {
+    let check = |body: &str, is_alone: bool, expect: &str| assert_eq!(as_given(body.to_owned(), is_alone), expect);
+    check("<p>hi</p>\r\n", true, "<p>hi</p>");
+    check("hi\r\n\r\n", true, "hi\r\n");
+    check("hi", true, "hi");
+    check("hi\r\n", false, "hi\r\n");
 }
 
 #[tokio::test]

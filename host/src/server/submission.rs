@@ -9,8 +9,8 @@ use contract::FindingClass;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use jiff::tz::TimeZone;
-use mail::header::{self, Field};
-use mail::message::{self, Parsed};
+use mail::header;
+use mail::message::{self, AuthorError, Parsed};
 use mail::{Address, Domain, EnhancedCode, Envelope, Reply};
 use pipeline::{Content, Limits, Refusal, Stages, Submission};
 use uuid::Uuid;
@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::smtp::{Authority, Incoming, Principal, Queued, SessionFacts, Submit, Unavailable};
 use crate::accept::Intake;
 use crate::api_key;
+use crate::author::{self, AuthorFault};
 use crate::keyring::Keyring;
 use crate::smtp::auth::Credentials;
 use crate::store::{Accepted, Directory, NewMessage, StoreError, TenantId};
@@ -60,23 +61,14 @@ where
         Submissions { stages, directory, keyring, intake, hostname, limits }
     }
 
-    /// Every author's domain must be registered for the tenant, or be below one that is.
-    async fn check_author(&self, tenant: &str, headers: &[Field<'_>], parsed: &Parsed) -> Result<(), Reply> {
-        // Which of two From fields a reader shows is anybody's guess.
-        if headers.iter().filter(|field| field.is("From")).count() > 1 {
-            return Err(reply(550, (5, 6, 0), "The message has more than one From field"));
-        }
-        if parsed.from.is_empty() {
-            return Err(reply(550, (5, 6, 0), "The message has no From field with a valid address"));
-        }
-        for author in &parsed.from {
-            let domain = author.address.domain();
-            let covering = self.keyring.covering(tenant, domain).await;
-            if covering.map_err(|error| store_reply(&error))?.is_none() {
-                return Err(reply(550, (5, 7, 1), &unregistered(tenant, domain)));
+    /// Who holds a key speaks for the domains of its tenant only.
+    async fn check_author(&self, authority: &Authority, tenant: &str, message: &[u8]) -> Result<(), Reply> {
+        match authority {
+            Authority::Key(_) => {
+                author::check(&self.keyring, tenant, message).await.map_err(|fault| author_reply(&fault, tenant))
             }
+            Authority::Trusted => Ok(()),
         }
-        Ok(())
     }
 
     async fn prepare(&self, tenant: &str, incoming: Incoming, id: Uuid, now: Timestamp) -> Result<NewMessage, Reply> {
@@ -85,12 +77,10 @@ where
         if headers.iter().filter(|field| field.is("Received")).count() > MAX_HOPS {
             return Err(reply(554, (5, 4, 6), "The message has come through too many servers: it goes in circles"));
         }
-        let parsed = message::parse(&message[..body]);
-        match authority {
-            Authority::Key(_) => self.check_author(tenant, &headers, &parsed).await?,
-            Authority::Trusted => {}
-        }
         drop(headers);
+        // Refused here already, so that no stage runs for nothing.
+        self.check_author(&authority, tenant, &message[..body]).await?;
+        let parsed = message::parse(&message[..body]);
         let bcc = unnamed(&envelope, &parsed);
         let content = Content::Raw {
             message,
@@ -105,6 +95,7 @@ where
             now_s: u64::try_from(now.as_second()).unwrap_or(0),
         };
         let ready = pipeline::run(&(self.stages)(tenant), submission).await.map_err(refused)?;
+        self.check_author(&authority, tenant, &ready.message).await?;
         for warning in &ready.warnings {
             tracing::info!(%id, warning, "a stage warned");
         }
@@ -182,9 +173,26 @@ fn store_reply(error: &StoreError) -> Reply {
     }
 }
 
-fn unregistered(tenant: &str, domain: &Domain) -> String {
-    let option = if tenant == TRUSTED_TENANT { String::new() } else { format!(" --tenant {tenant}") };
-    format!("The From domain {domain} is not registered: add it with `posthaste domain add {domain}{option}`")
+fn author_reply(fault: &AuthorFault, tenant: &str) -> Reply {
+    match fault {
+        AuthorFault::Unreadable(AuthorError::Header(error)) => malformed(error.to_string()),
+        AuthorFault::Unreadable(error @ (AuthorError::Repeated(_) | AuthorError::From | AuthorError::Sender)) => {
+            reply(550, (5, 6, 0), &sentence(error))
+        }
+        AuthorFault::Unregistered { domain, .. } => {
+            let option = if tenant == TRUSTED_TENANT { String::new() } else { format!(" --tenant {tenant}") };
+            let text = format!("{}: add it with `posthaste domain add {domain}{option}`", sentence(fault));
+            reply(550, (5, 7, 1), &text)
+        }
+        AuthorFault::Store(error) => store_reply(error),
+    }
+}
+
+/// What an error says, with a capital.
+fn sentence(error: &impl ToString) -> String {
+    let text = error.to_string();
+    let rest = text.strip_prefix("the ").map(|rest| format!("The {rest}"));
+    rest.unwrap_or(text)
 }
 
 /// Recipients that stand in no header field.

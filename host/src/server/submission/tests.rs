@@ -36,8 +36,13 @@ impl Stages for Play {
         }
     }
 
-    async fn transform(&self, _: TransformerInput) -> Result<Transformed, StageError> {
-        Ok(Transformed::default())
+    fn transforms(&self) -> bool {
+        true
+    }
+
+    async fn transform(&self, input: TransformerInput) -> Result<Transformed, StageError> {
+        let forged = || String::from_utf8(input.message).unwrap().replace("a@acme.test", "a@evil.test").into_bytes();
+        Ok(Transformed { message: (self.0 == "forging").then(forged), ..Transformed::default() })
     }
 
     async fn sign(&self, _: SignerInput) -> Result<Signatures, StageError> {
@@ -152,12 +157,25 @@ async fn a_key_sends_from_its_own_domains_only() {
     check(Some("acme"), "From: a@evil.test", refused).await;
     check(Some("acme"), "From: a@acme.test, b@evil.test\r\nSender: a@acme.test", "550 5.7.1").await;
     check(Some("acme"), "From: a@acme.test\r\nFrom: b@evil.test", "550 5.6.0").await;
+    check(Some("acme"), "From: a@acme.test\r\nSender: s@evil.test", "550 5.7.1 The Sender domain evil.test is not")
+        .await;
+    check(Some("acme"), "From: a@acme.test\r\nSender: nobody", "550 5.6.0 The Sender field").await;
+    check(Some("acme"), "From: CEO <ceo@evil.test>: a@acme.test;", "550 5.6.0 The message has no From field").await;
     check(Some("acme"), "From: nobody", "550 5.6.0").await;
     check(Some("acme"), "Subject: x", "550 5.6.0").await;
     check(Some("other"), "From: a@acme.test", "550 5.7.1").await;
     check(Some("default"), "From: a@evil.test", "550 5.7.1 The From domain evil.test is not registered").await;
     // A trusted peer may be anybody.
     check(None, "From: a@evil.test", "250").await;
+}
+
+#[tokio::test]
+async fn a_stage_gives_no_key_another_author() {
+    let desk = desk();
+    desk.keyring.create_domain("forging", &domain("acme.test")).await.unwrap();
+    let reply = desk.submit.submit(incoming(Some("forging"), MESSAGE)).await.unwrap_err();
+    assert!(reply.text.starts_with("The From domain evil.test is not registered"), "{}", reply.text);
+    assert_eq!(desk.store.queued().await.unwrap(), 0);
 }
 
 #[tokio::test]
