@@ -71,6 +71,10 @@ impl Courier for SmtpCourier {
         self.router.route(domain).await
     }
 
+    fn known_route(&self, domain: &Domain) -> Option<Site> {
+        self.router.known_route(domain)
+    }
+
     async fn connect(&self, site: &Site) -> Result<Box<dyn Session>, Box<Outcome>> {
         let connection = self.dialer.connect(&site.plan).await?;
         Ok(Box::new(SmtpSession::new(connection, Arc::clone(&self.dialer), Arc::clone(&site.plan))))

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use mail::outcome::Phase;
 use mail::{EnhancedCode, Outcome, Verdict};
 
-use super::policy::later;
 use super::scheduler::Inner;
 use super::sites::Item;
 use super::{Session, Site, Transaction};
@@ -155,12 +154,10 @@ fn unreadable(error: &StoreError) -> Outcome {
 }
 
 impl Inner {
-    /// A connection could not be opened: whoever waits is deferred, and the site is left alone for a while, shorter
-    /// than the retries of those deferred, so that they do not meet the same refusal.
+    /// A connection could not be opened: whoever waits is deferred, and the site is left alone for a while.
     fn refused(&self, key: &Arc<str>, outcome: &Outcome) {
         let now = jiff::Timestamp::now();
-        let until = |count| later(now, (self.completer.schedule().delay(count) / 2).min(super::scheduler::BACKOFF));
-        let refused = self.sites().refused(key, outcome, until);
+        let refused = self.sites().refused(key, outcome, |count| self.left_alone(now, count));
         refused.iter().for_each(|item| self.completer.all_attempted(item, outcome));
     }
 }

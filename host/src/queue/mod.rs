@@ -3,13 +3,14 @@
 //! Bodies stay on disk; memory holds only what is due, bounded. A task per connection, never per message. The network
 //! is behind `Courier`, with two implementations: SMTP (`deliver`) and the development host's capture (`inbox`).
 //!
-//! The road: `scheduler` leases what is due and finds each domain's site; `sites` keeps what waits for each and says
+//! The road: `scheduler` leases what is due; `lookups` keeps what waits until its domain's site is found; `sites` keeps what waits for each and says
 //! how many connections to open; `connection` takes from there and sends; `policy` says what follows from an outcome;
 //! `completing` tells the store, in batches, and then the log. Whatever ends a task early, its recipients go back to
 //! the store as released: each leased recipient is completed exactly once.
 
 mod completing;
 mod connection;
+mod lookups;
 pub mod policy;
 mod scheduler;
 mod sites;
@@ -45,6 +46,11 @@ pub struct Transaction {
 pub trait Courier: Send + Sync + 'static {
     /// Where mail for a domain goes; the outcome for every recipient there where that cannot be found.
     async fn route(&self, domain: &Domain) -> Result<Site, Box<Outcome>>;
+
+    /// The same where it is known without asking anybody; such mail never waits for a lookup.
+    fn known_route(&self, _domain: &Domain) -> Option<Site> {
+        None
+    }
 
     /// Opens a session: tries the site's hosts in order until one greets. The outcome is for every message waiting for the site.
     async fn connect(&self, site: &Site) -> Result<Box<dyn Session>, Box<Outcome>>;

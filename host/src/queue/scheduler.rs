@@ -8,13 +8,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use mail::outcome::Phase;
 use mail::{Domain, EnhancedCode, Outcome, Verdict};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::completing::Completer;
+use super::lookups::{self, Found, Lookups};
+use super::policy::later;
 use super::sites::{Added, Item, Limits, Sites};
 use super::{Courier, Site, connection};
 use crate::config;
@@ -26,14 +27,11 @@ const WINDOW: usize = 8192;
 const LEASE: usize = 256;
 /// The part of the window that one site may fill.
 const SHARE: usize = 4;
-/// Lookups of sites at once.
-const LOOKUPS: usize = 256;
-/// How long a site that was found is used for further messages.
-const ROUTE_AGE: Duration = Duration::from_secs(60);
-/// Sites remembered; at more, all are forgotten and looked up again.
-const ROUTES: usize = 10_000;
-/// The longest time a site that refused is left alone.
-pub(super) const BACKOFF: Duration = Duration::from_secs(5 * 60);
+/// Lookups of sites at once, and recipients that wait for them: for all, and the most for one tenant.
+const LOOKUPS: lookups::Limits =
+    lookups::Limits { in_all: 256, per_tenant: 128, waiting: WINDOW / 2, waiting_per_tenant: WINDOW / 8 };
+/// The longest time a site that refused, or a domain whose lookup failed, is left alone.
+const BACKOFF: Duration = Duration::from_secs(5 * 60);
 /// Wait after a lease that failed.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long transactions under way may take to end when the host stops.
@@ -64,8 +62,7 @@ impl Queue {
             abort: CancellationToken::new(),
             completer,
             sites: Mutex::new(Sites::new(limits)),
-            routes: Mutex::new(Routes::default()),
-            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            lookups: Mutex::new(Lookups::new(LOOKUPS)),
             leased: AtomicUsize::new(0),
             room: Notify::new(),
             tasks: TaskTracker::new(),
@@ -103,18 +100,10 @@ pub(super) struct Inner {
     pub(super) abort: CancellationToken,
     pub(super) completer: Completer,
     sites: Mutex<Sites>,
-    routes: Mutex<Routes>,
-    lookups: Arc<Semaphore>,
+    lookups: Mutex<Lookups>,
     leased: AtomicUsize,
     room: Notify,
     tasks: TaskTracker,
-}
-
-/// Sites of domains, and what waits for a lookup.
-#[derive(Default)]
-struct Routes {
-    known: HashMap<Domain, (Site, Instant)>,
-    waiting: HashMap<Domain, Vec<Item>>,
 }
 
 impl Inner {
@@ -148,32 +137,35 @@ impl Inner {
         let count = leased.iter().map(|message| message.recipients.len()).sum();
         self.leased.fetch_add(count, Ordering::AcqRel);
         self.sites().forget_quiet(now);
-        let known = leased.into_iter().flat_map(by_domain).filter_map(|(domain, item)| self.admit(domain, item));
-        self.enqueue(known.collect());
+        let items = leased.into_iter().flat_map(by_domain);
+        let known: Vec<_> = items.filter_map(|(domain, item)| self.admit(domain, item, now)).collect();
+        self.enqueue(known);
         Ok(count)
     }
 
     /// The site of an item where it is known; else it waits until that is looked up.
-    fn admit(self: &Arc<Self>, domain: Domain, item: Item) -> Option<(Site, Domain, Item)> {
-        let mut routes = self.routes();
-        let known = routes.known.get(&domain).filter(|(_, found)| found.elapsed() < ROUTE_AGE);
-        if let Some((site, _)) = known {
-            return Some((site.clone(), domain, item));
-        }
-        let waiting = routes.waiting.entry(domain.clone()).or_default();
-        waiting.push(item);
-        if waiting.len() == 1 {
-            drop(routes);
-            self.tasks.spawn(self.clone().look_up(domain));
+    fn admit(self: &Arc<Self>, domain: Domain, item: Item, now: Timestamp) -> Option<(Site, Domain, Item)> {
+        let found = self.lookups().find(&domain, item, || self.courier.known_route(&domain), now);
+        match found {
+            Found::Site(site, item) => return Some((site, domain, item)),
+            Found::Failed(item, outcome) => self.completer.all_attempted(&item, &outcome),
+            Found::Postponed(item, until) => self.completer.postpone(&item, until),
+            Found::Waiting => self.start_lookups(),
         }
         None
+    }
+
+    /// Starts as many lookups as the limits allow.
+    fn start_lookups(self: &Arc<Self>) {
+        while !self.shutdown.is_cancelled() {
+            let Some(domain) = self.lookups().next() else { return };
+            self.tasks.spawn(self.clone().look_up(domain));
+        }
     }
 
     /// Finds a domain's site, once for all that wait for it.
     async fn look_up(self: Arc<Self>, domain: Domain) {
         let found = async {
-            // Fails only when the semaphore is closed, which it never is.
-            let _permit = self.lookups.acquire().await;
             // A task of its own: a panic in there must not leave the domain waiting for ever.
             let (courier, domain) = (self.courier.clone(), domain.clone());
             let looking = AbortOnDropHandle::new(tokio::spawn(async move { courier.route(&domain).await }));
@@ -183,15 +175,8 @@ impl Inner {
             found = found => Some(found),
             () = self.shutdown.cancelled() => None,
         };
-        let mut routes = self.routes();
-        if let Some(Ok(site)) = &found {
-            if routes.known.len() >= ROUTES {
-                routes.known.clear();
-            }
-            routes.known.insert(domain.clone(), (site.clone(), Instant::now()));
-        }
-        let items = routes.waiting.remove(&domain).unwrap_or_default();
-        drop(routes);
+        let now = Timestamp::now();
+        let items = self.lookups().looked_up(&domain, found.as_ref(), |count| self.left_alone(now, count), now);
         match found {
             Some(Ok(site)) => {
                 self.enqueue(items.into_iter().map(|item| (site.clone(), domain.clone(), item)).collect());
@@ -199,6 +184,13 @@ impl Inner {
             Some(Err(outcome)) => items.iter().for_each(|item| self.completer.all_attempted(item, &outcome)),
             None => items.iter().for_each(|item| self.completer.release(item)),
         }
+        self.start_lookups();
+    }
+
+    /// Until when nothing is tried again behind so many failures in a row: shorter than the retries of those deferred,
+    /// so that they do not meet the same failure.
+    pub(super) fn left_alone(&self, now: Timestamp, count: u32) -> Timestamp {
+        later(now, (self.completer.schedule().delay(count) / 2).min(BACKOFF))
     }
 
     /// Puts items in line, all of them before any is taken: so recipients of one message meet at their site.
@@ -232,8 +224,7 @@ impl Inner {
 
     /// Waits for what is under way, and gives the rest back.
     async fn drain(&self) {
-        let waiting = self.sites().take_all();
-        waiting.iter().for_each(|item| self.completer.release(item));
+        self.release_waiting();
         self.tasks.close();
         if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
             tracing::warn!("transactions are still under way and are given up; their messages are tried again");
@@ -241,9 +232,13 @@ impl Inner {
             self.tasks.wait().await;
         }
         // What came in while the others ended.
-        let waiting = self.sites().take_all();
-        waiting.iter().for_each(|item| self.completer.release(item));
+        self.release_waiting();
         self.completer.stop();
+    }
+
+    fn release_waiting(&self) {
+        let (at_sites, for_lookups) = (self.sites().take_all(), self.lookups().take_all());
+        at_sites.iter().chain(&for_lookups).for_each(|item| self.completer.release(item));
     }
 
     pub(super) fn connected(self: &Arc<Self>, key: &Arc<str>) {
@@ -279,8 +274,8 @@ impl Inner {
         self.sites.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn routes(&self) -> MutexGuard<'_, Routes> {
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lookups(&self) -> MutexGuard<'_, Lookups> {
+        self.lookups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -280,9 +280,9 @@ impl Waiting {
     }
 }
 
-/// How fast a site takes recipients, and up to when the slots of the postponed reach.
+/// How fast recipients are taken by a site, or by lookups, and up to when the slots of the postponed reach.
 #[derive(Default)]
-struct Pace {
+pub(super) struct Pace {
     since_ms: i64,
     count: u32,
     /// Of the last whole span.
@@ -297,7 +297,7 @@ const LEAST_WAIT_MS: f64 = 1000.0;
 const MOST_WAIT_MS: f64 = 300_000.0;
 
 impl Pace {
-    fn took(&mut self, recipients: usize, now: Timestamp) {
+    pub(super) fn took(&mut self, recipients: usize, now: Timestamp) {
         let now_ms = now.as_millisecond();
         if now_ms - self.since_ms >= SPAN_MS {
             let span = (now_ms - self.since_ms).max(1);
@@ -309,7 +309,7 @@ impl Pace {
 
     /// When so many more may come: behind those postponed before, at twice the pace seen, so that the site never
     /// waits for us where it becomes faster.
-    fn slot(&mut self, recipients: usize, now: Timestamp) -> Timestamp {
+    pub(super) fn slot(&mut self, recipients: usize, now: Timestamp) -> Timestamp {
         let now_ms = now.as_millisecond() as f64;
         let each_ms = 1000.0 / (2.0 * self.per_second.max(1.0));
         let earliest = self.slot_ms.max(now_ms + LEAST_WAIT_MS);

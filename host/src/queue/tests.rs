@@ -28,6 +28,8 @@ struct Net {
     /// What recipients get, in order; at the end the last repeats. Without any: delivered.
     verdicts: HashMap<String, Vec<Verdict>>,
     no_route: HashSet<String>,
+    /// Domains whose lookup fails for now.
+    lost: HashSet<String>,
     dead_sites: HashSet<String>,
     /// Sites whose transactions wait for a permit each.
     held: HashMap<String, Arc<Semaphore>>,
@@ -39,6 +41,7 @@ struct Net {
 #[derive(Default)]
 struct Seen {
     connects: BTreeMap<String, usize>,
+    lookups: HashMap<String, usize>,
     open: usize,
     most_open: usize,
     transactions: Vec<(String, Vec<String>)>,
@@ -65,17 +68,32 @@ fn outcome(verdict: Verdict) -> Outcome {
     }
 }
 
+fn site(domain: &Domain) -> Site {
+    let key = domain.as_str().split('.').next().unwrap_or_default();
+    let plan = Plan { hosts: Vec::new(), port: 25, tls: TlsPolicy::Off, auth: None };
+    Site { key: key.into(), plan: Arc::new(plan) }
+}
+
 struct Courierly(Arc<Net>);
 
 #[async_trait]
 impl Courier for Courierly {
     async fn route(&self, domain: &Domain) -> Result<Site, Box<Outcome>> {
+        *self.0.seen.lock().unwrap().lookups.entry(domain.to_string()).or_default() += 1;
+        if domain.as_str().ends_with(".silent.test") {
+            std::future::pending::<()>().await;
+        }
+        if self.0.lost.contains(domain.as_str()) {
+            return Err(Box::new(outcome(Verdict::Deferred)));
+        }
         if self.0.no_route.contains(domain.as_str()) {
             return Err(Box::new(outcome(Verdict::Bounced)));
         }
-        let key = domain.as_str().split('.').next().unwrap_or_default();
-        let plan = Plan { hosts: Vec::new(), port: 25, tls: TlsPolicy::Off, auth: None };
-        Ok(Site { key: key.into(), plan: Arc::new(plan) })
+        Ok(site(domain))
+    }
+
+    fn known_route(&self, domain: &Domain) -> Option<Site> {
+        (domain.as_str() == "relayed.test").then(|| site(domain))
     }
 
     async fn connect(&self, site: &Site) -> Result<Box<dyn Session>, Box<Outcome>> {
@@ -168,9 +186,13 @@ impl Running {
     }
 
     async fn accept_at(&self, number: u128, recipients: &[&str], accepted_at: Timestamp) {
+        self.accept_of("default", number, recipients, accepted_at).await;
+    }
+
+    async fn accept_of(&self, tenant: &str, number: u128, recipients: &[&str], accepted_at: Timestamp) {
         let message = NewMessage {
             id: Uuid::from_u128(number),
-            tenant: "default".to_owned(),
+            tenant: tenant.to_owned(),
             sender: None,
             recipients: recipients.iter().map(|text| Address::parse(text).unwrap()).collect(),
             bcc: Vec::new(),
@@ -297,6 +319,42 @@ async fn a_domain_without_a_route_gets_its_outcome() {
     events.sort_by(|a, b| a.1.cmp(&b.1));
     assert_eq!(events, [told(EventKind::Bounced, "x@none.test"), told(EventKind::Delivered, "y@a.test")]);
     running.stop().await;
+}
+
+#[tokio::test]
+async fn domains_whose_lookup_never_ends_hold_up_nobody_else() {
+    let folder = folder();
+    let running = start(folder.path(), Net::default(), config());
+    running.accept_of("other", 100, &["x@before.test"], Timestamp::now()).await;
+    running.until("one", async |this: &Running| this.transactions() == 1).await;
+    for number in 1..=9 {
+        let silent: Vec<String> = (0..1000).map(|n| format!("x@d{n}.m{number}.silent.test")).collect();
+        running.accept(number, &silent.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    }
+    running.accept(10, &["x@relayed.test"]).await;
+    running.accept_of("other", 11, &["x@good.test"], Timestamp::now()).await;
+    running.until("the others' mail", async |this: &Running| this.transactions() == 3).await;
+    let (_net, store) = running.stop().await;
+    assert_eq!(store.queued().await.unwrap(), 9000);
+    let later = Timestamp::now() + Duration::from_secs(400);
+    let leased = store.lease(later, 10_000).await.unwrap();
+    assert_eq!(leased.iter().map(|message| message.recipients.len()).sum::<usize>(), 9000, "all were given back");
+    assert!(leased.iter().flat_map(|message| &message.recipients).all(|recipient| recipient.attempts == 0));
+}
+
+#[tokio::test]
+async fn a_failed_lookup_is_remembered_for_a_while() {
+    let folder = folder();
+    let net = Net { lost: HashSet::from(["lost.test".to_owned()]), ..Net::default() };
+    let retry_delays = vec![Duration::from_secs(3600)];
+    let running = start(folder.path(), net, Delivery { retry_delays, ..config() });
+    for number in 1..=5 {
+        running.accept(number, &["x@lost.test"]).await;
+        let told = [told(EventKind::DeliveryDelayed, "x@lost.test")];
+        running.until("a delay", async |this: &Running| this.events(number).await == told).await;
+    }
+    let (net, _store) = running.stop().await;
+    assert_eq!(net.seen.lock().unwrap().lookups["lost.test"], 1);
 }
 
 #[tokio::test]

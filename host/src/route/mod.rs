@@ -66,28 +66,40 @@ impl Router {
 
     /// The site of a domain, or the outcome for every recipient there.
     pub async fn route(&self, domain: &Domain) -> Result<Site, Box<Outcome>> {
-        let Some((number, route)) = rules::choose(&self.routes, domain) else {
-            return self.by_mx(domain, self.port, TlsPolicy::Opportunistic).await;
-        };
-        match &route.next_hop {
-            NextHop::Mx { port } => self.by_mx(domain, port.unwrap_or(self.port), route.tls).await,
-            NextHop::Relay { host, port, auth } => {
-                let plan = Plan { hosts: vec![relay_host(host)], port: *port, tls: route.tls, auth: auth.clone() };
-                Ok(site(plan, self.credentials(number)))
-            }
+        if let Some(site) = self.known_route(domain) {
+            return Ok(site);
         }
+        if literal(domain).is_some() {
+            let text = format!("`{domain}` is no address literal that we know");
+            return Err(refused(Verdict::Bounced, EnhancedCode::new(5, 1, 2), text));
+        }
+        let (port, tls) = self.by_mx(rules::choose(&self.routes, domain).map(|(_, route)| route));
+        let hosts = self.mail_hosts(domain).await?;
+        Ok(site(Plan { hosts, port, tls, auth: None }, None))
     }
 
-    async fn by_mx(&self, domain: &Domain, port: u16, tls: TlsPolicy) -> Result<Site, Box<Outcome>> {
-        let hosts = match literal(domain) {
-            Some(Some(address)) => vec![Host { name: address.to_string(), preference: 0, addresses: vec![address] }],
-            Some(None) => {
-                let text = format!("`{domain}` is no address literal that we know");
-                return Err(refused(Verdict::Bounced, EnhancedCode::new(5, 1, 2), text));
-            }
-            None => self.mail_hosts(domain).await?,
-        };
-        Ok(site(Plan { hosts, port, tls, auth: None }, None))
+    /// The site where no MX lookup is needed: with a relay host, and for an address literal.
+    pub fn known_route(&self, domain: &Domain) -> Option<Site> {
+        let chosen = rules::choose(&self.routes, domain);
+        if let Some((number, route)) = chosen
+            && let NextHop::Relay { host, port, auth } = &route.next_hop
+        {
+            let plan = Plan { hosts: vec![relay_host(host)], port: *port, tls: route.tls, auth: auth.clone() };
+            return Some(site(plan, self.credentials(number)));
+        }
+        let address = literal(domain)??;
+        let (port, tls) = self.by_mx(chosen.map(|(_, route)| route));
+        let hosts = vec![Host { name: address.to_string(), preference: 0, addresses: vec![address] }];
+        Some(site(Plan { hosts, port, tls, auth: None }, None))
+    }
+
+    /// Port and policy towards a domain's own hosts.
+    fn by_mx(&self, route: Option<&Route>) -> (u16, TlsPolicy) {
+        match route {
+            None => (self.port, TlsPolicy::Opportunistic),
+            Some(Route { next_hop: NextHop::Mx { port: Some(port) }, tls, .. }) => (*port, *tls),
+            Some(Route { tls, .. }) => (self.port, *tls),
+        }
     }
 
     async fn mail_hosts(&self, domain: &Domain) -> Result<Vec<Host>, Box<Outcome>> {

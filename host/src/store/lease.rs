@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use mail::Address;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::history::time;
@@ -22,6 +22,12 @@ pub(super) const DUE: &str = "
     FROM recipient r CROSS JOIN message m ON m.key = r.message CROSS JOIN tenant t ON t.key = m.tenant
     WHERE r.due_ms <= ?1 AND (r.due_ms, r.message, r.place) > (?2, ?3, ?4)
     ORDER BY r.due_ms, r.message, r.place";
+
+// From the due index alone.
+const NEXT_KEY: &str = "
+    SELECT due_ms, message, place FROM recipient
+    WHERE due_ms <= ?1 AND (due_ms, message, place) > (?2, ?3, ?4)
+    ORDER BY due_ms, message, place LIMIT 1";
 
 pub(super) const NEXT_DUE: &str = "SELECT due_ms FROM recipient WHERE due_ms > ?1 ORDER BY due_ms LIMIT 1";
 
@@ -60,45 +66,82 @@ impl Leases {
         self.held.insert((message, place), key);
     }
 
-    /// Leases what is due, oldest first, at most `limit` recipients; whether there may be more.
+    /// Leases what is due, oldest first, at most `limit` recipients; whether there may be more. What was leased before
+    /// an error is handed out; the next lease meets the error first.
     pub(super) fn take(
         &mut self,
         connection: &Connection,
         now_ms: i64,
         limit: usize,
     ) -> Result<(Vec<Leased>, bool), StoreError> {
+        let mut leased = Vec::new();
+        let mut room = limit;
+        loop {
+            let error = match self.read_on(connection, now_ms, &mut room, &mut leased) {
+                Ok(more) => return Ok((leased, more)),
+                Err(error) => error,
+            };
+            if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
+                && let Ok(Some(key)) = self.next_key(connection, now_ms)
+            {
+                tracing::error!(message = key.1, place = key.2, %error, "a damaged recipient is set aside");
+                self.cursor = key;
+                continue;
+            }
+            return if leased.is_empty() { Err(error.into()) } else { Ok((leased, true)) };
+        }
+    }
+
+    /// Reads from the cursor on while there is room; whether there may be more.
+    fn read_on(
+        &mut self,
+        connection: &Connection,
+        now_ms: i64,
+        room: &mut usize,
+        leased: &mut Vec<Leased>,
+    ) -> rusqlite::Result<bool> {
         let mut statement = connection.prepare_cached(DUE)?;
         let (due, message, place) = self.cursor;
         let mut rows = statement.query(params![now_ms, due, message, place])?;
-        let mut leased: Vec<Leased> = Vec::new();
-        let mut count = 0;
-        while count < limit {
-            let Some(row) = rows.next()? else { return Ok((leased, false)) };
+        while *room > 0 {
+            let Some(row) = rows.next()? else { return Ok(false) };
             let key: DueKey = (row.get(0)?, row.get(1)?, row.get(2)?);
             self.cursor = key;
             if self.rows.contains(&(key.1, key.2)) {
                 continue;
             }
-            let id = Uuid::from_bytes(row.get(5)?);
-            let place = row.get(2)?;
-            let last = leased.last_mut().filter(|last| last.message == id);
-            let added = match (recipient(row), last) {
-                (Ok(recipient), Some(last)) => {
-                    last.recipients.push(recipient);
-                    Ok(())
+            match add(row, leased) {
+                Ok((id, place)) => {
+                    self.restore(id, place, key);
+                    *room -= 1;
                 }
-                (Ok(recipient), None) => message_of(row, id, recipient).map(|message| leased.push(message)),
-                (Err(error), _) => Err(error),
-            };
-            if let Err(error) = added {
-                tracing::error!(%id, place, %error, "a queued recipient cannot be read and is set aside");
-                continue;
+                Err(error) => {
+                    tracing::error!(message = key.1, place = key.2, %error, "a queued recipient cannot be read and is set aside");
+                }
             }
-            self.restore(id, place, key);
-            count += 1;
         }
-        Ok((leased, true))
+        Ok(true)
     }
+
+    fn next_key(&self, connection: &Connection, now_ms: i64) -> rusqlite::Result<Option<DueKey>> {
+        let (due, message, place) = self.cursor;
+        connection
+            .prepare_cached(NEXT_KEY)?
+            .query_row(params![now_ms, due, message, place], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .optional()
+    }
+}
+
+/// Adds a row to what is leased: to the last message where it is of that.
+fn add(row: &Row<'_>, leased: &mut Vec<Leased>) -> Result<(Uuid, u32), StoreError> {
+    let id = Uuid::from_bytes(row.get(5)?);
+    let recipient = recipient(row)?;
+    let place = recipient.index;
+    match leased.last_mut().filter(|last| last.message == id) {
+        Some(last) => last.recipients.push(recipient),
+        None => leased.push(message_of(row, id, recipient)?),
+    }
+    Ok((id, place))
 }
 
 /// When the next row beyond `now` is due.
@@ -142,5 +185,43 @@ pub(super) fn sender(row: &Row<'_>, column: usize) -> Result<mail::ReversePath, 
     match row.get_ref(column)? {
         ValueRef::Null => Ok(None),
         _ => address(row, column).map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_read_that_fails_in_the_middle_loses_no_lease() {
+        let connection = Connection::open_in_memory().unwrap();
+        // The sender of the second message cannot be computed: the step to its row fails.
+        connection
+            .execute_batch(
+                "CREATE TABLE recipient (due_ms, message, place, address, attempts);
+                 CREATE INDEX recipient_due ON recipient (due_ms, message, place);
+                 INSERT INTO recipient VALUES (1, 1, 0, 'x@a.test', 0), (2, 2, 0, 'x@a.test', 0), (3, 3, 0, 'x@a.test', 0);
+                 CREATE TABLE tenant (key, name);
+                 INSERT INTO tenant VALUES (1, 'default');
+                 CREATE TABLE trouble (key);
+                 INSERT INTO trouble VALUES (2);
+                 CREATE TABLE stored (key, id);
+                 INSERT INTO stored VALUES (1, x'00000000000000000000000000000001'), (2, x'00000000000000000000000000000002'), (3, x'00000000000000000000000000000003');
+                 CREATE VIEW message AS
+                 SELECT key, id, 1 AS tenant, 1 AS segment, 0 AS position, 1 AS size, 0 AS accepted_ms,
+                        CASE WHEN key IN (SELECT key FROM trouble) THEN abs(-9223372036854775807 - key / 2) END AS sender
+                 FROM stored;",
+            )
+            .unwrap();
+        let mut leases = Leases::new();
+        let (leased, more) = leases.take(&connection, 9, 9).unwrap();
+        assert_eq!((leased.len(), leased[0].message, more), (1, Uuid::from_u128(1), true));
+        assert!(leases.take(&connection, 9, 9).is_err());
+        connection.execute_batch("DELETE FROM trouble").unwrap();
+        let (leased, more) = leases.take(&connection, 9, 9).unwrap();
+        let numbers: Vec<u128> = leased.iter().map(|message| message.message.as_u128()).collect();
+        assert_eq!((numbers, more), (vec![2, 3], false));
     }
 }

@@ -30,6 +30,9 @@ const GROUP_BYTES: usize = 4 * 1024 * 1024;
 /// How often the free space of the disk is looked at.
 const SPACE_CHECK: Duration = Duration::from_secs(1);
 
+/// When the due index is looked at again where that failed.
+const LOOK_AGAIN_MS: i64 = 1000;
+
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 /// A write of few rows, on its own savepoint inside the group's transaction.
 pub(super) type Change = Box<dyn FnOnce(&Connection, &mut Counters) -> Result<(), StoreError> + Send>;
@@ -438,7 +441,14 @@ impl Writer {
         }
         let now_ms = now.as_millisecond();
         let (leased, more) = self.leases.take(&self.connection, now_ms, limit)?;
-        let next = if more { i64::MIN } else { lease::next_due(&self.connection, now_ms)?.unwrap_or(i64::MAX) };
+        // What is leased is handed out, whatever comes of this question.
+        let next_due = || {
+            lease::next_due(&self.connection, now_ms).unwrap_or_else(|error| {
+                tracing::error!(%error, "when the next mail is due cannot be read; looking again in a second");
+                Some(now_ms.saturating_add(LOOK_AGAIN_MS))
+            })
+        };
+        let next = if more { i64::MIN } else { next_due().unwrap_or(i64::MAX) };
         self.shared.next_due_ms.store(next, Ordering::Release);
         Ok(leased)
     }

@@ -64,6 +64,22 @@ async fn a_postponed_recipient_waits_and_is_not_counted() {
 }
 
 #[tokio::test]
+async fn a_damaged_row_is_set_aside_and_stops_no_other() {
+    for damage in
+        ["UPDATE message SET id = x'02' WHERE key = 2", "UPDATE recipient SET attempts = -1 WHERE message = 2"]
+    {
+        let (folder, store) = fresh();
+        for number in 1..=3 {
+            accept(&store, message(number, 0, 2)).await.unwrap();
+        }
+        let other = rusqlite::Connection::open(folder.path().join("store.db")).unwrap();
+        assert_ne!(other.execute(damage, []).unwrap(), 0);
+        assert_eq!(places(&store.lease(at(0), 9).await.unwrap()), [(1, vec![0, 1]), (3, vec![0, 1])], "{damage}");
+        assert_eq!(places(&store.lease(at(0), 9).await.unwrap()), []);
+    }
+}
+
+#[tokio::test]
 async fn a_completion_without_a_lease_changes_nothing() {
     let (_folder, store) = fresh();
     accept(&store, message(1, 0, 1)).await.unwrap();

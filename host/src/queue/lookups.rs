@@ -1,0 +1,234 @@
+//! What waits until its domain's site is found, and which lookups run. Synchronous; takes `now`.
+//!
+//! A lookup that nobody answers takes long, and strangers decide how many of those there are. So whatever needs none
+//! never waits for one; tenants are served in turn and none has all lookups; what waits for them is a part of the
+//! window, the rest is postponed; and a domain whose lookup failed is remembered for a while.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use mail::{Domain, Outcome, Verdict};
+
+use super::Site;
+use super::sites::{Item, Pace};
+
+/// How long a site that was found is used for further messages.
+const ROUTE_AGE: SignedDuration = SignedDuration::from_secs(60);
+/// How long it is used where the lookup would have to wait for others.
+const ROUTE_AGE_BUSY: SignedDuration = SignedDuration::from_hours(1);
+/// A failure is forgotten that long after its backoff; then the next one counts as the first.
+const FORGET: Duration = Duration::from_secs(10 * 60);
+/// Sites remembered, and failures; at more, all are forgotten and looked up again.
+const REMEMBERED: usize = 10_000;
+/// Recipients of a tenant that may wait however many others do.
+const LEAST: usize = 64;
+
+/// How many lookups may run at once, and how many recipients may wait for one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) in_all: usize,
+    pub(super) per_tenant: usize,
+    pub(super) waiting: usize,
+    pub(super) waiting_per_tenant: usize,
+}
+
+/// Sites of domains, and what waits for a lookup.
+pub(super) struct Lookups {
+    limits: Limits,
+    known: HashMap<Domain, (Site, Timestamp)>,
+    failed: HashMap<Domain, Failure>,
+    asked: HashMap<Domain, Asked>,
+    tenants: HashMap<String, Tenant>,
+    /// Tenants with something in line.
+    turn: VecDeque<String>,
+    running: usize,
+    /// That wait, of all tenants.
+    recipients: usize,
+}
+
+/// A lookup nobody answered: until when none is tried, and what everybody who comes meanwhile is told.
+struct Failure {
+    until: Timestamp,
+    outcome: Outcome,
+    count: u32,
+}
+
+/// A domain whose site is wanted.
+#[derive(Default)]
+struct Asked {
+    items: Vec<Item>,
+    /// In whose lines it stands.
+    tenants: Vec<String>,
+    /// On whose account the lookup runs; `None`: it does not yet.
+    runs_for: Option<String>,
+}
+
+#[derive(Default)]
+struct Tenant {
+    line: VecDeque<Domain>,
+    running: usize,
+    recipients: usize,
+    pace: Pace,
+}
+
+/// What is known of an item's site.
+#[derive(Debug)]
+pub(super) enum Found {
+    Site(Site, Item),
+    /// The lookup failed a moment ago; this is the outcome of the item.
+    Failed(Item, Box<Outcome>),
+    Waiting,
+    /// The tenant has its share waiting already.
+    Postponed(Item, Timestamp),
+}
+
+impl Lookups {
+    pub(super) fn new(limits: Limits) -> Lookups {
+        Lookups {
+            limits,
+            known: HashMap::new(),
+            failed: HashMap::new(),
+            asked: HashMap::new(),
+            tenants: HashMap::new(),
+            turn: VecDeque::new(),
+            running: 0,
+            recipients: 0,
+        }
+    }
+
+    /// The site for an item where it is known, or `without_lookup` knows it; else it waits, if it may.
+    pub(super) fn find(
+        &mut self,
+        domain: &Domain,
+        item: Item,
+        without_lookup: impl FnOnce() -> Option<Site>,
+        now: Timestamp,
+    ) -> Found {
+        let age = |found: &Timestamp| now.duration_since(*found).abs();
+        let known = self.known.get(domain).map(|(site, found)| (site, age(found)));
+        if let Some((site, _)) = known.filter(|(_, age)| *age < ROUTE_AGE) {
+            return Found::Site(site.clone(), item);
+        }
+        if let Some(site) = without_lookup() {
+            self.remember(domain, &site, now);
+            return Found::Site(site, item);
+        }
+        if let Some(failure) = self.failed.get(domain).filter(|failure| now < failure.until) {
+            return Found::Failed(item, Box::new(failure.outcome.clone()));
+        }
+        let share = (self.limits.waiting.saturating_sub(self.recipients) / 2).max(LEAST);
+        let share = share.min(self.limits.waiting_per_tenant);
+        let tenant = self.tenants.entry(item.tenant.clone()).or_default();
+        let full = tenant.recipients >= share;
+        if let Some((site, _)) = known.filter(|(_, age)| *age < ROUTE_AGE_BUSY && (full || !tenant.line.is_empty())) {
+            return Found::Site(site.clone(), item);
+        }
+        if full {
+            let until = tenant.pace.slot(item.recipients.len(), now);
+            return Found::Postponed(item, until);
+        }
+        tenant.recipients += item.recipients.len();
+        self.recipients += item.recipients.len();
+        let asked = self.asked.entry(domain.clone()).or_default();
+        // In the line of everybody who wants it: the first one's may be long.
+        if asked.runs_for.is_none() && !asked.tenants.contains(&item.tenant) {
+            asked.tenants.push(item.tenant.clone());
+            if tenant.line.is_empty() {
+                self.turn.push_back(item.tenant.clone());
+            }
+            tenant.line.push_back(domain.clone());
+        }
+        asked.items.push(item);
+        Found::Waiting
+    }
+
+    /// The next domain to be looked up; it counts as running until `looked_up`.
+    pub(super) fn next(&mut self) -> Option<Domain> {
+        for _ in 0..self.turn.len() {
+            if self.running >= self.limits.in_all {
+                return None;
+            }
+            let name = self.turn.pop_front()?;
+            let Some(tenant) = self.tenants.get_mut(&name) else { continue };
+            if tenant.running >= self.limits.per_tenant {
+                self.turn.push_back(name);
+                continue;
+            }
+            while let Some(domain) = tenant.line.pop_front() {
+                // Another tenant's turn may have come to it before.
+                let Some(asked) = self.asked.get_mut(&domain).filter(|asked| asked.runs_for.is_none()) else {
+                    continue;
+                };
+                asked.runs_for = Some(name.clone());
+                tenant.running += 1;
+                self.running += 1;
+                if !tenant.line.is_empty() {
+                    self.turn.push_back(name);
+                }
+                return Some(domain);
+            }
+        }
+        None
+    }
+
+    /// A lookup ended; `None`: it was given up. All that waited for it. `until` is given how many failures there were
+    /// in a row.
+    pub(super) fn looked_up(
+        &mut self,
+        domain: &Domain,
+        found: Option<&Result<Site, Box<Outcome>>>,
+        until: impl FnOnce(u32) -> Timestamp,
+        now: Timestamp,
+    ) -> Vec<Item> {
+        match found {
+            Some(Ok(site)) => {
+                self.failed.remove(domain);
+                self.remember(domain, site, now);
+            }
+            // What is final was answered: no need to spare anybody another question.
+            Some(Err(outcome)) if outcome.verdict == Verdict::Deferred => {
+                let last = self.failed.get(domain).filter(|last| now < super::policy::later(last.until, FORGET));
+                let count = last.map_or(0, |last| last.count).saturating_add(1);
+                if self.failed.len() >= REMEMBERED {
+                    self.failed.clear();
+                }
+                let failure = Failure { until: until(count), outcome: (**outcome).clone(), count };
+                self.failed.insert(domain.clone(), failure);
+            }
+            Some(Err(_)) | None => {}
+        }
+        let Some(asked) = self.asked.remove(domain) else { return Vec::new() };
+        for item in &asked.items {
+            let count = item.recipients.len();
+            self.recipients = self.recipients.saturating_sub(count);
+            if let Some(tenant) = self.tenants.get_mut(&item.tenant) {
+                tenant.recipients = tenant.recipients.saturating_sub(count);
+                tenant.pace.took(count, now);
+            }
+        }
+        if let Some(name) = asked.runs_for {
+            self.running = self.running.saturating_sub(1);
+            if let Some(tenant) = self.tenants.get_mut(&name) {
+                tenant.running = tenant.running.saturating_sub(1);
+            }
+        }
+        self.tenants.retain(|_, tenant| tenant.recipients > 0 || tenant.running > 0 || !tenant.line.is_empty());
+        asked.items
+    }
+
+    /// Takes everything that waits.
+    pub(super) fn take_all(&mut self) -> Vec<Item> {
+        self.tenants.clear();
+        self.turn.clear();
+        (self.running, self.recipients) = (0, 0);
+        self.asked.drain().flat_map(|(_, asked)| asked.items).collect()
+    }
+
+    fn remember(&mut self, domain: &Domain, site: &Site, now: Timestamp) {
+        if self.known.len() >= REMEMBERED {
+            self.known.clear();
+        }
+        self.known.insert(domain.clone(), (site.clone(), now));
+    }
+}
