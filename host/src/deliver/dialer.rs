@@ -108,17 +108,25 @@ impl Dialer {
 
     /// One address of one host; once more without TLS where the policy allows and the handshake failed.
     async fn dial(&self, host: &Host, address: IpAddr, plan: &Plan) -> Result<Connection, Box<Outcome>> {
+        // Without TLS a login is refused anyway but on loopback: to fall back would only hide the cause.
+        let may_fall_back =
+            plan.tls == TlsPolicy::Opportunistic && (plan.auth.is_none() || address.to_canonical().is_loopback());
         let tls = match plan.tls {
             TlsPolicy::Off => TlsUse::Never,
-            TlsPolicy::Opportunistic if self.tls.is_broken(&host.name) => TlsUse::Never,
+            TlsPolicy::Opportunistic if may_fall_back && self.tls.is_broken(&host.name) => TlsUse::Never,
             TlsPolicy::Opportunistic => TlsUse::IfOffered,
             TlsPolicy::Require | TlsPolicy::Verify => TlsUse::Always,
         };
         match self.open(host, address, plan, tls).await {
-            Ok(connection) => Ok(connection),
-            Err(Unopened::Handshake(outcome)) if plan.tls == TlsPolicy::Opportunistic => {
-                debug!(mx = %host.name, text = %outcome.text, "TLS is broken there; going on in the clear");
-                self.tls.remember_broken(&host.name);
+            Ok(connection) => {
+                if tls == TlsUse::IfOffered {
+                    self.tls.forget_failed(&host.name);
+                }
+                Ok(connection)
+            }
+            Err(Unopened::Handshake { outcome, broken }) if may_fall_back => {
+                debug!(mx = %host.name, text = %outcome.text, broken, "no TLS there; going on in the clear");
+                self.tls.remember_failed(&host.name, broken);
                 self.open(host, address, plan, TlsUse::Never).await.map_err(Unopened::into_outcome)
             }
             Err(unopened) => Err(unopened.into_outcome()),
@@ -156,7 +164,7 @@ impl Dialer {
 impl Unopened {
     fn into_outcome(self) -> Box<Outcome> {
         match self {
-            Unopened::Handshake(outcome) | Unopened::Other(outcome) => outcome,
+            Unopened::Handshake { outcome, .. } | Unopened::Other(outcome) => outcome,
         }
     }
 }
