@@ -113,6 +113,7 @@ pub(crate) enum Domain {
         target: Target,
         #[command(flatten)]
         of: OfTenant,
+        /// The domain as `domain list` shows it.
         domain: String,
     },
     /// Print the DNS records of a sending domain again.
@@ -121,6 +122,7 @@ pub(crate) enum Domain {
         target: Target,
         #[command(flatten)]
         of: OfTenant,
+        /// The domain as `domain list` shows it.
         domain: String,
     },
 }
@@ -183,7 +185,7 @@ impl Queue {
         let Queue::List { target, of } = self;
         let path = format!("queue{}", of.query());
         let queue: QueueView = Link::open(&target).await?.call(Method::GET, &path, &()).await?;
-        println!("{} of all tenants", waiting(queue.queued));
+        println!("{}, in all tenants", waiting(queue.queued));
         if queue.messages.is_empty() {
             return Ok(());
         }
