@@ -70,7 +70,7 @@ impl Dialer {
                 let peer = SocketAddr::new(address, plan.port);
                 if let Some(barred) = self.reach.barred(peer, host.foreign) {
                     debug!(mx = %host.name, %address, ?barred, "not connected to");
-                    refused = Some(out_of_reach(barred, host, address));
+                    refused = Some(out_of_reach(barred, host, peer));
                     continue;
                 }
                 if dials == DIALS_MAX {
@@ -134,7 +134,7 @@ impl Dialer {
     }
 
     async fn open(&self, host: &Host, address: IpAddr, plan: &Plan, tls: TlsUse) -> Result<Connection, Unopened> {
-        let label = label(host, address);
+        let label = label(host, address, plan.port);
         let failed = |text: String| {
             let text = format!("{label}, port {}: {text}", plan.port);
             Unopened::Other(undeliverable((4, 1), Some(label.clone()), text))
@@ -149,7 +149,7 @@ impl Dialer {
         if let (Ok(local), Ok(peer)) = (socket.local_addr(), socket.peer_addr())
             && self.reach.came_home(local, peer)
         {
-            return Err(Unopened::Other(out_of_reach(Barred::Ourselves, host, address)));
+            return Err(Unopened::Other(out_of_reach(Barred::Ourselves, host, peer)));
         }
         // The end of one write must not wait for the acknowledgement of the one before.
         socket.set_nodelay(true).map_err(|err| failed(err.to_string()))?;
@@ -169,16 +169,21 @@ impl Unopened {
     }
 }
 
-/// `mx1.example.net (192.0.2.1)`, or the bare address.
-fn label(host: &Host, address: IpAddr) -> String {
-    let address = address.to_string();
-    if host.name == address { address } else { format!("{} ({address})", host.name) }
+/// `mx1.example.net (192.0.2.1)`, or the bare address; a relay's port stands behind its name where it is not 25.
+fn label(host: &Host, address: IpAddr, port: u16) -> String {
+    let text = address.to_string();
+    match (host.name == text, !host.foreign && port != 25) {
+        (true, true) => SocketAddr::new(address, port).to_string(),
+        (true, false) => text,
+        (false, true) => format!("{}:{port} ({text})", host.name),
+        (false, false) => format!("{} ({text})", host.name),
+    }
 }
 
 /// Nobody may be reached there, ever: class 5.
-fn out_of_reach(barred: Barred, host: &Host, address: IpAddr) -> Box<Outcome> {
+fn out_of_reach(barred: Barred, host: &Host, peer: SocketAddr) -> Box<Outcome> {
     let (verdict, status) = barred.verdict();
-    let text = format!("{} {}", label(host, address), barred.words());
+    let text = format!("{} {}", label(host, peer.ip(), peer.port()), barred.words());
     Box::new(Outcome { verdict, phase: Phase::Connect, status, remote_host: None, reply: None, text, tls: None })
 }
 
