@@ -119,6 +119,7 @@ pub(crate) enum Domain {
         target: Target,
         #[command(flatten)]
         of: OfTenant,
+        /// The domain as `domain list` shows it.
         domain: String,
     },
     /// Print the DNS records of a sending domain again.
@@ -127,6 +128,7 @@ pub(crate) enum Domain {
         target: Target,
         #[command(flatten)]
         of: OfTenant,
+        /// The domain as `domain list` shows it.
         domain: String,
     },
 }
@@ -189,7 +191,7 @@ impl Queue {
         let Queue::List { target, of } = self;
         let path = format!("queue{}", of.query());
         let queue: QueueView = Link::open(&target).await?.call(Method::GET, &path, &()).await?;
-        say(format_args!("{}, all tenants together", waiting(queue.queued)))?;
+        say(format_args!("{}, in all tenants", waiting(queue.queued)))?;
         if queue.messages.is_empty() {
             return Ok(());
         }

@@ -62,8 +62,8 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
     let admin = admin(context, &top);
     let tls = tls(context, &top);
     let smtp = smtp(context, &top);
-    let dns = section(context, &top, "dns").get(context, "servers");
-    let delivery = delivery(context, &top);
+    let dns: Option<Vec<SocketAddr>> = section(context, &top, "dns").get(context, "servers");
+    let delivery = delivery(context, &top, dns.as_deref().unwrap_or_default());
     let routes = routes(context, &top);
     let shared = section(context, &top, "components");
     let components = components(context, &shared);
@@ -149,9 +149,12 @@ fn smtp(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> Option<Smtp> {
     })
 }
 
-fn delivery(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> Option<Delivery> {
+fn delivery(context: &mut Context<'_, '_>, top: &Reader<'_, '_>, servers: &[SocketAddr]) -> Option<Delivery> {
     let delivery = section(context, top, "delivery");
     let port = delivery.get(context, "port");
+    let allow_private = delivery.get(context, "allow_private");
+    // A name server on this machine answers for a closed network, whose hosts have private addresses.
+    let closed = delivery.raw("allow_private").is_none() && servers.iter().any(|server| server.ip().is_loopback());
     let expire_after = delivery.get(context, "expire_after");
     let retry_delays: Option<Vec<Duration>> = delivery.get(context, "retry_delays");
     let [per_site, connections, messages] = ["connections_per_site", "connections", "messages_per_connection"]
@@ -163,6 +166,7 @@ fn delivery(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> Option<Deliv
     }
     Some(Delivery {
         port: port.map(|Port(port)| port)?,
+        allow_private: closed || allow_private?,
         expire_after: expire_after?,
         retry_delays: retry_delays?,
         connections_per_site: per_site?,

@@ -100,6 +100,8 @@ pub struct Dns {
 pub struct Delivery {
     /// Port of MX hosts: 25.
     pub port: u16,
+    /// Whether MX hosts and address literals may stand on this machine or in private networks.
+    pub allow_private: bool,
     /// From the acceptance: 5 days.
     pub expire_after: Duration,
     /// Waits before the 2nd, 3rd, … attempt; the last one repeats. Jittered by a fifth either way.

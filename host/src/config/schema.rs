@@ -142,6 +142,12 @@ pub const SECTIONS: &[Section] = &[
         &[
             key("port", "port", "25", "Port of MX hosts. Another one is for closed networks and tests."),
             key(
+                "allow_private",
+                "`true` or `false`",
+                "false",
+                "Whether mail may go to MX hosts and address literals on this machine or in private networks (loopback, link-local, multicast, RFC 1918, RFC 6598, unique local); else it bounces with 5.4.4, since a sender could reach the operator's own machines that way. Left out, it is `true` where `[dns] servers` names a loopback address: that is a closed network or a test. If that server is a resolver for the whole internet, write `false`. A `[[route]]` `relay` may stand anywhere. An address and port this host listens on itself never get mail (5.4.6).",
+            ),
+            key(
                 "expire_after",
                 DURATION,
                 "\"5d\"",

@@ -68,6 +68,21 @@ fn what_is_left_out_has_the_defaults_of_the_schema() {
 }
 
 #[test]
+fn private_networks_are_for_those_who_ask() {
+    let check = |text: &str, expect: bool| {
+        assert_eq!(good(&format!("{SMALLEST}{text}")).delivery.allow_private, expect, "{text}");
+    };
+    check("", false);
+    check("[delivery]\nallow_private = true\n", true);
+    check("[dns]\nservers = [\"192.0.2.53:53\"]\n", false);
+    check("[dns]\nservers = [\"10.0.0.53:53\"]\n", false);
+    check("[dns]\nservers = [\"127.0.0.1:15353\"]\n", true);
+    check("[dns]\nservers = [\"192.0.2.53:53\", \"[::1]:53\"]\n", true);
+    check("[dns]\nservers = [\"127.0.0.1:53\"]\n[delivery]\nallow_private = false\n", false);
+    assert!(good(SHOWN).delivery.allow_private);
+}
+
+#[test]
 fn every_default_of_the_schema_reads() {
     for section in schema::SECTIONS {
         for key in section.keys {

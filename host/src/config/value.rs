@@ -70,6 +70,15 @@ from_text!(TlsPolicy, "opportunistic", |text, _| tls_policy(text));
 from_text!(RouteDomain, "example.com", |text, _| route_domain(text));
 from_text!(HostPort, "smtp.example.com:587", |text, _| host_port(text));
 
+impl Setting for bool {
+    fn read(value: &Spanned<DeValue<'_>>, _: &Surroundings<'_>) -> Result<Self, Wrong> {
+        match value.get_ref() {
+            DeValue::Boolean(answer) => Ok(*answer),
+            _ => Err(wrong_type(value, "true or false")),
+        }
+    }
+}
+
 impl Setting for ByteSize {
     fn read(value: &Spanned<DeValue<'_>>, _: &Surroundings<'_>) -> Result<Self, Wrong> {
         match value.get_ref() {

@@ -33,8 +33,12 @@ pub(super) struct Connection {
 
 /// Why a connection did not become a session.
 pub(super) enum Unopened {
-    /// The handshake failed; without TLS it may work.
-    Handshake(Box<Outcome>),
+    /// The handshake failed; without TLS it may work. `broken`: by what the peer said, and not by a time-out or a lost
+    /// connection, which may be the network's doing.
+    Handshake {
+        outcome: Box<Outcome>,
+        broken: bool,
+    },
     Other(Box<Outcome>),
 }
 
@@ -66,16 +70,17 @@ impl Connection {
     async fn encrypt(mut self, target: TlsTarget<'_>) -> Result<Connection, Unopened> {
         let Stream::Plain(socket) = self.stream else { return Ok(self) };
         let handshake = target.connector.connect(target.name, socket);
-        let fault = match timeout(self.timeouts.command, handshake).await {
+        let (fault, broken) = match timeout(self.timeouts.command, handshake).await {
             Ok(Ok(stream)) => {
                 self.client.encrypted(tls::describe(stream.get_ref().1));
                 self.stream = Stream::Tls(Box::new(stream));
                 return Ok(self);
             }
-            Ok(Err(err)) => Fault::Handshake(err.to_string()),
-            Err(_) => Fault::Handshake("no answer in time".to_owned()),
+            // rustls speaks of the peer's bytes as invalid data.
+            Ok(Err(err)) => (err.to_string(), err.kind() == io::ErrorKind::InvalidData),
+            Err(_) => ("no answer in time".to_owned(), false),
         };
-        Err(Unopened::Handshake(Box::new(self.client.give_up(fault))))
+        Err(Unopened::Handshake { outcome: Box::new(self.client.give_up(Fault::Handshake(fault))), broken })
     }
 
     /// Sends one message; an outcome for each recipient.

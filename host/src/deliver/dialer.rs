@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::connection::{Connection, Unopened};
+use super::reach::{Barred, Reach};
 use super::tls::Tls;
 use crate::config::{Config, DeliveryTimeouts, TlsPolicy};
 use crate::route::gather::arrange;
@@ -27,6 +28,7 @@ pub(super) struct Dialer {
     hostname: Arc<str>,
     timeouts: Arc<DeliveryTimeouts>,
     tls: Tls,
+    reach: Reach,
 }
 
 impl Dialer {
@@ -40,15 +42,17 @@ impl Dialer {
             hostname: config.hostname.as_str().into(),
             timeouts: Arc::new(config.delivery.timeouts.clone()),
             tls: Tls::new(roots)?,
+            reach: Reach::new(config),
         })
     }
 
     /// Tries hosts and addresses in order until one opens a session; else the outcome of the last one that was reached,
-    /// or of the last look-up where there was nobody to reach.
+    /// or of the last look-up where there was nobody to reach, or says that no host may be reached at all.
     pub(super) async fn connect(&self, plan: &Plan) -> Result<Connection, Box<Outcome>> {
         let order = arrange(&plan.hosts, &mut rand::rng());
         let mut unresolved: Option<Box<Outcome>> = None;
         let mut unopened = None;
+        let mut refused = None;
         let mut dials = 0;
         for host in order {
             let addresses = match self.addresses(host).await {
@@ -63,6 +67,12 @@ impl Dialer {
                 }
             };
             for address in addresses {
+                let peer = SocketAddr::new(address, plan.port);
+                if let Some(barred) = self.reach.barred(peer, host.foreign) {
+                    debug!(mx = %host.name, %address, ?barred, "not connected to");
+                    refused = Some(out_of_reach(barred, host, peer));
+                    continue;
+                }
                 if dials == DIALS_MAX {
                     break;
                 }
@@ -71,12 +81,15 @@ impl Dialer {
                     Ok(connection) => return Ok(connection),
                     Err(outcome) => {
                         debug!(mx = %host.name, %address, text = %outcome.text, "no session");
-                        unopened = Some(outcome);
+                        // What may pass later outweighs what never will.
+                        let kept = if outcome.verdict == Verdict::Deferred { &mut unopened } else { &mut refused };
+                        *kept = Some(outcome);
                     }
                 }
             }
         }
-        Err(unopened.or(unresolved).unwrap_or_else(|| undeliverable((4, 4), None, "the site has no hosts".to_owned())))
+        let outcome = unopened.or(unresolved).or(refused);
+        Err(outcome.unwrap_or_else(|| undeliverable((4, 4), None, "the site has no hosts".to_owned())))
     }
 
     async fn addresses(&self, host: &Host) -> Result<Vec<IpAddr>, Box<Outcome>> {
@@ -95,17 +108,25 @@ impl Dialer {
 
     /// One address of one host; once more without TLS where the policy allows and the handshake failed.
     async fn dial(&self, host: &Host, address: IpAddr, plan: &Plan) -> Result<Connection, Box<Outcome>> {
+        // Without TLS a login is refused anyway but on loopback: to fall back would only hide the cause.
+        let may_fall_back =
+            plan.tls == TlsPolicy::Opportunistic && (plan.auth.is_none() || address.to_canonical().is_loopback());
         let tls = match plan.tls {
             TlsPolicy::Off => TlsUse::Never,
-            TlsPolicy::Opportunistic if self.tls.is_broken(&host.name) => TlsUse::Never,
+            TlsPolicy::Opportunistic if may_fall_back && self.tls.is_broken(&host.name) => TlsUse::Never,
             TlsPolicy::Opportunistic => TlsUse::IfOffered,
             TlsPolicy::Require | TlsPolicy::Verify => TlsUse::Always,
         };
         match self.open(host, address, plan, tls).await {
-            Ok(connection) => Ok(connection),
-            Err(Unopened::Handshake(outcome)) if plan.tls == TlsPolicy::Opportunistic => {
-                debug!(mx = %host.name, text = %outcome.text, "TLS is broken there; going on in the clear");
-                self.tls.remember_broken(&host.name);
+            Ok(connection) => {
+                if tls == TlsUse::IfOffered {
+                    self.tls.forget_failed(&host.name);
+                }
+                Ok(connection)
+            }
+            Err(Unopened::Handshake { outcome, broken }) if may_fall_back => {
+                debug!(mx = %host.name, text = %outcome.text, broken, "no TLS there; going on in the clear");
+                self.tls.remember_failed(&host.name, broken);
                 self.open(host, address, plan, TlsUse::Never).await.map_err(Unopened::into_outcome)
             }
             Err(unopened) => Err(unopened.into_outcome()),
@@ -113,7 +134,7 @@ impl Dialer {
     }
 
     async fn open(&self, host: &Host, address: IpAddr, plan: &Plan, tls: TlsUse) -> Result<Connection, Unopened> {
-        let label = label(host, address);
+        let label = label(host, address, plan.port);
         let failed = |text: String| {
             let text = format!("{label}, port {}: {text}", plan.port);
             Unopened::Other(undeliverable((4, 1), Some(label.clone()), text))
@@ -125,6 +146,11 @@ impl Dialer {
             Ok(Err(err)) => return Err(failed(format!("cannot connect: {err}"))),
             Err(_) => return Err(failed("cannot connect: no answer in time".to_owned())),
         };
+        if let (Ok(local), Ok(peer)) = (socket.local_addr(), socket.peer_addr())
+            && self.reach.came_home(local, peer)
+        {
+            return Err(Unopened::Other(out_of_reach(Barred::Ourselves, host, peer)));
+        }
         // The end of one write must not wait for the acknowledgement of the one before.
         socket.set_nodelay(true).map_err(|err| failed(err.to_string()))?;
         let login =
@@ -138,15 +164,27 @@ impl Dialer {
 impl Unopened {
     fn into_outcome(self) -> Box<Outcome> {
         match self {
-            Unopened::Handshake(outcome) | Unopened::Other(outcome) => outcome,
+            Unopened::Handshake { outcome, .. } | Unopened::Other(outcome) => outcome,
         }
     }
 }
 
-/// `mx1.example.net (192.0.2.1)`, or the bare address.
-fn label(host: &Host, address: IpAddr) -> String {
-    let address = address.to_string();
-    if host.name == address { address } else { format!("{} ({address})", host.name) }
+/// `mx1.example.net (192.0.2.1)`, or the bare address; a relay's port stands behind its name where it is not 25.
+fn label(host: &Host, address: IpAddr, port: u16) -> String {
+    let text = address.to_string();
+    match (host.name == text, !host.foreign && port != 25) {
+        (true, true) => SocketAddr::new(address, port).to_string(),
+        (true, false) => text,
+        (false, true) => format!("{}:{port} ({text})", host.name),
+        (false, false) => format!("{} ({text})", host.name),
+    }
+}
+
+/// Nobody may be reached there, ever: class 5.
+fn out_of_reach(barred: Barred, host: &Host, peer: SocketAddr) -> Box<Outcome> {
+    let (verdict, status) = barred.verdict();
+    let text = format!("{} {}", label(host, peer.ip(), peer.port()), barred.words());
+    Box::new(Outcome { verdict, phase: Phase::Connect, status, remote_host: None, reply: None, text, tls: None })
 }
 
 /// Nobody could be reached, now: class 4.

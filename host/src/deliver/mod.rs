@@ -6,6 +6,7 @@
 
 mod connection;
 mod dialer;
+mod reach;
 mod session;
 mod tls;
 

@@ -1,15 +1,20 @@
 //! A session that the queue hands messages to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use mail::Outcome;
+use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::dialer::Dialer;
 use crate::queue::{Session, Transaction};
 use crate::route::Plan;
 use crate::smtp::client::Mail;
+
+/// A connection that carried nothing for so long has idled.
+const IDLE_MIN: Duration = Duration::from_millis(100);
 
 /// An SMTP session. A message that an idle peer hung up on, before a word about it, is tried once on a fresh connection:
 /// it must not wait for its retry because the connection was old.
@@ -18,11 +23,12 @@ pub(super) struct SmtpSession {
     dialer: Arc<Dialer>,
     plan: Arc<Plan>,
     used: bool,
+    opened: Instant,
 }
 
 impl SmtpSession {
     pub(super) fn new(connection: Connection, dialer: Arc<Dialer>, plan: Arc<Plan>) -> SmtpSession {
-        SmtpSession { connection, dialer, plan, used: false }
+        SmtpSession { connection, dialer, plan, used: false, opened: Instant::now() }
     }
 }
 
@@ -30,8 +36,10 @@ impl SmtpSession {
 impl Session for SmtpSession {
     async fn send(&mut self, transaction: &Transaction) -> Vec<Outcome> {
         let mail = Mail { sender: &transaction.sender, recipients: &transaction.recipients, body: &transaction.body };
+        // Lost at once on a new connection says something of the peer; lost later, that it did not want to wait.
+        let idled = std::mem::replace(&mut self.used, true) || self.opened.elapsed() >= IDLE_MIN;
         let outcomes = self.connection.send(mail).await;
-        let stale = std::mem::replace(&mut self.used, true) && self.connection.lost_unheard();
+        let stale = idled && self.connection.lost_unheard();
         if !stale {
             return outcomes;
         }

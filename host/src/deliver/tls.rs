@@ -26,11 +26,18 @@ pub(super) struct TlsTarget<'a> {
     pub(super) name: ServerName<'static>,
 }
 
+/// The last failed handshake with a host.
+struct Failed {
+    at: Instant,
+    /// Whether TLS counts as broken there: one that a lost connection may explain does not, a second one does.
+    broken: bool,
+}
+
 /// Both ways of encrypting; they share no session tickets, so that a resumed session is as verified as a new one.
 pub(super) struct Tls {
     unverified: TlsConnector,
     verified: TlsConnector,
-    broken: Mutex<HashMap<String, Instant>>,
+    broken: Mutex<HashMap<String, Failed>>,
 }
 
 impl Tls {
@@ -66,18 +73,25 @@ impl Tls {
 
     pub(super) fn is_broken(&self, host: &str) -> bool {
         let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
-        broken.get(host).is_some_and(|since| since.elapsed() < BROKEN_FOR)
+        broken.get(host).is_some_and(|failed| failed.broken && failed.at.elapsed() < BROKEN_FOR)
     }
 
-    pub(super) fn remember_broken(&self, host: &str) {
-        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
-        if broken.len() >= BROKEN_MAX {
-            broken.retain(|_, since| since.elapsed() < BROKEN_FOR);
+    /// After a session that opened with TLS where it is offered.
+    pub(super) fn forget_failed(&self, host: &str) {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).remove(host);
+    }
+
+    /// Remembers a failed handshake; `broken`: it shows that TLS is broken there, else only a second one in a row does.
+    pub(super) fn remember_failed(&self, host: &str, broken: bool) {
+        let mut known = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= BROKEN_MAX {
+            known.retain(|_, failed| failed.at.elapsed() < BROKEN_FOR);
         }
-        if broken.len() >= BROKEN_MAX {
-            broken.clear();
+        if known.len() >= BROKEN_MAX {
+            known.clear();
         }
-        broken.insert(host.to_owned(), Instant::now());
+        let again = known.get(host).is_some_and(|failed| failed.at.elapsed() < BROKEN_FOR);
+        known.insert(host.to_owned(), Failed { at: Instant::now(), broken: broken || again });
     }
 }
 

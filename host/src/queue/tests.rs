@@ -147,6 +147,7 @@ fn config() -> Delivery {
     let second = Duration::from_secs(1);
     Delivery {
         port: 25,
+        allow_private: false,
         expire_after: 3600 * second,
         retry_delays: vec![Duration::from_millis(20)],
         connections_per_site: 4,

@@ -39,6 +39,7 @@ pub fn gather(records: &[Mx], ourselves: &str) -> Gathered {
             name: mx.exchange.trim_end_matches('.').to_ascii_lowercase(),
             preference: mx.preference,
             addresses: Vec::new(),
+            foreign: true,
         })
         // Beside real hosts a null MX is a mistake (RFC 7505 s3): the real ones count.
         .filter(|host| !host.name.is_empty())
@@ -80,7 +81,7 @@ mod tests {
     use super::*;
 
     fn host(preference: u16, name: &str) -> Host {
-        Host { name: name.to_owned(), preference, addresses: Vec::new() }
+        Host { name: name.to_owned(), preference, addresses: Vec::new(), foreign: true }
     }
 
     fn gathered(records: &[(u16, &str)]) -> Gathered {

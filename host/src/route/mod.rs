@@ -44,6 +44,9 @@ pub struct Host {
     pub preference: u16,
     /// Known already, as for an address literal; else looked up at connect.
     pub addresses: Vec<IpAddr>,
+    /// Whether a stranger named it (MX record, address literal) and not the operator (`[[route]] relay`): it is kept out
+    /// of this machine and of private networks.
+    pub foreign: bool,
 }
 
 /// Answers where mail for a domain goes.
@@ -89,7 +92,7 @@ impl Router {
         }
         let address = literal(domain)??;
         let (port, tls) = self.by_mx(chosen.map(|(_, route)| route));
-        let hosts = vec![Host { name: address.to_string(), preference: 0, addresses: vec![address] }];
+        let hosts = vec![Host { name: address.to_string(), preference: 0, addresses: vec![address], foreign: true }];
         Some(site(Plan { hosts, port, tls, auth: None }, None))
     }
 
@@ -117,7 +120,7 @@ impl Router {
                     return Err(looping(name));
                 }
                 // Looked up again at connect, from the cache: a plan must not outlive the addresses' TTL.
-                Ok(vec![Host { name: name.to_owned(), preference: 0, addresses: Vec::new() }])
+                Ok(vec![Host { name: name.to_owned(), preference: 0, addresses: Vec::new(), foreign: true }])
             }
             Gathered::NullMx => {
                 let text = format!("the domain `{name}` takes no mail: it has a null MX record");
@@ -145,8 +148,12 @@ fn auth_of(route: &Route) -> Option<&RelayAuth> {
 
 fn relay_host(host: &RelayHost) -> Host {
     match host {
-        RelayHost::Ip(address) => Host { name: address.to_string(), preference: 0, addresses: vec![*address] },
-        RelayHost::Name(name) => Host { name: name.as_str().to_owned(), preference: 0, addresses: Vec::new() },
+        RelayHost::Ip(address) => {
+            Host { name: address.to_string(), preference: 0, addresses: vec![*address], foreign: false }
+        }
+        RelayHost::Name(name) => {
+            Host { name: name.as_str().to_owned(), preference: 0, addresses: Vec::new(), foreign: false }
+        }
     }
 }
 
@@ -154,6 +161,10 @@ fn site(plan: Plan, credentials: Option<usize>) -> Site {
     let mut names: Vec<&str> = plan.hosts.iter().map(|host| host.name.as_str()).collect();
     names.sort_unstable();
     let mut key = format!("{} port {} tls {:?}", names.join(","), plan.port, plan.tls);
+    // A connection to a relay may stand where one along an MX record may not: they are not shared.
+    if plan.hosts.iter().any(|host| !host.foreign) {
+        key.push_str(" relay");
+    }
     if let Some(number) = credentials {
         key.push_str(&format!(" login of route {}", number + 1));
     }

@@ -155,6 +155,43 @@ async fn an_address_literal_needs_no_dns() {
 }
 
 #[tokio::test]
+async fn strangers_do_not_aim_us_at_private_hosts() {
+    let mx = FakeMx::start().await;
+    let settings = format!(
+        "allow_private = false\n[[route]]\ndomain = \"r.test\"\nrelay = \"mx.r.test:{0}\"\n\
+         [[route]]\ndomain = \"s.test\"\nrelay = \"127.0.0.1:{0}\"",
+        mx.port()
+    );
+    let zone = "b.test MX 10 mx.b.test\nmx.b.test A 127.0.0.1\nmx.b.test A 10.0.0.1\nmx.b.test AAAA ::1\nc.test A 192.168.0.1\n\
+                d.test MX 10 mx.b.test\nd.test MX 20 gone.b.test\ngone.b.test SERVFAIL\nmx.r.test A 127.0.0.1\n\
+                e.test MX 10 mx.r.test";
+    let post = Post::with(zone, mx.port(), &settings).await;
+    for domain in ["b.test", "c.test", "e.test", "[127.0.0.1]", "[0.0.0.0]", "[IPv6:::1]", "[IPv6:::ffff:127.0.0.1]"] {
+        let outcome = post.send(&[&format!("x@{domain}")]).await.remove(0);
+        check_text(&outcome, "Bounced Connect 5.4.4", "private network");
+    }
+    check_text(&post.send(&["x@d.test"]).await.remove(0), "Deferred Connect 4.4.3", "gone.b.test");
+    assert_eq!(mx.connections(), 0);
+    for domain in ["r.test", "s.test"] {
+        let outcome = post.send(&[&format!("x@{domain}")]).await.remove(0);
+        assert_eq!(outcome.verdict, Verdict::Delivered, "{domain}: {}", outcome.text);
+    }
+}
+
+#[tokio::test]
+async fn mail_never_goes_to_our_own_listeners() {
+    let mx = FakeMx::start().await;
+    for listener in ["127.0.0.1", "0.0.0.0", "[::]"] {
+        let settings = format!("allow_private = true\n[smtp]\nlisten = [\"{listener}:{}\"]", mx.port());
+        let post = Post::with("b.test MX 10 mx.b.test\nmx.b.test A 127.0.0.1", mx.port(), &settings).await;
+        for recipient in ["x@b.test", "x@[127.0.0.1]"] {
+            check_text(&post.send(&[recipient]).await.remove(0), "Failed Connect 5.4.6", "come back to us");
+        }
+    }
+    assert_eq!(mx.connections(), 0);
+}
+
+#[tokio::test]
 async fn routes_overrule_mx() {
     let mx = FakeMx::start().await;
     let relay = FakeMx::start().await;
@@ -166,16 +203,16 @@ async fn routes_overrule_mx() {
     let zone = "b.test A 127.0.0.1\nout.test A 127.0.0.1\nd.test A 127.0.0.1";
     let post = Post::with(zone, mx.port(), &settings).await;
     for (recipient, to_relay, host) in [
-        ("x@b.test", false, "b.test (127.0.0.1)"),
-        ("x@y.b.test", true, "127.0.0.1"),
-        ("x@c.test", true, "out.test (127.0.0.1)"),
-        ("x@d.test", true, "d.test (127.0.0.1)"),
+        ("x@b.test", false, "b.test (127.0.0.1)".to_owned()),
+        ("x@y.b.test", true, format!("127.0.0.1:{}", relay.port())),
+        ("x@c.test", true, format!("out.test:{} (127.0.0.1)", relay.port())),
+        ("x@d.test", true, "d.test (127.0.0.1)".to_owned()),
     ] {
         let before = relay.messages().len();
         let outcome = post.send(&[recipient]).await.remove(0);
         assert_eq!(outcome.verdict, Verdict::Delivered, "{recipient}: {}", outcome.text);
         assert_eq!(relay.messages().len() > before, to_relay, "{recipient}");
-        assert_eq!(outcome.remote_host.as_deref(), Some(host), "{recipient}");
+        assert_eq!(outcome.remote_host.as_deref(), Some(host.as_str()), "{recipient}");
     }
 }
 

@@ -84,6 +84,19 @@ async fn a_message_for_a_connection_that_grew_old_goes_out_on_a_fresh_one() {
 }
 
 #[tokio::test]
+async fn a_first_message_for_a_connection_that_idled_goes_out_on_a_fresh_one() {
+    let mx = FakeMx::start().await;
+    let post = Post::to(&mx).await;
+    let mut session = post.open("b.test").await.unwrap();
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(4)).await;
+    tokio::time::resume();
+    mx.once(Step::Mail(""), reply_and_close("421 4.4.2 idle for too long"));
+    assert_eq!(send(&mut session, &["c@b.test"]).await, ["Delivered Data 2.0.0"]);
+    assert_eq!(mx.connections(), 2);
+}
+
+#[tokio::test]
 async fn a_fresh_connection_is_not_tried_twice() {
     let mx = FakeMx::build().on(Step::Mail(""), Act::Close).start().await;
     let post = Post::to(&mx).await;

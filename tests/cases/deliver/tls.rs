@@ -102,6 +102,23 @@ async fn broken_tls_is_remembered() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_was_cut_off_once_is_not_broken_tls() {
+    let mx = Peer::Good.build().start().await;
+    let cut = || Act::ReplyAndClose("220 2.0.0 go ahead".to_owned());
+    mx.once(Step::StartTls, cut());
+    let post = Post::with(ZONE, mx.port(), "").await;
+    let mut encrypted = Vec::new();
+    for again in [false, false, true, true, false] {
+        if again {
+            mx.once(Step::StartTls, cut());
+        }
+        assert_eq!(post.send_one().await.verdict, Verdict::Delivered);
+        encrypted.push(mx.messages().last().unwrap().tls);
+    }
+    assert_eq!(encrypted, [false, true, false, false, false]);
+}
+
+#[tokio::test]
 async fn bytes_behind_the_starttls_reply_are_not_taken_into_the_session() {
     let injected = Act::Raw(b"220 go ahead\r\n250 injected\r\n".to_vec());
     let mx = FakeMx::build().starttls().on(Step::StartTls, injected).start().await;

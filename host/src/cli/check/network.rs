@@ -19,6 +19,22 @@ const GREETING_BYTES: u64 = 2048;
 /// Addresses of a host that are tried.
 const ADDRESSES: usize = 4;
 
+/// Mail hosts of the probe domain that are tried.
+const HOSTS: usize = 4;
+
+/// Advice where the probe domain tells nothing of the way out.
+const ANOTHER: &str = "probe another domain";
+
+/// Why a host did not greet.
+#[derive(Debug, thiserror::Error)]
+enum Ungreeted {
+    /// Its last address did not answer in time: a firewall on the way may have taken it.
+    #[error("{0}")]
+    Silent(String),
+    #[error("{0}")]
+    Other(String),
+}
+
 /// HELO name: it resolves, and its addresses lead back to it.
 pub(super) async fn name(config: &Config, lookup: &Lookup) -> Vec<Finding> {
     let name = config.hostname.as_str();
@@ -115,31 +131,40 @@ async fn probe_domain(domain: &str, port: u16, lookup: &Lookup) -> Finding {
         Ok(hosts) => hosts,
         Err(error) => return Finding::fail("port 25", error, ""),
     };
-    let Some(host) = hosts.iter().find(|host| !host.is_empty()) else {
-        return Finding::warn("port 25", format!("{domain} takes no mail (null MX)"), "probe another domain");
-    };
-    match greeted(host, port, lookup).await {
-        Ok(greeting) => Finding::ok("port 25", format!("{host}:{port} greets: {greeting}")),
-        Err(error) => {
-            let advice = "if other domains fail too, your provider blocks port 25: ask to have it opened, or send through a \
-                          relay: [[route]] domain = \"*\", relay = \"host:587\"";
-            Finding::fail("port 25", format!("{host}:{port}: {error}"), advice)
+    let hosts: Vec<&String> = hosts.iter().filter(|host| !host.is_empty()).take(HOSTS).collect();
+    if hosts.is_empty() {
+        return Finding::warn("port 25", format!("{domain} takes no mail (null MX)"), ANOTHER);
+    }
+    let mut faults = Vec::new();
+    for host in hosts {
+        match greeted(host, port, lookup).await {
+            Ok(greeting) => return Finding::ok("port 25", format!("{host}:{port} greets: {greeting}")),
+            Err(fault) => faults.push((format!("{host}:{port}: {fault}"), fault)),
         }
     }
+    let text = faults.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>().join("; ");
+    let silent = faults.iter().all(|(_, fault)| matches!(fault, Ungreeted::Silent(_)));
+    if !silent {
+        // Somebody answered, if only to refuse, or there was nobody to ask: that is no firewall on the way out.
+        return Finding::warn("port 25", text, ANOTHER);
+    }
+    let advice = "if other domains fail too, your provider blocks port 25: ask to have it opened, or send through a \
+                  relay: [[route]] domain = \"*\", relay = \"host:587\"";
+    Finding::fail("port 25", text, advice)
 }
 
 /// The greeting of a mail host, without its code.
-async fn greeted(host: &str, port: u16, lookup: &Lookup) -> Result<String, String> {
+async fn greeted(host: &str, port: u16, lookup: &Lookup) -> Result<String, Ungreeted> {
     let addresses = match host.parse::<IpAddr>() {
         Ok(ip) => vec![ip],
-        Err(_) => lookup.addresses(host).await?,
+        Err(_) => lookup.addresses(host).await.map_err(Ungreeted::Other)?,
     };
-    let mut last = "it has no address in DNS".to_owned();
+    let mut last = Ungreeted::Other("it has no address in DNS".to_owned());
     for address in addresses.into_iter().take(ADDRESSES) {
         match tokio::time::timeout(PATIENCE, greeting(SocketAddr::new(address, port))).await {
             Ok(Ok(greeting)) => return Ok(greeting),
-            Ok(Err(error)) => last = format!("{address}: {error}"),
-            Err(_) => last = format!("{address}: no greeting within {} s", PATIENCE.as_secs()),
+            Ok(Err(error)) => last = Ungreeted::Other(format!("{address}: {error}")),
+            Err(_) => last = Ungreeted::Silent(format!("{address}: no greeting within {} s", PATIENCE.as_secs())),
         }
     }
     Err(last)
@@ -163,7 +188,7 @@ mod tests {
 
     use super::*;
 
-    async fn greeting_of(says: &'static [u8]) -> Result<String, String> {
+    async fn greeting_of(says: &'static [u8]) -> Result<String, Ungreeted> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
@@ -177,7 +202,7 @@ mod tests {
     #[tokio::test]
     async fn peers_greet_or_not() {
         assert_eq!(greeting_of(b"220 mx.example ESMTP\r\n").await.unwrap(), "mx.example ESMTP");
-        assert!(greeting_of(b"554 go away\r\n").await.unwrap_err().contains("go away"));
+        assert!(greeting_of(b"554 go away\r\n").await.unwrap_err().to_string().contains("go away"));
         assert!(greeting_of(b"").await.is_err());
     }
 
