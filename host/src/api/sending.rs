@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
 use mail::message::Parsed;
 use mail::{Address, Mailbox};
@@ -102,8 +102,8 @@ impl Sending {
 
     /// Answers one request for `/emails` or a path below it.
     pub async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
-        let tenant = match self.tenant(request.headers()).await {
-            Ok(tenant) => tenant,
+        let tenant = match credential::caller(&*self.directory, request.headers()).await {
+            Ok(key) => key.tenant,
             Err(response) => return response,
         };
         if request.method() != Method::GET {
@@ -118,18 +118,6 @@ impl Sending {
             _ => Err(Failure::NotFound),
         };
         answer.unwrap_or_else(Failure::into_response)
-    }
-
-    async fn tenant(&self, headers: &HeaderMap) -> Result<String, Response<Bytes>> {
-        let Some(key) = credential::bearer(headers) else {
-            let text = "The API key is missing: send it as `Authorization: Bearer KEY`.";
-            return Err(fault(StatusCode::UNAUTHORIZED, "missing_api_key", text));
-        };
-        match credential::find(&*self.directory, key).await {
-            Ok(Some(key)) => Ok(key.tenant),
-            Ok(None) => Err(fault(StatusCode::FORBIDDEN, "invalid_api_key", "The API key is not valid.")),
-            Err(error) => Err(Failure::Store(error).into_response()),
-        }
     }
 
     async fn email(&self, tenant: &str, id: &str) -> Result<Response<Bytes>, Failure> {

@@ -30,7 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use body::Budget;
+pub use body::{Admits, Budget};
 pub use routes::{Obstacles, Routes};
 
 use paced::Paced;
