@@ -203,6 +203,18 @@ async fn the_largest_are_worked_on_alone() {
     assert!(budget.turn(LIMIT as usize).now_or_never().is_some());
 }
 
+/// One address leaves places for others.
+#[tokio::test]
+async fn an_address_has_not_all_connections() {
+    let world = world(Deadlines::default(), None);
+    let mut open = Vec::new();
+    for _ in 0..CONNECTIONS_OF_LOOPBACK {
+        open.push(TcpStream::connect(world.address).await.unwrap());
+    }
+    let mut over = TcpStream::connect(world.address).await.unwrap();
+    assert_eq!(read_to_end(&mut over).await, "");
+}
+
 #[tokio::test]
 async fn shutdown_ends_idle_connections() {
     let world = world(Deadlines::default(), None);
