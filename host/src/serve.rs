@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::DEFAULT_TENANT;
 use crate::accept::Intake;
 use crate::api::control::{self, Control};
+use crate::api::credential;
 use crate::api::delivery::{Delivery, Terms};
 use crate::api::seam::Seam;
 use crate::api::sending::Sending;
@@ -26,7 +27,7 @@ use crate::edge::{BuiltIn, Edge, EdgeError, Settings};
 use crate::inbox::{Capture, Inbox, curl_line};
 use crate::keyring::{Keyring, MasterKey, MasterKeyError};
 use crate::queue::{Courier, Queue};
-use crate::server::http::{Budget, Deadlines, HttpServer, Routes};
+use crate::server::http::{Admits, Budget, Deadlines, HttpServer, Routes};
 use crate::server::smtp::{Options as SmtpOptions, SmtpServer};
 use crate::server::submission::Submissions;
 use crate::server::tls::{self, Tls, TlsError};
@@ -334,7 +335,12 @@ impl Web<'_> {
         let routes = Routes { edge: self.edge.clone(), inbox, control, obstacles: Box::new(obstacles) };
         let limits = &self.config.limits;
         let one_body = limits.message_bytes.saturating_mul(BODY_PER_MESSAGE);
-        let budget = Budget::new(limits.http_body_bytes, one_body);
+        let directory = self.store.clone();
+        let admits: Admits = Box::new(move |headers| {
+            let (directory, headers) = (directory.clone(), headers.clone());
+            Box::pin(async move { credential::caller(&*directory, &headers).await.map(drop) })
+        });
+        let budget = Budget::new(limits.http_body_bytes, one_body, admits);
         HttpServer::new(routes, budget, Deadlines::default(), self.stop.clone(), self.tasks.clone())
     }
 }

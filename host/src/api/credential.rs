@@ -6,10 +6,12 @@
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::HeaderMap;
+use bytes::Bytes;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, Response, StatusCode};
 use sha2::{Digest, Sha256};
 
+use super::fault::{fault, unavailable};
 use crate::store::{ApiKey, Directory, StoreError};
 
 /// How long a token is good.
@@ -35,6 +37,22 @@ pub async fn find(directory: &dyn Directory, key: &str) -> Result<Option<ApiKey>
     }
     let found = directory.key_by_hash(Sha256::digest(key.as_bytes()).into()).await?;
     Ok(found.filter(|key| key.revoked_at.is_none()))
+}
+
+/// The live key that a request to the sending API comes with, or what it is answered.
+pub async fn caller(directory: &dyn Directory, headers: &HeaderMap) -> Result<ApiKey, Response<Bytes>> {
+    let Some(key) = bearer(headers) else {
+        let text = "The API key is missing: send it as `Authorization: Bearer KEY`.";
+        return Err(fault(StatusCode::UNAUTHORIZED, "missing_api_key", text));
+    };
+    match find(directory, key).await {
+        Ok(Some(key)) => Ok(key),
+        Ok(None) => Err(fault(StatusCode::FORBIDDEN, "invalid_api_key", "The API key is not valid.")),
+        Err(error) => {
+            tracing::error!(%error, "the store did not answer");
+            Err(unavailable("The API key cannot be checked now. Try again later."))
+        }
+    }
 }
 
 /// Makes tokens and reads them.

@@ -2,7 +2,7 @@
 //! delivery API (`delivery`) and the reading side of the sending API (`sending`), both behind `seam`.
 
 pub mod control;
-mod credential;
+pub(crate) mod credential;
 pub mod delivery;
 pub mod fault;
 pub mod seam;

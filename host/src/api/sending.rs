@@ -3,18 +3,21 @@
 //! A caller sees its own tenant's messages; another's are not found.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
 use mail::message::Parsed;
 use mail::{Address, Mailbox};
 use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::credential;
 use super::fault::{fault, json, unavailable};
-use crate::store::{BodyRef, Directory, EventRecord, MessageView, Store, StoreError};
+use crate::store::{Directory, EventRecord, MessageView, Store, StoreError};
 
 /// Where all routes of this API begin.
 pub const PREFIX: &str = "/emails";
@@ -26,10 +29,40 @@ const PAGE_MOST: usize = 100;
 /// Messages that are looked through, newest first, for the one to go on after.
 const LOOKED_THROUGH: usize = 1000;
 
+/// Of a message in a list: more than its header is not read.
+const HEAD_OCTETS: u32 = 64 << 10;
+
+/// Memory for messages that are being shown, all together; more wait.
+const SHOWN_BYTES: usize = 128 << 20;
+
+/// What showing a message costs, in its own size: its body, the decoded parts, the JSON, the copy in the instance.
+const COPIES: u64 = 4;
+
+/// A message of so many octets waits for no large one: what runs components bounds how many there are.
+const SMALL_OCTETS: u64 = 256 << 10;
+
+/// What a permit stands for, and how long one is waited for.
+const PERMIT_BYTES: usize = 1024;
+const ROOM: Duration = Duration::from_secs(10);
+
 /// Answers `GET /emails`, `GET /emails/{id}` and `GET /emails/{id}/events`.
 pub struct Sending {
     store: Arc<dyn Store>,
     directory: Arc<dyn Directory>,
+    /// For messages that are being shown.
+    room: Arc<Semaphore>,
+}
+
+/// An answer, and the room it takes as long as its bytes are there.
+struct Roomy {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Roomy {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// A list as Resend writes it.
@@ -97,13 +130,13 @@ struct AttemptView {
 
 impl Sending {
     pub fn new(store: Arc<dyn Store>, directory: Arc<dyn Directory>) -> Sending {
-        Sending { store, directory }
+        Sending { store, directory, room: Arc::new(Semaphore::new(SHOWN_BYTES / PERMIT_BYTES)) }
     }
 
     /// Answers one request for `/emails` or a path below it.
     pub async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
-        let tenant = match self.tenant(request.headers()).await {
-            Ok(tenant) => tenant,
+        let tenant = match credential::caller(&*self.directory, request.headers()).await {
+            Ok(key) => key.tenant,
             Err(response) => return response,
         };
         if request.method() != Method::GET {
@@ -120,22 +153,26 @@ impl Sending {
         answer.unwrap_or_else(Failure::into_response)
     }
 
-    async fn tenant(&self, headers: &HeaderMap) -> Result<String, Response<Bytes>> {
-        let Some(key) = credential::bearer(headers) else {
-            let text = "The API key is missing: send it as `Authorization: Bearer KEY`.";
-            return Err(fault(StatusCode::UNAUTHORIZED, "missing_api_key", text));
-        };
-        match credential::find(&*self.directory, key).await {
-            Ok(Some(key)) => Ok(key.tenant),
-            Ok(None) => Err(fault(StatusCode::FORBIDDEN, "invalid_api_key", "The API key is not valid.")),
-            Err(error) => Err(Failure::Store(error).into_response()),
-        }
-    }
-
     async fn email(&self, tenant: &str, id: &str) -> Result<Response<Bytes>, Failure> {
         let view = self.store.message(tenant, message_id(id)?).await?;
-        let parsed = self.parsed(&view.body, false).await?;
-        Ok(json(StatusCode::OK, &email(view, parsed, true)))
+        let room = self.room_for(view.size_bytes).await?;
+        let parsed = parsed(self.store.body(&view.body).await).await?;
+        let response = json(StatusCode::OK, &email(view, parsed, true));
+        let Some(room) = room else { return Ok(response) };
+        Ok(response.map(|bytes| Bytes::from_owner(Roomy { bytes, _room: room })))
+    }
+
+    /// Waits until a message of so many octets may be read whole.
+    async fn room_for(&self, octets: u64) -> Result<Option<OwnedSemaphorePermit>, Failure> {
+        if octets <= SMALL_OCTETS {
+            return Ok(None);
+        }
+        let bytes = usize::try_from(octets.saturating_mul(COPIES)).unwrap_or(usize::MAX).min(SHOWN_BYTES);
+        let permits = u32::try_from(bytes / PERMIT_BYTES).unwrap_or(u32::MAX);
+        match timeout(ROOM, self.room.clone().acquire_many_owned(permits)).await {
+            Ok(Ok(permit)) => Ok(Some(permit)),
+            Ok(Err(_)) | Err(_) => Err(Failure::Busy),
+        }
     }
 
     async fn events(&self, tenant: &str, id: &str, query: &str) -> Result<Response<Bytes>, Failure> {
@@ -176,7 +213,8 @@ impl Sending {
         let (views, has_more) = self.page(tenant, after, limit).await?;
         let mut data = Vec::with_capacity(views.len());
         for view in views {
-            let parsed = self.parsed(&view.body, true).await?;
+            let head = self.store.body_head(&view.body, HEAD_OCTETS).await;
+            let parsed = parsed(head.map(header_of)).await?;
             data.push(email(view, parsed, false));
         }
         Ok(json(StatusCode::OK, &List { object: "list", has_more, data }))
@@ -211,18 +249,17 @@ impl Sending {
         }
         Err(Failure::Wrong("The message to go on `after` is not among the newest 1000."))
     }
+}
 
-    /// What a stored message says; nothing once its body is gone. Large ones are read off the reactor.
-    async fn parsed(&self, body: &BodyRef, header_only: bool) -> Result<Parsed, Failure> {
-        let bytes = match self.store.body(body).await {
-            Ok(bytes) => bytes,
-            Err(StoreError::NotFound(_)) => return Ok(Parsed::default()),
-            Err(error) => return Err(error.into()),
-        };
-        let bytes = if header_only { header_of(bytes) } else { bytes };
-        let parsed = tokio::task::spawn_blocking(move || mail::message::parse(&bytes)).await;
-        parsed.map_err(|error| Failure::Store(StoreError::Io(format!("the message could not be read: {error}"))))
-    }
+/// What a stored message says; nothing once its body is gone. Large ones are read off the reactor.
+async fn parsed(body: Result<Bytes, StoreError>) -> Result<Parsed, Failure> {
+    let bytes = match body {
+        Ok(bytes) => bytes,
+        Err(StoreError::NotFound(_)) => return Ok(Parsed::default()),
+        Err(error) => return Err(error.into()),
+    };
+    let parsed = tokio::task::spawn_blocking(move || mail::message::parse(&bytes)).await;
+    parsed.map_err(|error| Failure::Store(StoreError::Io(format!("the message could not be read: {error}"))))
 }
 
 /// Why a request is not answered with what it asked for.
@@ -230,6 +267,8 @@ enum Failure {
     NotFound,
     /// The request is wrong; the text tells its author.
     Wrong(&'static str),
+    /// No room became free in time.
+    Busy,
     Store(StoreError),
 }
 
@@ -247,6 +286,7 @@ impl Failure {
         match self {
             Failure::NotFound => fault(StatusCode::NOT_FOUND, "not_found", "Email not found."),
             Failure::Wrong(text) => fault(StatusCode::UNPROCESSABLE_ENTITY, "validation_error", text),
+            Failure::Busy => unavailable("Too many large messages at once. Try again later."),
             Failure::Store(error) => {
                 tracing::error!(%error, "the store did not answer");
                 unavailable("The message cannot be shown now. Try again later.")
@@ -274,6 +314,7 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
 fn header_of(message: Bytes) -> Bytes {
     match message.windows(4).position(|four| four == b"\r\n\r\n") {
         Some(at) => message.slice(..at + 2),
+        // Cut off within it: what is there counts.
         None => message,
     }
 }

@@ -140,3 +140,18 @@ async fn lists_go_from_the_newest_on() {
     assert_eq!(reader.get(OTHERS_KEY, "/emails").await.1["data"], json!([]));
     assert_eq!(reader.get(KEY, &format!("/emails?after={}", Uuid::nil())).await.0, 422);
 }
+
+/// Memory follows the configuration, not the readers.
+#[tokio::test(start_paused = true)]
+async fn large_messages_wait_for_room() {
+    let sending = Reader::new().await.sending;
+    const LARGE: u64 = 20 << 20;
+    let first = sending.room_for(LARGE).await.ok().flatten().unwrap();
+    assert!(matches!(sending.room_for(LARGE).await, Err(Failure::Busy)));
+    assert!(matches!(sending.room_for(SMALL_OCTETS).await, Ok(None)), "small ones wait for nobody");
+    // It lasts as long as the answer.
+    let answer = Bytes::from_owner(Roomy { bytes: Bytes::from_static(b"{}"), _room: first });
+    assert!(matches!(sending.room_for(LARGE).await, Err(Failure::Busy)));
+    drop(answer);
+    assert!(sending.room_for(u64::MAX).await.is_ok_and(|room| room.is_some()));
+}

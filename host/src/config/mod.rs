@@ -210,7 +210,7 @@ pub struct Limits {
     pub message_bytes: u64,
     /// Of one message: 1000 by SMTP.
     pub recipients: usize,
-    /// HTTP bodies held at once, all requests together; more wait.
+    /// HTTP bodies held at once, all requests together; more wait. What components make of them counts against the same number.
     pub http_body_bytes: u64,
     /// HTTP requests inside components at once; more wait.
     pub http_requests: usize,

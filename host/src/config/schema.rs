@@ -227,7 +227,7 @@ pub const SECTIONS: &[Section] = &[
                 "http_body_bytes",
                 SIZE,
                 "\"64MiB\"",
-                "Bodies of HTTP requests held in memory, all requests together; more wait. At least twice `message_bytes`, and raised to that where it is left out.",
+                "Bodies of HTTP requests held in memory, all requests together, and one more of the greatest size; more wait. While components work on a body of over 256 KiB it counts eight times, which is what it costs; the largest are worked on one after the other. At least twice `message_bytes`, and raised to that where it is left out.",
             ),
             key("http_requests", COUNT, "32", "HTTP requests inside components at once; more wait."),
         ],

@@ -30,13 +30,18 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use body::Budget;
+pub use body::{Admits, Budget};
 pub use routes::{Obstacles, Routes};
 
+use super::peers::Peers;
 use paced::Paced;
 
 /// Connections at once; more wait in the kernel's queue.
 const CONNECTIONS: usize = 1024;
+
+/// Of them, those of one address, and those of this machine, where a reverse proxy may stand.
+const CONNECTIONS_OF_ONE: usize = 256;
+const CONNECTIONS_OF_LOOPBACK: usize = 768;
 
 /// Of a request's header section; more is 431.
 const HEADER_BYTES: usize = 64 << 10;
@@ -82,6 +87,8 @@ pub struct HttpServer {
     budget: Budget,
     deadlines: Deadlines,
     connections: Arc<Semaphore>,
+    peers: Arc<Peers>,
+    locals: Arc<Peers>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
 }
@@ -96,7 +103,9 @@ impl HttpServer {
         tasks: TaskTracker,
     ) -> Arc<HttpServer> {
         let connections = Arc::new(Semaphore::new(CONNECTIONS));
-        Arc::new(HttpServer { routes, budget, deadlines, connections, shutdown, tasks })
+        let (peers, locals) = (Peers::new(CONNECTIONS_OF_ONE), Peers::new(CONNECTIONS_OF_LOOPBACK));
+        let (peers, locals) = (Arc::new(peers), Arc::new(locals));
+        Arc::new(HttpServer { routes, budget, deadlines, connections, peers, locals, shutdown, tasks })
     }
 
     /// Serves a listener in a task of its own; with `tls` over TLS alone.
@@ -116,20 +125,25 @@ impl HttpServer {
         loop {
             // Never closed, so this fails never.
             let Ok(permit) = self.connections.clone().acquire_owned().await else { return };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
+            let ip = peer.ip().to_canonical();
+            let Some(place) = (if ip.is_loopback() { &self.locals } else { &self.peers }).enter(ip) else {
+                tracing::debug!(peer = %ip, "an HTTP connection was closed: its address has all it may have");
+                continue;
+            };
             let (server, tls) = (self.clone(), tls.clone());
             self.tasks.spawn(async move {
                 if let Err(error) = server.converse(stream, tls).await {
                     tracing::debug!(error, "an HTTP connection ended");
                 }
-                drop(permit);
+                drop((place, permit));
             });
         }
     }

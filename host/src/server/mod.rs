@@ -5,6 +5,7 @@
 //! end by one shutdown token.
 
 pub mod http;
+mod peers;
 pub mod smtp;
 pub mod submission;
 pub mod tls;

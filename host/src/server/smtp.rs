@@ -7,7 +7,6 @@
 //! message finish it.
 
 mod connection;
-mod peers;
 mod transport;
 
 use std::net::IpAddr;
@@ -27,11 +26,11 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::config::{Config, IpNet};
+use crate::server::peers::Peers;
 use crate::smtp::auth::Credentials;
 use crate::smtp::session::{Link, Settings};
 use crate::store::TenantId;
 use connection::Connection;
-use peers::Peers;
 
 /// Octets of messages that are coming in or are being worked on, all connections together; at least two of the largest
 /// messages.

@@ -240,6 +240,10 @@ impl Store for Embedded {
     }
 
     async fn body(&self, body: &BodyRef) -> Result<Bytes, StoreError> {
+        self.body_head(body, u32::MAX).await
+    }
+
+    async fn body_head(&self, body: &BodyRef, octets: u32) -> Result<Bytes, StoreError> {
         let read = |error: BodyError| match error {
             BodyError::Unreadable(_) | BodyError::Gone(_) => StoreError::NotFound(error.to_string()),
             BodyError::Damaged { .. } => {
@@ -250,7 +254,8 @@ impl Store for Embedded {
         };
         let place: Place = body.0.parse().map_err(read)?;
         let shared = self.shared.clone();
-        self.readers.blocking(move || segment::read(&shared.layout.spool, place).map(Bytes::from).map_err(read)).await
+        let work = move || segment::read_head(&shared.layout.spool, place, octets).map(Bytes::from).map_err(read);
+        self.readers.blocking(work).await
     }
 
     async fn message(&self, tenant: &str, id: Uuid) -> Result<MessageView, StoreError> {

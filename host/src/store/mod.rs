@@ -218,6 +218,9 @@ pub trait Store: Send + Sync + 'static {
     /// The bytes of a message. `NotFound` where they are gone or damaged, which is for good.
     async fn body(&self, body: &BodyRef) -> Result<Bytes, StoreError>;
 
+    /// The first `octets` of a message, or all of a shorter one. Damage behind them is not found.
+    async fn body_head(&self, body: &BodyRef, octets: u32) -> Result<Bytes, StoreError>;
+
     async fn message(&self, tenant: &str, id: Uuid) -> Result<MessageView, StoreError>;
 
     /// Newest first.

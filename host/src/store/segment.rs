@@ -48,6 +48,10 @@ impl Place {
         self.position + HEADER_BYTES as u64 + u64::from(self.size)
     }
 
+    fn damaged(self, what: &'static str) -> BodyError {
+        BodyError::Damaged { segment: self.segment, position: self.position, what }
+    }
+
     pub(super) fn to_ref(self) -> BodyRef {
         BodyRef(format!("{}:{}:{}", self.segment, self.position, self.size))
     }
@@ -80,29 +84,43 @@ pub(super) enum BodyError {
 
 /// Reads one body. Safe beside a writer: whatever does not fit the reference is an error, never another body.
 pub(super) fn read(folder: &Path, place: Place) -> Result<Vec<u8>, BodyError> {
+    let (header, body) = read_frame(folder, place, place.size)?;
+    if header.digest != digest(&body) {
+        return Err(place.damaged("the body's checksum is wrong"));
+    }
+    Ok(body)
+}
+
+/// Reads the first `octets` of a body, or all of a shorter one. Its frame is checked as in `read`; the checksum covers
+/// the whole body and is not.
+pub(super) fn read_head(folder: &Path, place: Place, octets: u32) -> Result<Vec<u8>, BodyError> {
+    if octets >= place.size {
+        return read(folder, place);
+    }
+    Ok(read_frame(folder, place, octets)?.1)
+}
+
+/// A frame's header, which fits the reference, and the first `octets` of its body.
+fn read_frame(folder: &Path, place: Place, octets: u32) -> Result<(Header, Vec<u8>), BodyError> {
     let Place { segment, position, size } = place;
     let file = match File::open(path_of(folder, segment)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(BodyError::Gone(segment)),
         Err(source) => return Err(BodyError::Io { segment, source }),
     };
-    let damaged = |what| BodyError::Damaged { segment, position, what };
     // A wrong reference must not make us allocate more than the file can hold.
     let length = file.metadata().map_err(|source| BodyError::Io { segment, source })?.len();
     if length < place.end() {
-        return Err(damaged("the segment ends before it"));
+        return Err(place.damaged("the segment ends before it"));
     }
-    let mut frame = vec![0; HEADER_BYTES + size as usize];
+    let mut frame = vec![0; HEADER_BYTES + octets as usize];
     file.read_exact_at(&mut frame, position).map_err(|source| BodyError::Io { segment, source })?;
     let body = frame.split_off(HEADER_BYTES);
-    let header = Header::parse(&frame).ok_or_else(|| damaged("its header is not one"))?;
+    let header = Header::parse(&frame).ok_or_else(|| place.damaged("its header is not one"))?;
     if header.segment != segment || header.size != size {
-        return Err(damaged("it is another frame"));
+        return Err(place.damaged("it is another frame"));
     }
-    if header.digest != digest(&body) {
-        return Err(damaged("the body's checksum is wrong"));
-    }
-    Ok(body)
+    Ok((header, body))
 }
 
 /// The fixed part in front of a body.
@@ -382,6 +400,22 @@ mod tests {
         file.set_len(place.end() - 1).unwrap();
         assert!(matches!(read(folder.path(), place), Err(BodyError::Damaged { .. })));
         assert!(matches!(read(folder.path(), Place { segment: 99, ..place }), Err(BodyError::Gone(99))));
+    }
+
+    #[test]
+    fn a_head_is_read_without_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(folder.path(), BIG, None, &[]).unwrap();
+        let place = put(&mut spool, b"0123456789");
+        for (octets, expect) in [(0, "".as_bytes()), (4, b"0123"), (10, b"0123456789"), (99, b"0123456789")] {
+            assert_eq!(read_head(folder.path(), place, octets).unwrap(), expect, "{octets}");
+        }
+        let other = Place { size: 9, ..place };
+        assert!(matches!(read_head(folder.path(), other, 4), Err(BodyError::Damaged { .. })));
+        let file = open_segment(&path_of(folder.path(), place.segment)).unwrap();
+        file.write_all_at(b"x", place.end() - 1).unwrap();
+        assert_eq!(read_head(folder.path(), place, 4).unwrap(), b"0123");
+        assert!(matches!(read_head(folder.path(), place, 10), Err(BodyError::Damaged { .. })));
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! Request bodies: read in whole, bounded, against one budget of bytes for all of them.
 //!
-//! A body waits for room before it is read: as much as it says it has, or the most there may be where it does not say.
-//! One that is over the limit is told so with the limit; some of it is read and thrown away first, because a peer that
-//! is still writing when the connection closes never sees the answer.
+//! A body takes room as it arrives, never for what it only promises. Small ones have a share of their own and wait for
+//! no large one; what is longer than a stranger may send is read for a known key alone. Large bodies that arrive in
+//! part cannot block each other for good: one of them at a time may go on to its end beyond the budget, and one that
+//! gets no room in time is refused and frees what it held. While a request is worked on its body weighs what it costs.
+//! One that is refused is told so at once; some of it is read and thrown away beside the answer, because a peer that is
+//! still writing when the connection closes never sees it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,36 +17,76 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::api::fault::{fault, unavailable};
 
 /// What a permit of the budget stands for.
 const PERMIT_BYTES: usize = 1024;
 
+/// Room is taken in pieces of this size.
+const STEP_BYTES: usize = 64 << 10;
+
+/// Bodies of at most so many bytes have a share of their own.
+pub(super) const SMALL_BYTES: usize = 256 << 10;
+
+/// Of the budget: the share of small bodies.
+const SMALL_SHARE: usize = 8;
+
+/// What is read without a key.
+pub(super) const STRANGERS_BYTES: usize = 16 << 10;
+
+/// What a large body costs while a component works on it, in its own size: itself, the copy in the instance, the
+/// decoded parts, the composed message, its frame. `docs/configuration.md` tells this number.
+const COPIES: usize = 8;
+
 /// Every body may be read with at least this many bytes a second.
 const SLOWEST_BYTES_A_SECOND: usize = 32 << 10;
 
 /// What a body may take besides.
-const GRACE: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(20);
 
-/// How long a body waits for room.
-const ROOM: Duration = Duration::from_secs(60);
+/// How long a body waits for the next piece of room, and then for its turn to be worked on.
+const ROOM: Duration = Duration::from_secs(30);
+const TURN: Duration = Duration::from_secs(60);
 
-/// Of a body over the limit, read and thrown away.
+/// Of a body that is refused, read and thrown away, and for how long.
 const DISCARDED_BYTES: usize = 256 << 20;
+const DISCARDING: Duration = Duration::from_secs(30);
+
+/// Says whether a request's key is known, and if not, what it is answered.
+pub type Admits = Box<dyn Fn(&HeaderMap) -> Admitting + Send + Sync>;
+pub type Admitting = Pin<Box<dyn Future<Output = Result<(), Response<Bytes>>> + Send>>;
 
 /// The budget of all bodies, and the limit of each.
 pub struct Budget {
+    /// For large bodies as they arrive.
     room: Arc<Semaphore>,
+    small: Arc<Semaphore>,
+    /// One permit: its holder goes on to its end beyond the budget.
+    beyond: Arc<Semaphore>,
+    /// For large bodies while they are worked on.
+    work: Arc<Semaphore>,
     permits: usize,
     /// The most one body may have.
     limit: usize,
+    admits: Admits,
+}
+
+/// What a body holds of the budget, given back when dropped.
+#[derive(Default)]
+pub struct Held {
+    small: Option<OwnedSemaphorePermit>,
+    large: Option<OwnedSemaphorePermit>,
+    beyond: Option<OwnedSemaphorePermit>,
+    work: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a body was not taken.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Refused {
+    /// Its key is missing or unknown.
+    Stranger(Response<Bytes>),
     TooLarge {
         limit: usize,
     },
@@ -56,6 +100,7 @@ pub enum Refused {
 impl Refused {
     pub fn into_response(self) -> Response<Bytes> {
         match self {
+            Refused::Stranger(response) => response,
             Refused::TooLarge { limit } => fault(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "validation_error",
@@ -73,36 +118,72 @@ impl Refused {
 }
 
 impl Budget {
-    /// `total` bytes for all bodies at once, at most `limit` for one.
-    pub fn new(total: u64, limit: u64) -> Budget {
+    /// `total` bytes for all bodies at once, at most `limit` for one; `admits` knows the keys.
+    pub fn new(total: u64, limit: u64, admits: Admits) -> Budget {
         let bytes = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         let permits = (bytes(total) / PERMIT_BYTES).clamp(1, u32::MAX as usize);
-        Budget { room: Arc::new(Semaphore::new(permits)), permits, limit: bytes(limit) }
+        let small = (permits / SMALL_SHARE).max(SMALL_BYTES / PERMIT_BYTES);
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Budget {
+            room: semaphore(permits.saturating_sub(small)),
+            small: semaphore(small),
+            beyond: semaphore(1),
+            work: semaphore(permits),
+            permits,
+            limit: bytes(limit),
+            admits,
+        }
     }
 
-    /// Reads a body. What it takes of the budget comes back with it, to be held as long as the bytes are.
+    /// Reads a body. What it takes of the budget comes back with it, to be held until the answer is there.
     pub async fn read(
         &self,
         headers: &HeaderMap,
         mut body: Incoming,
         piece: Duration,
-    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refused> {
+    ) -> Result<(Bytes, Held), Refused> {
         use hyper::body::Body as _;
+        let mut held = Held::default();
         if body.is_end_stream() {
-            return Ok((Bytes::new(), None));
+            return Ok((Bytes::new(), held));
         }
-        let said = length(headers);
-        if said.is_some_and(|said| said > self.limit) {
-            discard(body, piece).await;
-            return Err(Refused::TooLarge { limit: self.limit });
+        let refused = match self.collect(headers, &mut body, piece, &mut held).await {
+            Ok(bytes) => return Ok((bytes, held)),
+            Err(refused) => refused,
+        };
+        if !matches!(refused, Refused::TooSlow | Refused::Broken) {
+            tokio::spawn(discard(body, piece));
         }
-        let expected = said.unwrap_or(self.limit);
-        let mut held = self.room(expected).await?;
-        let most = Duration::from_secs((expected / SLOWEST_BYTES_A_SECOND) as u64);
-        let deadline = Instant::now() + GRACE + most;
-        let mut bytes = BytesMut::with_capacity(said.unwrap_or(0));
+        Err(refused)
+    }
+
+    async fn collect(
+        &self,
+        headers: &HeaderMap,
+        body: &mut Incoming,
+        piece: Duration,
+        held: &mut Held,
+    ) -> Result<Bytes, Refused> {
+        let said = length(headers).unwrap_or(0);
+        let mut is_admitted = false;
+        let mut bytes = BytesMut::new();
+        let mut started = Instant::now();
+        let mut length = said;
         loop {
-            let next = timeout_at(deadline, timeout(piece, body.frame())).await;
+            if length > self.limit {
+                return Err(Refused::TooLarge { limit: self.limit });
+            }
+            // Our own waits are not the peer's.
+            let waiting = Instant::now();
+            if length > STRANGERS_BYTES && !is_admitted {
+                (self.admits)(headers).await.map_err(Refused::Stranger)?;
+                is_admitted = true;
+                bytes.reserve(said);
+            }
+            started += waiting.elapsed();
+
+            let took = Duration::from_secs((bytes.len() / SLOWEST_BYTES_A_SECOND) as u64);
+            let next = timeout_at(started + GRACE + took, timeout(piece, body.frame())).await;
             let frame = match next {
                 Err(_) | Ok(Err(_)) => return Err(Refused::TooSlow),
                 Ok(Ok(None)) => break,
@@ -110,23 +191,59 @@ impl Budget {
                 Ok(Ok(Some(Ok(frame)))) => frame,
             };
             let Ok(data) = frame.into_data() else { continue };
-            if bytes.len() + data.len() > self.limit {
-                drop(held);
-                discard(body, piece).await;
-                return Err(Refused::TooLarge { limit: self.limit });
+            length = said.max(bytes.len() + data.len());
+            if length > self.limit {
+                continue;
             }
+            let waiting = Instant::now();
+            self.take(held, bytes.len() + data.len(), length > SMALL_BYTES).await?;
+            started += waiting.elapsed();
             bytes.extend_from_slice(&data);
         }
-        // What was taken and not used goes back.
-        let surplus = held.num_permits().saturating_sub(permits(bytes.len()).max(1));
-        drop(held.split(surplus));
-        Ok((bytes.freeze(), Some(held)))
+        if bytes.len() > SMALL_BYTES {
+            held.work = Some(self.turn(bytes.len()).await?);
+        }
+        Ok(bytes.freeze())
     }
 
-    pub(super) async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refused> {
-        let wanted = permits(bytes).clamp(1, self.permits);
+    /// Sees to it that `held` covers so many bytes.
+    pub(super) async fn take(&self, held: &mut Held, bytes: usize, is_large: bool) -> Result<(), Refused> {
+        let (share, slot, step) = match is_large {
+            true => (&self.room, &mut held.large, STEP_BYTES),
+            false => (&self.small, &mut held.small, PERMIT_BYTES),
+        };
+        let has = slot.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if held.beyond.is_some() || has >= permits(bytes) {
+            return Ok(());
+        }
+        let wanted = permits(bytes.next_multiple_of(step)) - has;
+        let more = share.clone().acquire_many_owned(u32::try_from(wanted).unwrap_or(u32::MAX));
+        tokio::select! {
+            biased;
+            Ok(more) = more => {
+                match slot {
+                    Some(slot) => slot.merge(more),
+                    None => *slot = Some(more),
+                }
+                // A body that turned out to be large moves over.
+                if is_large {
+                    held.small = None;
+                }
+                Ok(())
+            }
+            Ok(beyond) = self.beyond.clone().acquire_owned(), if is_large => {
+                *held = Held { beyond: Some(beyond), ..Held::default() };
+                Ok(())
+            }
+            () = sleep(ROOM) => Err(Refused::Busy),
+        }
+    }
+
+    /// Waits until a body of this size may be worked on. The largest are alone then.
+    pub(super) async fn turn(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refused> {
+        let wanted = permits(bytes.saturating_mul(COPIES)).min(self.permits);
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
-        match timeout(ROOM, self.room.clone().acquire_many_owned(wanted)).await {
+        match timeout(TURN, self.work.clone().acquire_many_owned(wanted)).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(Refused::Busy),
         }
@@ -143,7 +260,7 @@ fn length(headers: &HeaderMap) -> Option<usize> {
 }
 
 async fn discard(mut body: Incoming, piece: Duration) {
-    let deadline = Instant::now() + GRACE;
+    let deadline = Instant::now() + DISCARDING;
     let mut discarded = 0;
     while discarded < DISCARDED_BYTES {
         match timeout_at(deadline, timeout(piece, body.frame())).await {

@@ -23,12 +23,22 @@ fn world(deadlines: Deadlines, tls: Option<Arc<ServerConfig>>) -> World {
     let routes =
         Routes { edge: setup.edge(), inbox: None, control: None, obstacles: Box::new(|| vec!["the disk".to_owned()]) };
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let server = HttpServer::new(routes, Budget::new(4 * LIMIT, LIMIT), deadlines, shutdown.clone(), tasks.clone());
+    let server =
+        HttpServer::new(routes, Budget::new(4 * LIMIT, LIMIT, admits()), deadlines, shutdown.clone(), tasks.clone());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
     server.serve(TcpListener::from_std(listener).unwrap(), tls);
     World { address, shutdown, tasks, _setup: setup }
+}
+
+/// Knows every key but `stranger`.
+fn admits() -> Admits {
+    Box::new(|headers| {
+        let is_known = crate::api::credential::bearer(headers) != Some("stranger");
+        let refused = || crate::api::fault::fault(http::StatusCode::FORBIDDEN, "invalid_api_key", "It is not valid.");
+        Box::pin(async move { if is_known { Ok(()) } else { Err(refused()) } })
+    })
 }
 
 impl World {
@@ -115,16 +125,94 @@ async fn what_is_too_slow_is_told() {
     assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("too slowly"), "{answer}");
 }
 
-/// Large bodies wait until there is room for them.
+/// Strangers send little.
 #[tokio::test]
-async fn bodies_wait_for_room() {
-    let budget = Budget::new(LIMIT, LIMIT);
-    let all = budget.room(LIMIT as usize).now_or_never().unwrap().unwrap();
-    assert!(budget.room(1).now_or_never().is_none());
-    drop(all);
-    assert!(budget.room(1).now_or_never().is_some());
-    // A body that could never fit takes everything there is instead of waiting for good.
-    assert!(budget.room(10 * LIMIT as usize).now_or_never().is_some());
+async fn large_bodies_are_read_for_a_known_key_alone() {
+    let world = world(Deadlines::default(), None);
+    let check = async |fields: &str, body: &str, status: &str| {
+        let request = post("/echo", &format!("{fields}connection: close\r\n"), body);
+        let answer = timeout(Duration::from_secs(10), world.talk(&request)).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{fields} {answer:.500}");
+    };
+    let small = "x".repeat(body::STRANGERS_BYTES);
+    let stranger = "authorization: Bearer stranger\r\n";
+    check(&format!("{stranger}content-length: {}\r\n", small.len()), &small, "200").await;
+    let large = "x".repeat(small.len() + 1);
+    check(&format!("{stranger}content-length: {}\r\n", large.len()), &large, "403").await;
+    check(&format!("content-length: {}\r\n", large.len()), &large, "200").await;
+    let chunked = format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len());
+    check(&format!("{stranger}transfer-encoding: chunked\r\n"), &chunked, "403").await;
+    // Nothing of the body has come: the answer waits for none of it.
+    let mut stream = TcpStream::connect(world.address).await.unwrap();
+    stream.write_all(&post("/echo", &format!("{stranger}content-length: 1000000\r\n"), "")).await.unwrap();
+    let mut begin = [0; 12];
+    timeout(Duration::from_secs(10), stream.read_exact(&mut begin)).await.unwrap().unwrap();
+    assert_eq!(&begin, b"HTTP/1.1 403");
+}
+
+/// What a body promises takes no room.
+#[tokio::test]
+async fn promises_stop_nobody() {
+    let world = world(Deadlines::default(), None);
+    let mut slow = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(world.address).await.unwrap();
+        stream.write_all(&post("/echo", &format!("content-length: {LIMIT}\r\n"), "x")).await.unwrap();
+        slow.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    for bytes in [3, LIMIT as usize] {
+        let close = format!("content-length: {bytes}\r\nconnection: close\r\n");
+        let request = post("/echo", &close, &"y".repeat(bytes));
+        let answer = timeout(Duration::from_secs(10), world.talk(&request)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{bytes} {answer:.500}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_take_room_as_they_arrive() {
+    let budget = Budget::new(4 * LIMIT, LIMIT, admits());
+    let (large, small) = (2 * body::SMALL_BYTES, 1000);
+    let mut hoards = Vec::new();
+    // Each has come in part, and none has room for more but the first to ask.
+    for _ in 0..7 {
+        let mut held = body::Held::default();
+        budget.take(&mut held, large, true).now_or_never().unwrap().unwrap();
+        hoards.push(held);
+    }
+    budget.take(&mut hoards[0], 2 * large, true).now_or_never().unwrap().unwrap();
+    let mut second = body::Held::default();
+    budget.take(&mut second, large, true).now_or_never().unwrap().unwrap();
+    assert!(budget.take(&mut hoards[1], 2 * large, true).now_or_never().is_none());
+    budget.take(&mut body::Held::default(), small, false).now_or_never().unwrap().unwrap();
+    // Its wait has an end, and the end of another ends it too.
+    let refused = budget.take(&mut hoards[1], 2 * large, true).await;
+    assert!(matches!(refused, Err(body::Refused::Busy)));
+    drop((second, hoards.remove(0)));
+    budget.take(&mut hoards[0], 2 * large, true).now_or_never().unwrap().unwrap();
+}
+
+/// A large body weighs what it costs a component.
+#[tokio::test(start_paused = true)]
+async fn the_largest_are_worked_on_alone() {
+    let budget = Budget::new(4 * LIMIT, LIMIT, admits());
+    let first = budget.turn(LIMIT as usize / 2).now_or_never().unwrap().unwrap();
+    assert!(budget.turn(body::SMALL_BYTES + 1).now_or_never().is_none());
+    assert!(matches!(budget.turn(LIMIT as usize).await, Err(body::Refused::Busy)));
+    drop(first);
+    assert!(budget.turn(LIMIT as usize).now_or_never().is_some());
+}
+
+/// One address leaves places for others.
+#[tokio::test]
+async fn an_address_has_not_all_connections() {
+    let world = world(Deadlines::default(), None);
+    let mut open = Vec::new();
+    for _ in 0..CONNECTIONS_OF_LOOPBACK {
+        open.push(TcpStream::connect(world.address).await.unwrap());
+    }
+    let mut over = TcpStream::connect(world.address).await.unwrap();
+    assert_eq!(read_to_end(&mut over).await, "");
 }
 
 #[tokio::test]
