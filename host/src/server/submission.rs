@@ -13,6 +13,8 @@ use mail::header::{self, Field};
 use mail::message::{self, Parsed};
 use mail::{Address, Domain, EnhancedCode, Envelope, Reply};
 use pipeline::{Content, Limits, Refusal, Stages, Submission};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::smtp::{Authority, Incoming, Principal, Queued, SessionFacts, Submit, Unavailable};
@@ -31,12 +33,25 @@ const MAX_HOPS: usize = 100;
 /// Octets by which trace fields, a date, a Message-ID and transfer encodings may take a message over its limit.
 const ADDED_OCTETS: u64 = 64 * 1024;
 
+/// From this size on a message is worked on beside the reactor: parsing and hashing it would hold up everybody else.
+const LARGE_OCTETS: usize = 256 * 1024;
+
+/// Large messages worked on at once, at least; more where there are cores for it. The others wait.
+const LARGE_AT_ONCE: usize = 2;
+
 /// The road behind the dialogue. `F` gives the stages of a tenant.
 pub struct Submissions<F> {
-    stages: F,
+    road: Arc<Road<F>>,
     directory: Arc<dyn Directory>,
-    keyring: Arc<Keyring>,
     intake: Arc<Intake>,
+    /// Leave to work on a large message.
+    large: Arc<Semaphore>,
+}
+
+/// Makes messages ready to be accepted.
+struct Road<F> {
+    stages: F,
+    keyring: Arc<Keyring>,
     hostname: Domain,
     limits: Limits,
 }
@@ -57,9 +72,42 @@ where
     ) -> Submissions<F> {
         // What is added to a message that just fits must not make it too large.
         let limits = Limits { message_bytes: limits.message_bytes.saturating_add(ADDED_OCTETS), ..limits };
-        Submissions { stages, directory, keyring, intake, hostname, limits }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Submissions {
+            road: Arc::new(Road { stages, keyring, hostname, limits }),
+            directory,
+            intake,
+            large: Arc::new(Semaphore::new(LARGE_AT_ONCE.max(cores - 1))),
+        }
     }
 
+    /// `Road::prepare`, beside the reactor where the message is large. Broken off it goes on there to its end, which no
+    /// one sees: nothing is accepted there.
+    async fn prepare(&self, tenant: &str, incoming: Incoming, id: Uuid, now: Timestamp) -> Result<NewMessage, Reply> {
+        if incoming.message.len() < LARGE_OCTETS {
+            return self.road.prepare(tenant, incoming, id, now).await;
+        }
+        // Never closed, so there always is one in the end.
+        let permit = self.large.clone().acquire_owned().await;
+        let (road, tenant) = (self.road.clone(), tenant.to_owned());
+        let (runtime, span) = (Handle::current(), tracing::Span::current());
+        let work = move || {
+            let prepared = span.in_scope(|| runtime.block_on(road.prepare(&tenant, incoming, id, now)));
+            drop(permit);
+            prepared
+        };
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the work on a message was broken off");
+            Err(reply(451, (4, 3, 0), "The message could not be worked on: try again later"))
+        })
+    }
+}
+
+impl<F, S> Road<F>
+where
+    F: Fn(&str) -> S + Send + Sync + 'static,
+    S: Stages + Send + 'static,
+{
     /// Every author's domain must be registered for the tenant, or be below one that is.
     async fn check_author(&self, tenant: &str, headers: &[Field<'_>], parsed: &Parsed) -> Result<(), Reply> {
         // Which of two From fields a reader shows is anybody's guess.
