@@ -46,6 +46,8 @@ pub struct Principal {
     pub tenant: TenantId,
     /// `key_` and a UUID.
     pub key_id: String,
+    /// What the key is found by again.
+    pub key_hash: [u8; 32],
 }
 
 /// By what right a message comes in.
@@ -92,6 +94,9 @@ pub struct Unavailable(pub String);
 pub trait Submit: Send + Sync + 'static {
     /// Who this is; `None` where the key is wrong.
     async fn authenticate(&self, credentials: &Credentials, peer: IpAddr) -> Result<Option<Principal>, Unavailable>;
+
+    /// Whether the key is still one: it may be revoked while a session is open.
+    async fn is_valid(&self, principal: &Principal) -> Result<bool, Unavailable>;
 
     /// Takes responsibility for a message: on `Ok` it is durable. The reply tells the client why not; nothing is stored then.
     async fn submit(&self, incoming: Incoming) -> Result<Queued, Reply>;

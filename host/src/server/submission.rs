@@ -22,7 +22,7 @@ use crate::accept::Intake;
 use crate::api_key;
 use crate::keyring::Keyring;
 use crate::smtp::auth::Credentials;
-use crate::store::{Accepted, Directory, NewMessage, StoreError, TenantId};
+use crate::store::{Accepted, ApiKey, Directory, NewMessage, StoreError, TenantId};
 
 /// Owns what trusted peers send.
 const TRUSTED_TENANT: &str = "default";
@@ -79,6 +79,12 @@ where
             intake,
             large: Arc::new(Semaphore::new(LARGE_AT_ONCE.max(cores - 1))),
         }
+    }
+
+    /// A key that is not revoked.
+    async fn key(&self, hash: [u8; 32]) -> Result<Option<ApiKey>, Unavailable> {
+        let key = self.directory.key_by_hash(hash).await.map_err(|error| Unavailable(error.to_string()))?;
+        Ok(key.filter(|key| key.revoked_at.is_none()))
     }
 
     /// `Road::prepare`, beside the reactor where the message is large. Broken off it goes on there to its end, which no
@@ -179,9 +185,13 @@ where
 {
     /// The password is the key; the user name is not looked at.
     async fn authenticate(&self, credentials: &Credentials, _peer: IpAddr) -> Result<Option<Principal>, Unavailable> {
-        let key = self.directory.key_by_hash(api_key::hash(&credentials.password)).await;
-        let key = key.map_err(|error| Unavailable(error.to_string()))?;
-        Ok(key.filter(|key| key.revoked_at.is_none()).map(|key| Principal { tenant: key.tenant, key_id: key.id }))
+        let key_hash = api_key::hash(&credentials.password);
+        let key = self.key(key_hash).await?;
+        Ok(key.map(|key| Principal { tenant: key.tenant, key_id: key.id, key_hash }))
+    }
+
+    async fn is_valid(&self, principal: &Principal) -> Result<bool, Unavailable> {
+        Ok(self.key(principal.key_hash).await?.is_some())
     }
 
     async fn submit(&self, incoming: Incoming) -> Result<Queued, Reply> {

@@ -7,21 +7,20 @@
 //! Never an open relay: MAIL is refused unless the peer is trusted or has authenticated. Nothing that came before TLS
 //! is used behind it (RFC 3207 s4.2).
 
+mod authentication;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use mail::{Address, Domain, EnhancedCode, Envelope, Reply, ReversePath};
 
-use super::auth::{AuthError, Credentials, Exchange, Mechanism, Step};
+use super::auth::{Credentials, Exchange};
 use super::command::{self, Command, MailParameters, sentence};
 use super::line::{Inbound, LineFault, LineKind};
 use super::text::{Progress, Receiver, TextFault};
 
 /// Faulty commands before the connection is closed. Faulty recipients do not count: lists have them.
 const MAX_ERRORS: u32 = 20;
-
-/// Wrong keys before the connection is closed.
-const MAX_AUTH_FAILURES: u32 = 3;
 
 /// Room asked for before the client is told to go ahead with its text, in octets.
 const FIRST_ROOM_OCTETS: usize = 16 * 1024;
@@ -197,27 +196,6 @@ impl Session {
         self.hello = None;
         self.inbound.clear();
         self.state = State::ExpectHello;
-    }
-
-    /// Answers `Authenticate`.
-    pub fn authenticated(&mut self, verdict: Verdict) {
-        self.state = State::ExpectMail;
-        match verdict {
-            Verdict::Right => {
-                self.authenticated = true;
-                self.say(235, Some((2, 7, 0)), "Authenticated");
-            }
-            Verdict::Unknown => {
-                self.say(454, Some((4, 7, 0)), "The key cannot be checked now: try again later");
-            }
-            Verdict::Wrong => {
-                self.auth_failures += 1;
-                self.say(535, Some((5, 7, 8)), "Wrong key: the password must be an API key that is not revoked");
-                if self.auth_failures >= MAX_AUTH_FAILURES {
-                    self.close(421, (4, 7, 0), "Too many wrong keys, closing the connection");
-                }
-            }
-        }
     }
 
     /// Answers `Room`.
@@ -424,59 +402,6 @@ impl Session {
         self.inbound.clear();
         self.state = State::ExpectTls;
         Some(Action::StartTls)
-    }
-
-    fn auth(&mut self, mechanism: &str, initial: Option<&str>) -> Option<Action> {
-        match self.state {
-            State::ExpectHello => self.fail(503, (5, 5, 1), "Send EHLO first"),
-            State::ExpectRcpt(_) => self.fail(503, (5, 5, 1), "AUTH is not possible within a mail transaction"),
-            _ if self.authenticated => self.fail(503, (5, 5, 1), "Authenticated already"),
-            _ if !self.link.secured && !self.link.plain_auth => {
-                self.fail(538, (5, 7, 11), "A key may only be sent encrypted: give STARTTLS first");
-            }
-            _ => {
-                let Some(mechanism) = Mechanism::named(mechanism) else {
-                    self.fail(504, (5, 5, 4), "The mechanism is not known here: use PLAIN or LOGIN");
-                    return None;
-                };
-                let (mut exchange, first) = Exchange::begin(mechanism);
-                let step = initial.map_or(Ok(first), |response| exchange.initial(response));
-                return self.auth_step(exchange, step);
-            }
-        }
-        None
-    }
-
-    fn auth_response(&mut self, line: &[u8]) -> Option<Action> {
-        let State::ExpectAuthResponse(mut exchange) = std::mem::replace(&mut self.state, State::ExpectMail) else {
-            return None;
-        };
-        // Octets above 127 are not base64, nor is a question mark.
-        let step = exchange.feed(std::str::from_utf8(line).unwrap_or("?"));
-        self.auth_step(exchange, step)
-    }
-
-    fn auth_step(&mut self, exchange: Exchange, step: Result<Step, AuthError>) -> Option<Action> {
-        match step {
-            Ok(Step::Challenge(challenge)) => {
-                // Written by hand: the space must be there even where the challenge is empty (RFC 4954 s4).
-                self.output.extend_from_slice(format!("334 {challenge}\r\n").as_bytes());
-                self.state = State::ExpectAuthResponse(exchange);
-                None
-            }
-            Ok(Step::Done(credentials)) => {
-                self.state = State::ExpectVerdict;
-                Some(Action::Authenticate(credentials))
-            }
-            Err(error) => {
-                let status = match error {
-                    AuthError::Cancelled => (5, 7, 0),
-                    AuthError::NotBase64 | AuthError::Malformed => (5, 5, 2),
-                };
-                self.fail(501, status, sentence(&error.to_string()));
-                None
-            }
-        }
     }
 
     fn mail(&mut self, sender: ReversePath, parameters: MailParameters) {

@@ -235,6 +235,20 @@ impl Connection {
             // The session refuses MAIL before it comes to this.
             (None, false) => return self.session.answer(&reply(530, (5, 7, 0), "Authentication required")),
         };
+        if let Authority::Key(principal) = &authority {
+            match self.server.submit.is_valid(principal).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::info!(tenant = principal.tenant, key = principal.key_id, "the key was revoked meanwhile");
+                    return self.session.key_revoked();
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a message was answered with a temporary failure");
+                    let answer = reply(451, (4, 3, 0), "The key cannot be checked now: try again later");
+                    return self.session.answer(&answer);
+                }
+            }
+        }
         let facts =
             SessionFacts { peer: self.peer, hello: self.session.hello().to_owned(), protocol: self.session.protocol() };
         let Arrived { envelope, message, .. } = arrived;

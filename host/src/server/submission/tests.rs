@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::keyring::MasterKey;
-use crate::store::{ApiKey, Embedded, Options, Store};
+use crate::store::{Embedded, Options, Store};
 
 /// Stages of a tenant; its name decides what the validator says, and so does the thread, which is the reactor's or not.
 struct Play(String, ThreadId);
@@ -80,7 +80,8 @@ fn address(text: &str) -> Address {
 }
 
 fn incoming(tenant: Option<&str>, message: impl Into<Vec<u8>>) -> Incoming {
-    let principal = |tenant: &str| Principal { tenant: tenant.to_owned(), key_id: "key_1".to_owned() };
+    let principal =
+        |tenant: &str| Principal { tenant: tenant.to_owned(), key_id: "key_1".to_owned(), key_hash: [0; 32] };
     Incoming {
         authority: tenant.map_or(Authority::Trusted, |tenant| Authority::Key(principal(tenant))),
         envelope: Envelope {
@@ -118,12 +119,14 @@ async fn a_key_is_who_holds_it() {
         let credentials = Credentials { username: "anybody".to_owned(), password: password.to_owned() };
         desk.submit.authenticate(&credentials, "192.0.2.1".parse().unwrap()).await.unwrap()
     };
-    let principal = Principal { tenant: "acme".to_owned(), key_id: "key_1".to_owned() };
-    assert_eq!(ask(&key).await, Some(principal));
+    let principal = Principal { tenant: "acme".to_owned(), key_id: "key_1".to_owned(), key_hash: api_key::hash(&key) };
+    assert_eq!(ask(&key).await, Some(principal.clone()));
+    assert!(desk.submit.is_valid(&principal).await.unwrap());
     assert_eq!(ask("ph_wrong").await, None);
     assert_eq!(ask("").await, None);
     desk.store.revoke_key("key_1", Timestamp::now()).await.unwrap();
     assert_eq!(ask(&key).await, None);
+    assert!(!desk.submit.is_valid(&principal).await.unwrap());
 }
 
 #[tokio::test]

@@ -1,0 +1,91 @@
+//! AUTH within a session (RFC 4954), and what becomes of one whose key is gone.
+
+use super::super::auth::{AuthError, Exchange, Mechanism, Step};
+use super::super::command::sentence;
+use super::{Action, Session, State, Verdict};
+
+/// Wrong keys before the connection is closed.
+const MAX_AUTH_FAILURES: u32 = 3;
+
+impl Session {
+    /// Answers `Authenticate`.
+    pub fn authenticated(&mut self, verdict: Verdict) {
+        self.state = State::ExpectMail;
+        match verdict {
+            Verdict::Right => {
+                self.authenticated = true;
+                self.say(235, Some((2, 7, 0)), "Authenticated");
+            }
+            Verdict::Unknown => {
+                self.say(454, Some((4, 7, 0)), "The key cannot be checked now: try again later");
+            }
+            Verdict::Wrong => {
+                self.auth_failures += 1;
+                self.say(535, Some((5, 7, 8)), "Wrong key: the password must be an API key that is not revoked");
+                if self.auth_failures >= MAX_AUTH_FAILURES {
+                    self.close(421, (4, 7, 0), "Too many wrong keys, closing the connection");
+                }
+            }
+        }
+    }
+
+    /// Answers `Deliver` where the key that the session was opened with is not one any more: nothing is taken, and the
+    /// connection ends.
+    pub fn key_revoked(&mut self) {
+        self.authenticated = false;
+        self.close(535, (5, 7, 8), "The key was revoked: nothing more is taken with it");
+    }
+
+    pub(super) fn auth(&mut self, mechanism: &str, initial: Option<&str>) -> Option<Action> {
+        match self.state {
+            State::ExpectHello => self.fail(503, (5, 5, 1), "Send EHLO first"),
+            State::ExpectRcpt(_) => self.fail(503, (5, 5, 1), "AUTH is not possible within a mail transaction"),
+            _ if self.authenticated => self.fail(503, (5, 5, 1), "Authenticated already"),
+            _ if !self.link.secured && !self.link.plain_auth => {
+                self.fail(538, (5, 7, 11), "A key may only be sent encrypted: give STARTTLS first");
+            }
+            _ => {
+                let Some(mechanism) = Mechanism::named(mechanism) else {
+                    self.fail(504, (5, 5, 4), "The mechanism is not known here: use PLAIN or LOGIN");
+                    return None;
+                };
+                let (mut exchange, first) = Exchange::begin(mechanism);
+                let step = initial.map_or(Ok(first), |response| exchange.initial(response));
+                return self.auth_step(exchange, step);
+            }
+        }
+        None
+    }
+
+    pub(super) fn auth_response(&mut self, line: &[u8]) -> Option<Action> {
+        let State::ExpectAuthResponse(mut exchange) = std::mem::replace(&mut self.state, State::ExpectMail) else {
+            return None;
+        };
+        // Octets above 127 are not base64, nor is a question mark.
+        let step = exchange.feed(std::str::from_utf8(line).unwrap_or("?"));
+        self.auth_step(exchange, step)
+    }
+
+    fn auth_step(&mut self, exchange: Exchange, step: Result<Step, AuthError>) -> Option<Action> {
+        match step {
+            Ok(Step::Challenge(challenge)) => {
+                // Written by hand: the space must be there even where the challenge is empty (RFC 4954 s4).
+                self.output.extend_from_slice(format!("334 {challenge}\r\n").as_bytes());
+                self.state = State::ExpectAuthResponse(exchange);
+                None
+            }
+            Ok(Step::Done(credentials)) => {
+                self.state = State::ExpectVerdict;
+                Some(Action::Authenticate(credentials))
+            }
+            Err(error) => {
+                let status = match error {
+                    AuthError::Cancelled => (5, 7, 0),
+                    AuthError::NotBase64 | AuthError::Malformed => (5, 5, 2),
+                };
+                self.fail(501, status, sentence(&error.to_string()));
+                None
+            }
+        }
+    }
+}
