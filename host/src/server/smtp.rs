@@ -37,6 +37,9 @@ use peers::Peers;
 /// messages.
 const TEXT_BUDGET_OCTETS: u64 = 64 * 1024 * 1024;
 
+/// How long a message waits for the room that others have. Those others may wait for its own, so it is short.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Wait after an accept that failed (no file descriptors left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -112,6 +115,8 @@ pub struct Options {
     pub max_connections_per_ip: usize,
     pub idle_timeout: Duration,
     pub plain_auth_on_loopback: bool,
+    /// For room, where other messages have it.
+    pub room_timeout: Duration,
     /// Octets of messages held at once.
     pub text_budget_octets: usize,
 }
@@ -130,6 +135,7 @@ impl Options {
             max_connections_per_ip: config.smtp.max_connections_per_ip,
             idle_timeout: config.smtp.idle_timeout,
             plain_auth_on_loopback: config.smtp.plain_auth_on_loopback,
+            room_timeout: ROOM_TIMEOUT,
             text_budget_octets: usize::try_from(budget).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS),
         }
     }

@@ -61,6 +61,8 @@ pub enum Action {
     Authenticate(Credentials),
     /// See whether so many octets more can be held, call `room`. What was granted before stays granted.
     Room(usize),
+    /// See whether a message of so many octets could be held now, call `room`. Nothing is granted.
+    Outlook(u64),
     /// Take responsibility for the message or refuse it, call `answer`.
     Deliver(Box<Arrived>),
     /// Send the output and close.
@@ -107,6 +109,8 @@ enum State {
     ExpectVerdict,
     /// The driver's handshake.
     ExpectTls,
+    /// The driver's word on whether a message of the declared size could be held.
+    ExpectOutlook(Box<Transaction>),
     /// The driver's leave to receive a text.
     ExpectFirstRoom(Box<Transaction>),
     ExpectText(Box<Transaction>, Box<Receiver>),
@@ -178,6 +182,7 @@ impl Session {
                 // Behind these the driver owes an answer; without one nothing can go on.
                 State::ExpectVerdict
                 | State::ExpectTls
+                | State::ExpectOutlook(_)
                 | State::ExpectFirstRoom(_)
                 | State::ExpectRoom(..)
                 | State::ExpectAcceptance
@@ -198,7 +203,7 @@ impl Session {
         self.state = State::ExpectHello;
     }
 
-    /// Answers `Room`.
+    /// Answers `Room` and `Outlook`.
     pub fn room(&mut self, granted: bool) {
         match (std::mem::replace(&mut self.state, State::ExpectMail), granted) {
             (State::ExpectFirstRoom(transaction), true) => {
@@ -207,7 +212,11 @@ impl Session {
                 self.state = State::ExpectText(transaction, receiver);
                 self.say(354, None, "Send the message, end it with a line that holds a single dot");
             }
-            (State::ExpectFirstRoom(_), false) => self.say_text_fault(TextFault::NoRoom),
+            (State::ExpectOutlook(transaction), true) => {
+                self.state = State::ExpectRcpt(transaction);
+                self.say(250, Some((2, 1, 0)), "Ok");
+            }
+            (State::ExpectOutlook(_) | State::ExpectFirstRoom(_), false) => self.say_text_fault(TextFault::NoRoom),
             (State::ExpectRoom(transaction, mut receiver, octets), granted) => {
                 if granted {
                     receiver.grant(octets);
@@ -353,7 +362,7 @@ impl Session {
             Command::Hello { name, extended } => self.greet(name, extended),
             Command::StartTls => return self.start_tls(),
             Command::Auth { mechanism, initial } => return self.auth(&mechanism, initial.as_deref()),
-            Command::Mail { sender, parameters } => self.mail(sender, parameters),
+            Command::Mail { sender, parameters } => return self.mail(sender, parameters),
             Command::Rcpt { recipient } => self.rcpt(recipient),
             Command::Data => return self.data(),
             Command::Rset => {
@@ -404,11 +413,15 @@ impl Session {
         Some(Action::StartTls)
     }
 
-    fn mail(&mut self, sender: ReversePath, parameters: MailParameters) {
+    fn mail(&mut self, sender: ReversePath, parameters: MailParameters) -> Option<Action> {
         match self.state {
-            State::ExpectHello => return self.fail(503, (5, 5, 1), "Send EHLO first"),
+            State::ExpectHello => {
+                self.fail(503, (5, 5, 1), "Send EHLO first");
+                return None;
+            }
             State::ExpectRcpt(_) => {
-                return self.fail(503, (5, 5, 1), "A mail transaction is under way: end it with DATA or RSET");
+                self.fail(503, (5, 5, 1), "A mail transaction is under way: end it with DATA or RSET");
+                return None;
             }
             _ => {}
         }
@@ -418,21 +431,34 @@ impl Session {
             } else {
                 "Authentication required: give STARTTLS, then AUTH with an API key as the password"
             };
-            return self.fail(530, (5, 7, 0), text);
+            self.fail(530, (5, 7, 0), text);
+            return None;
         }
         let limit = self.settings.message_bytes;
         if let Some(size) = parameters.size.filter(|&size| size > limit) {
             let text = format!("A message of {size} octets is larger than the limit of {limit} octets");
-            return self.say(552, Some((5, 3, 4)), text);
+            self.say(552, Some((5, 3, 4)), text);
+            return None;
         }
-        self.state = State::ExpectRcpt(Box::new(Transaction {
+        let transaction = Box::new(Transaction {
             sender,
             eight_bit: parameters.eight_bit,
             recipients: Vec::new(),
             seen: HashSet::new(),
             refused: false,
-        }));
-        self.say(250, Some((2, 1, 0)), "Ok");
+        });
+        // A client that is told now need not send it all in vain.
+        match parameters.size.filter(|&size| size > FIRST_ROOM_OCTETS as u64) {
+            Some(size) => {
+                self.state = State::ExpectOutlook(transaction);
+                Some(Action::Outlook(size))
+            }
+            None => {
+                self.state = State::ExpectRcpt(transaction);
+                self.say(250, Some((2, 1, 0)), "Ok");
+                None
+            }
+        }
     }
 
     fn rcpt(&mut self, recipient: Address) {

@@ -47,6 +47,7 @@ fn principal() -> Principal {
 
 struct Host {
     desk: Arc<Desk>,
+    server: Arc<SmtpServer>,
     address: std::net::SocketAddr,
     shutdown: CancellationToken,
     tasks: TaskTracker,
@@ -63,6 +64,7 @@ fn options() -> Options {
         max_connections_per_ip: 100,
         idle_timeout: Duration::from_secs(60),
         plain_auth_on_loopback: false,
+        room_timeout: Duration::from_millis(50),
         text_budget_octets: 4_000_000,
     }
 }
@@ -81,7 +83,7 @@ impl Host {
         let address = listener.local_addr().unwrap();
         server.serve(listener, secured);
         tasks.close();
-        Host { desk, address, shutdown, tasks, folder }
+        Host { desk, server, address, shutdown, tasks, folder }
     }
 
     async fn connect(&self) -> Client<TcpStream> {
@@ -261,8 +263,34 @@ async fn messages_share_one_budget() {
     }
     // Both hold the room they were given at DATA; the second asks for more than there is.
     other.ask(&format!("{}.", line.repeat(1_500)), "452 4.3.1").await;
+    // Told before it is sent, where its size is.
+    other.ask("MAIL FROM:<a@sender.test> SIZE=90000", "452 4.3.1 Too many large messages").await;
+    other.ask("MAIL FROM:<a@sender.test> SIZE=70000", "250 2.1.0").await;
     // What the other held is free again.
     one.ask(&format!("{}.", line.repeat(500)), "250 2.0.0").await;
+    drop((one, other));
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_waits_for_the_room_of_another() {
+    let patient = Options { text_budget_octets: 100_000, room_timeout: Duration::from_secs(60), ..trusting() };
+    let host = Host::start(patient, false).await;
+    let (mut one, mut other) = (host.connect().await, host.connect().await);
+    let text = format!("{}\r\n", "x".repeat(98)).repeat(600);
+    for client in [&mut one, &mut other] {
+        client.send(format!("EHLO client.test\r\n{ENVELOPE}")).await;
+        for reply in ["220", "250 ", "250", "250", "354"] {
+            client.expect(reply).await;
+        }
+    }
+    one.send(&text).await;
+    while host.server.room.available_permits() > 20_000 {
+        tokio::task::yield_now().await;
+    }
+    other.send(format!("{text}.\r\n")).await;
+    one.ask(".", "250 2.0.0").await;
+    other.expect("250 2.0.0").await;
     drop((one, other));
     host.stop().await;
 }
