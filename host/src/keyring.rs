@@ -28,6 +28,9 @@ use pair::KeyPair;
 /// Unsealed keys held in memory: some 10 KiB each.
 const CACHED_KEYS: usize = 2048;
 
+/// RFC 4648 s6, in lower case.
+const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
 /// Uses and makes keys. Unsealed keys are cached in memory.
 pub struct Keyring {
     directory: Arc<dyn Directory>,
@@ -140,7 +143,7 @@ impl Keyring {
         let id = format!("dkim_{}", Uuid::new_v4());
         let sealed_private = self.master.seal(&id, &private).map_err(|error| failed(error.to_string()))?;
         let public = pair.public().map_err(|_| failed("its public half cannot be written".to_owned()))?;
-        Ok(DkimKey { id, selector: selector(algorithm, now), algorithm, public, sealed_private })
+        Ok(DkimKey { id, selector: selector(algorithm, now, rand::random()), algorithm, public, sealed_private })
     }
 
     async fn pair(&self, tenant: &str, key_id: &str) -> Result<Arc<KeyPair>, KeyError> {
@@ -193,14 +196,16 @@ fn parent(domain: &Domain) -> Option<Domain> {
     if parent.contains('.') { Domain::parse(parent).ok() } else { None }
 }
 
-/// `ph`, year and month, `r` or `e`: tells at a glance how old a key is.
-fn selector(algorithm: Algorithm, now: Timestamp) -> String {
+/// `ph`, year and month, four characters by chance, `r` or `e`: tells at a glance how old a key is. The chance keeps
+/// keys apart that two tenants, or one tenant twice, make for one domain in one month: a name in DNS is for one key.
+fn selector(algorithm: Algorithm, now: Timestamp, chance: u32) -> String {
     let date = now.to_zoned(TimeZone::UTC).date();
     let kind = match algorithm {
         Algorithm::RsaSha256 => 'r',
         Algorithm::Ed25519Sha256 => 'e',
     };
-    format!("ph{:04}{:02}{kind}", date.year(), date.month())
+    let suffix: String = (0..4).map(|place| char::from(BASE32[(chance >> (5 * place)) as usize % 32])).collect();
+    format!("ph{:04}{:02}{suffix}{kind}", date.year(), date.month())
 }
 
 #[cfg(test)]

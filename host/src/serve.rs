@@ -2,7 +2,6 @@
 //! ends it in the other order, so that what is under way finishes before what it stands on goes.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,7 +31,7 @@ use crate::server::smtp::{Options as SmtpOptions, SmtpServer};
 use crate::server::submission::Submissions;
 use crate::server::tls::{self, Tls, TlsError};
 use crate::server::{BindError, bind};
-use crate::store::{Directory as _, Embedded, OpenError, StoreError};
+use crate::store::{Directory as _, Embedded, OpenError, StoreError, private};
 
 /// How long connections may take to finish what is under way when the host ends; the queue has its own limit.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -43,7 +42,7 @@ const BODY_PER_MESSAGE: u64 = 2;
 /// Why the host does not start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    #[error("the data folder {path} cannot be made: {source}")]
+    #[error("the data folder {path} cannot be used: {source}")]
     Folder { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -137,8 +136,7 @@ pub async fn open_control(config: &Config) -> Result<Control, StartError> {
 
 /// Only this user may look into the data folder: it holds mail and keys.
 fn make_folder(path: &Path) -> Result<(), StartError> {
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|source| StartError::Folder { path: path.to_owned(), source })
+    private::folder(path).map_err(|source| StartError::Folder { path: path.to_owned(), source })
 }
 
 /// The listeners, bound and not served yet, with the addresses they have.

@@ -1,7 +1,8 @@
 //! The MIME tree of a message as ranges of its bytes (RFC 2045, RFC 2046): what is shown, what is converted and what is
 //! handed to validators is the same tree.
 //!
-//! Strangers choose the nesting, so depth and number of parts are bounded: a multipart beyond the bounds is a leaf.
+//! Strangers choose the nesting, so depth, number of parts and the work of finding them are bounded: a multipart beyond
+//! the bounds is a leaf.
 //! A message inside a message is a leaf too; nothing here looks into it.
 
 use std::borrow::Cow;
@@ -20,6 +21,10 @@ use crate::header::{self, Field};
 pub(crate) const MAX_DEPTH: usize = 32;
 /// How many parts, multiparts among them, a message may have.
 pub(crate) const MAX_PARTS: usize = 1000;
+/// Octets of the bodies of multiparts that are searched for delimiters: so many times the message, and at least so many.
+/// Each level of nesting is searched anew, and mail that people write has its bulk at the third or fourth.
+const SEARCHES: usize = 6;
+const LEAST_SEARCHED_OCTETS: usize = 1 << 20;
 
 /// A part, in the order in which parts stand in the message.
 #[derive(Clone, Debug)]
@@ -33,7 +38,7 @@ pub(crate) struct Node {
     pub content_id: Option<String>,
     /// Whether its body holds other parts, which follow.
     pub is_multipart: bool,
-    /// Whether a multipart was left whole because of `MAX_DEPTH` or `MAX_PARTS`.
+    /// Whether a multipart was left whole because of `MAX_DEPTH`, `MAX_PARTS` or the `Effort`.
     pub is_cut: bool,
 }
 
@@ -61,11 +66,33 @@ pub(crate) enum Encoding {
     Base64,
 }
 
+/// The octets that may still be searched for delimiters.
+#[derive(Debug)]
+pub(crate) struct Effort(usize);
+
+impl Effort {
+    /// For a message of this length and all that lies in it.
+    pub fn new(message_bytes: usize) -> Effort {
+        Effort(message_bytes.saturating_mul(SEARCHES).max(LEAST_SEARCHED_OCTETS))
+    }
+
+    fn spend(&mut self, octets: usize) -> bool {
+        let left = self.0.checked_sub(octets);
+        self.0 = left.unwrap_or(self.0);
+        left.is_some()
+    }
+}
+
 /// Walks the tree from the message itself down.
 pub(crate) fn walk(message: &[u8]) -> Vec<Node> {
-    let mut nodes = Vec::new();
-    entity(message, 0..message.len(), "text/plain", 0, &mut nodes);
-    nodes
+    walk_within(message, &mut Effort::new(message.len()))
+}
+
+/// `walk` with what others left of an effort.
+pub(crate) fn walk_within(message: &[u8], effort: &mut Effort) -> Vec<Node> {
+    let mut walk = Walk { message, effort, nodes: Vec::new() };
+    walk.entity(0..message.len(), "text/plain", 0);
+    walk.nodes
 }
 
 /// The octets of a part, its transfer encoding undone; as they stand where it cannot be.
@@ -87,39 +114,52 @@ pub(crate) fn text(content: &[u8], node: &Node) -> String {
     }
 }
 
-/// Adds the entity in this range and those inside it.
-fn entity(message: &[u8], range: Range<usize>, default_type: &str, depth: usize, nodes: &mut Vec<Node>) {
-    let bytes = &message[range.clone()];
-    let (header_end, _) = header::bounds(bytes);
-    let (fields, body) = header::readable(bytes);
-    let content_type = find(&fields, "Content-Type")
-        .and_then(|field| content_type(field.value))
-        .filter(|found| found.value.contains('/'))
-        .unwrap_or_else(|| ContentType { value: default_type.to_owned(), parameters: Vec::new() });
-    let body = range.start + body..range.end;
+/// A walk under way.
+struct Walk<'a> {
+    message: &'a [u8],
+    effort: &'a mut Effort,
+    nodes: Vec<Node>,
+}
 
-    let boundary = content_type.parameter("boundary").filter(|boundary| !boundary.is_empty()).map(str::to_owned);
-    let boundary = boundary.filter(|_| content_type.value.starts_with("multipart/"));
-    let children = boundary.map(|boundary| split(message, body.clone(), &boundary)).unwrap_or_default();
-    let is_cut = !children.is_empty() && (depth >= MAX_DEPTH || nodes.len() + children.len() >= MAX_PARTS);
-    let is_multipart = !children.is_empty() && !is_cut;
-    let default_type = match content_type.value.as_str() {
-        "multipart/digest" => "message/rfc822",
-        _ => "text/plain",
-    };
-    nodes.push(Node {
-        header: range.start..range.start + header_end,
-        body,
-        encoding: find(&fields, "Content-Transfer-Encoding").map_or(Encoding::Identity, encoding),
-        disposition: find(&fields, "Content-Disposition").and_then(|field| self::content_type(field.value)),
-        content_id: find(&fields, "Content-ID").map(content_id).filter(|id| !id.is_empty()),
-        content_type,
-        is_multipart,
-        is_cut,
-    });
-    if is_multipart {
-        for child in children {
-            entity(message, child, default_type, depth + 1, nodes);
+impl Walk<'_> {
+    /// Adds the entity in this range and those inside it.
+    fn entity(&mut self, range: Range<usize>, default_type: &str, depth: usize) {
+        let message = self.message;
+        let bytes = &message[range.clone()];
+        let (header_end, _) = header::bounds(bytes);
+        let (fields, body) = header::readable(bytes);
+        let content_type = find(&fields, "Content-Type")
+            .and_then(|field| content_type(field.value))
+            .filter(|found| found.value.contains('/'))
+            .unwrap_or_else(|| ContentType { value: default_type.to_owned(), parameters: Vec::new() });
+        let body = range.start + body..range.end;
+
+        let boundary = content_type.parameter("boundary").filter(|boundary| !boundary.is_empty()).map(str::to_owned);
+        let boundary = boundary.filter(|_| content_type.value.starts_with("multipart/"));
+        let is_searched = boundary.is_none() || self.effort.spend(body.len());
+        let boundary = boundary.filter(|_| is_searched);
+        let children = boundary.map(|boundary| split(message, body.clone(), &boundary)).unwrap_or_default();
+        let is_too_much = depth >= MAX_DEPTH || self.nodes.len() + children.len() >= MAX_PARTS;
+        let is_cut = !is_searched || !children.is_empty() && is_too_much;
+        let is_multipart = !children.is_empty() && !is_cut;
+        let default_type = match content_type.value.as_str() {
+            "multipart/digest" => "message/rfc822",
+            _ => "text/plain",
+        };
+        self.nodes.push(Node {
+            header: range.start..range.start + header_end,
+            body,
+            encoding: find(&fields, "Content-Transfer-Encoding").map_or(Encoding::Identity, encoding),
+            disposition: find(&fields, "Content-Disposition").and_then(|field| self::content_type(field.value)),
+            content_id: find(&fields, "Content-ID").map(content_id).filter(|id| !id.is_empty()),
+            content_type,
+            is_multipart,
+            is_cut,
+        });
+        if is_multipart {
+            for child in children {
+                self.entity(child, default_type, depth + 1);
+            }
         }
     }
 }
@@ -263,6 +303,15 @@ mod tests {
         }
         let nodes = walk(deep.as_bytes());
         assert_eq!(nodes.len(), MAX_DEPTH + 1);
+        assert!(nodes.last().is_some_and(|node| node.is_cut));
+        // Bulk below many levels is not searched at each of them.
+        let bulk = format!(
+            "{}\r\n{}",
+            deep.split("Content-Type: multipart/mixed; boundary=b31").next().unwrap_or(""),
+            "x\r\n".repeat(1 << 20)
+        );
+        let nodes = walk(bulk.as_bytes());
+        assert_eq!(nodes.len(), SEARCHES + 1);
         assert!(nodes.last().is_some_and(|node| node.is_cut));
         // A parser that makes a tree of this overflows its stack when it lets go of it.
         assert_eq!(walk("Content-Type: message/rfc822\r\n\r\n".repeat(200_000).as_bytes()).len(), 1);

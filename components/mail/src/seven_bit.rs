@@ -15,7 +15,7 @@ use crate::body::BASE64_LINE_OCTETS;
 use crate::compose::{mailboxes, unstructured, write_field};
 use crate::header::{self, Field};
 use crate::mailbox::{decoded, parse_authors, parse_list};
-use crate::mime::{self, Encoding, Node};
+use crate::mime::{self, Effort, Encoding, Node};
 
 /// How many messages may lie in one another.
 const MAX_NESTED: usize = 8;
@@ -70,10 +70,10 @@ pub fn is_seven_bit(message: &[u8]) -> bool {
 /// back borrowed. Raw UTF-8, or raw text in the charset that the message says, becomes encoded words in unstructured
 /// fields and display names and is encoded in parameters; what cannot be is an error. Octets above 127 outside all parts, which nobody reads, become `?`.
 pub fn convert(message: &[u8]) -> Result<Cow<'_, [u8]>, SevenBitError> {
-    convert_nested(message, 0)
+    convert_nested(message, 0, &mut Effort::new(message.len()))
 }
 
-fn convert_nested(message: &[u8], depth: usize) -> Result<Cow<'_, [u8]>, SevenBitError> {
+fn convert_nested<'a>(message: &'a [u8], depth: usize, effort: &mut Effort) -> Result<Cow<'a, [u8]>, SevenBitError> {
     if message.is_ascii() {
         return Ok(Cow::Borrowed(message));
     }
@@ -82,7 +82,7 @@ fn convert_nested(message: &[u8], depth: usize) -> Result<Cow<'_, [u8]>, SevenBi
     }
     let mut converted = Vec::with_capacity(message.len() * 5 / 4);
     let mut copied = 0;
-    let nodes = mime::walk(message);
+    let nodes = mime::walk_within(message, effort);
     for (at, node) in nodes.iter().enumerate() {
         if node.is_cut {
             return Err(SevenBitError::Structure("too many parts, or too deep in one another"));
@@ -90,7 +90,7 @@ fn convert_nested(message: &[u8], depth: usize) -> Result<Cow<'_, [u8]>, SevenBi
         copy_scrubbed(&message[copied..node.header.start], &mut converted);
         let (encoding, body) = match node.is_multipart {
             true => (Some("7bit"), Cow::Borrowed(&[][..])),
-            false => leaf(message, node, depth)?,
+            false => leaf(message, node, depth, effort)?,
         };
         let has_mime = at > 0 || node.is_multipart || encoding.is_none() || has_field(message, node, "MIME-Version");
         let charset = [node, &nodes[0]].iter().find_map(|node| node.content_type.parameter("charset"));
@@ -114,6 +114,7 @@ fn leaf<'a>(
     message: &'a [u8],
     node: &Node,
     depth: usize,
+    effort: &mut Effort,
 ) -> Result<(Option<&'static str>, Cow<'a, [u8]>), SevenBitError> {
     let body = &message[node.body.clone()];
     if body.is_ascii() {
@@ -124,7 +125,7 @@ fn leaf<'a>(
         ("multipart", _) => Err(SevenBitError::Structure("a multipart without its boundary holds octets above 127")),
         (_, Encoding::Base64) => Err(SevenBitError::Structure("base64 holds octets above 127")),
         ("message", Encoding::Identity) if kind == "message/rfc822" => {
-            Ok((Some("7bit"), convert_nested(body, depth + 1)?))
+            Ok((Some("7bit"), convert_nested(body, depth + 1, effort)?))
         }
         ("message", Encoding::Identity) if kind != "message/global" => {
             Err(SevenBitError::Structure("a part that may not be encoded holds octets above 127"))

@@ -72,7 +72,7 @@ pub const SECTIONS: &[Section] = &[
             bare(
                 "data",
                 FILE,
-                "Demanded. Folder of queue, spool, keys, caches and the control socket; created where it lacks. One host at a time uses it.",
+                "Demanded. Folder of queue, spool, keys, caches and the control socket; created where it lacks, and closed to other users (0700) at each start. One host at a time uses it.",
             ),
             bare(
                 "master_key_file",

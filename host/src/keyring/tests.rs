@@ -138,8 +138,20 @@ async fn the_nearest_parent_signs_and_covers() {
 #[tokio::test]
 async fn selectors_tell_month_and_kind() {
     let at: Timestamp = "2026-03-09T00:00:00Z".parse().unwrap();
-    assert_eq!(selector(Algorithm::RsaSha256, at), "ph202603r");
-    assert_eq!(selector(Algorithm::Ed25519Sha256, at), "ph202603e");
+    assert_eq!(selector(Algorithm::RsaSha256, at, 0), "ph202603aaaar");
+    assert_eq!(selector(Algorithm::Ed25519Sha256, at, u32::MAX), "ph2026037777e");
+    assert_eq!(selector(Algorithm::RsaSha256, at, 1 | 26 << 5), "ph202603b2aar");
+}
+
+#[tokio::test]
+async fn keys_of_one_domain_are_told_apart_by_selector() {
+    let (keyring, _) = keyring(false);
+    let mut selectors = std::collections::HashSet::new();
+    for tenant in ["acme", "other"] {
+        let made = keyring.create_domain(tenant, &domain("acme.test")).await.unwrap();
+        selectors.extend(made.keys.into_iter().map(|key| key.selector));
+    }
+    assert_eq!(selectors.len(), 4, "{selectors:?}");
 }
 
 #[tokio::test]

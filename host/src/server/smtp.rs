@@ -36,6 +36,9 @@ use connection::Connection;
 /// messages.
 const TEXT_BUDGET_OCTETS: u64 = 64 * 1024 * 1024;
 
+/// How long a message waits for the room that others have. Those others may wait for its own, so it is short.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Wait after an accept that failed (no file descriptors left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -45,6 +48,8 @@ pub struct Principal {
     pub tenant: TenantId,
     /// `key_` and a UUID.
     pub key_id: String,
+    /// What the key is found by again.
+    pub key_hash: [u8; 32],
 }
 
 /// By what right a message comes in.
@@ -92,6 +97,9 @@ pub trait Submit: Send + Sync + 'static {
     /// Who this is; `None` where the key is wrong.
     async fn authenticate(&self, credentials: &Credentials, peer: IpAddr) -> Result<Option<Principal>, Unavailable>;
 
+    /// Whether the key is still one: it may be revoked while a session is open.
+    async fn is_valid(&self, principal: &Principal) -> Result<bool, Unavailable>;
+
     /// Takes responsibility for a message: on `Ok` it is durable. The reply tells the client why not; nothing is stored then.
     async fn submit(&self, incoming: Incoming) -> Result<Queued, Reply>;
 }
@@ -106,6 +114,8 @@ pub struct Options {
     pub max_connections_per_ip: usize,
     pub idle_timeout: Duration,
     pub plain_auth_on_loopback: bool,
+    /// For room, where other messages have it.
+    pub room_timeout: Duration,
     /// Octets of messages held at once.
     pub text_budget_octets: usize,
 }
@@ -124,6 +134,7 @@ impl Options {
             max_connections_per_ip: config.smtp.max_connections_per_ip,
             idle_timeout: config.smtp.idle_timeout,
             plain_auth_on_loopback: config.smtp.plain_auth_on_loopback,
+            room_timeout: ROOM_TIMEOUT,
             text_budget_octets: usize::try_from(budget).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS),
         }
     }

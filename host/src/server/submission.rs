@@ -13,6 +13,8 @@ use mail::header;
 use mail::message::{self, AuthorError, Parsed};
 use mail::{Address, Domain, EnhancedCode, Envelope, Reply};
 use pipeline::{Content, Limits, Refusal, Stages, Submission};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::smtp::{Authority, Incoming, Principal, Queued, SessionFacts, Submit, Unavailable};
@@ -21,7 +23,7 @@ use crate::api_key;
 use crate::author::{self, AuthorFault};
 use crate::keyring::Keyring;
 use crate::smtp::auth::Credentials;
-use crate::store::{Accepted, Directory, NewMessage, StoreError, TenantId};
+use crate::store::{Accepted, ApiKey, Directory, NewMessage, StoreError, TenantId};
 
 /// Owns what trusted peers send.
 const TRUSTED_TENANT: &str = "default";
@@ -32,12 +34,25 @@ const MAX_HOPS: usize = 100;
 /// Octets by which trace fields, a date, a Message-ID and transfer encodings may take a message over its limit.
 const ADDED_OCTETS: u64 = 64 * 1024;
 
+/// From this size on a message is worked on beside the reactor: parsing and hashing it would hold up everybody else.
+const LARGE_OCTETS: usize = 256 * 1024;
+
+/// Large messages worked on at once, at least; more where there are cores for it. The others wait.
+const LARGE_AT_ONCE: usize = 2;
+
 /// The road behind the dialogue. `F` gives the stages of a tenant.
 pub struct Submissions<F> {
-    stages: F,
+    road: Arc<Road<F>>,
     directory: Arc<dyn Directory>,
-    keyring: Arc<Keyring>,
     intake: Arc<Intake>,
+    /// Leave to work on a large message.
+    large: Arc<Semaphore>,
+}
+
+/// Makes messages ready to be accepted.
+struct Road<F> {
+    stages: F,
+    keyring: Arc<Keyring>,
     hostname: Domain,
     limits: Limits,
 }
@@ -58,9 +73,48 @@ where
     ) -> Submissions<F> {
         // What is added to a message that just fits must not make it too large.
         let limits = Limits { message_bytes: limits.message_bytes.saturating_add(ADDED_OCTETS), ..limits };
-        Submissions { stages, directory, keyring, intake, hostname, limits }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Submissions {
+            road: Arc::new(Road { stages, keyring, hostname, limits }),
+            directory,
+            intake,
+            large: Arc::new(Semaphore::new(LARGE_AT_ONCE.max(cores - 1))),
+        }
     }
 
+    /// A key that is not revoked.
+    async fn key(&self, hash: [u8; 32]) -> Result<Option<ApiKey>, Unavailable> {
+        let key = self.directory.key_by_hash(hash).await.map_err(|error| Unavailable(error.to_string()))?;
+        Ok(key.filter(|key| key.revoked_at.is_none()))
+    }
+
+    /// `Road::prepare`, beside the reactor where the message is large. Broken off it goes on there to its end, which no
+    /// one sees: nothing is accepted there.
+    async fn prepare(&self, tenant: &str, incoming: Incoming, id: Uuid, now: Timestamp) -> Result<NewMessage, Reply> {
+        if incoming.message.len() < LARGE_OCTETS {
+            return self.road.prepare(tenant, incoming, id, now).await;
+        }
+        // Never closed, so there always is one in the end.
+        let permit = self.large.clone().acquire_owned().await;
+        let (road, tenant) = (self.road.clone(), tenant.to_owned());
+        let (runtime, span) = (Handle::current(), tracing::Span::current());
+        let work = move || {
+            let prepared = span.in_scope(|| runtime.block_on(road.prepare(&tenant, incoming, id, now)));
+            drop(permit);
+            prepared
+        };
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the work on a message was broken off");
+            Err(reply(451, (4, 3, 0), "The message could not be worked on: try again later"))
+        })
+    }
+}
+
+impl<F, S> Road<F>
+where
+    F: Fn(&str) -> S + Send + Sync + 'static,
+    S: Stages + Send + 'static,
+{
     /// Who holds a key speaks for the domains of its tenant only.
     async fn check_author(&self, authority: &Authority, tenant: &str, message: &[u8]) -> Result<(), Reply> {
         match authority {
@@ -122,9 +176,13 @@ where
 {
     /// The password is the key; the user name is not looked at.
     async fn authenticate(&self, credentials: &Credentials, _peer: IpAddr) -> Result<Option<Principal>, Unavailable> {
-        let key = self.directory.key_by_hash(api_key::hash(&credentials.password)).await;
-        let key = key.map_err(|error| Unavailable(error.to_string()))?;
-        Ok(key.filter(|key| key.revoked_at.is_none()).map(|key| Principal { tenant: key.tenant, key_id: key.id }))
+        let key_hash = api_key::hash(&credentials.password);
+        let key = self.key(key_hash).await?;
+        Ok(key.map(|key| Principal { tenant: key.tenant, key_id: key.id, key_hash }))
+    }
+
+    async fn is_valid(&self, principal: &Principal) -> Result<bool, Unavailable> {
+        Ok(self.key(principal.key_hash).await?.is_some())
     }
 
     async fn submit(&self, incoming: Incoming) -> Result<Queued, Reply> {

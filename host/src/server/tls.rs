@@ -14,6 +14,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
 
 use crate::config::TlsFiles;
+use crate::store::private;
 
 /// Configurations of the host's listeners, one pair behind both.
 #[derive(Clone, Debug)]
@@ -100,7 +101,7 @@ fn self_signed(data: &Path, hostname: &Domain) -> Result<TlsFiles, TlsError> {
         let failed = |why: rcgen::Error| TlsError::SelfSigned { hostname: hostname.clone(), why: why.to_string() };
         let names = vec![hostname.as_str().trim_matches(['[', ']']).to_owned(), "localhost".to_owned()];
         let pair = rcgen::generate_simple_self_signed(names).map_err(failed)?;
-        fs::create_dir_all(&folder).map_err(|source| TlsError::Write { path: folder, source })?;
+        private::folder(&folder).map_err(|source| TlsError::Write { path: folder, source })?;
         // The certificate last: while it lacks the pair is made again.
         write_private(&files.key, pair.signing_key.serialize_pem().as_bytes())?;
         write_private(&files.cert, pair.cert.pem().as_bytes())?;

@@ -77,6 +77,7 @@ impl Stage {
                     self.room -= if granted { octets } else { 0 };
                     self.session.room(granted);
                 }
+                Action::Outlook(octets) => self.session.room(octets <= self.room as u64),
                 Action::Deliver(arrived) => self.arrived = Some(arrived),
                 Action::Close => self.closed = true,
             }

@@ -65,6 +65,8 @@ pub enum Action {
     Authenticate(Credentials),
     /// See whether so many octets more can be held, call `room`. What was granted before stays granted.
     Room(usize),
+    /// See whether a message of so many octets could be held now, call `room`. Nothing is granted.
+    Outlook(u64),
     /// Take responsibility for the message or refuse it, call `answer`.
     Deliver(Box<Arrived>),
     /// Send the output and close.
@@ -100,6 +102,8 @@ enum State {
     ExpectVerdict,
     /// The driver's handshake.
     ExpectTls,
+    /// The driver's word on whether a message of the declared size could be held.
+    ExpectOutlook(Box<Transaction>),
     /// The driver's leave to receive a text.
     ExpectFirstRoom(Box<Transaction>),
     ExpectText(Box<Transaction>, Box<Receiver>),
@@ -171,6 +175,7 @@ impl Session {
                 // Behind these the driver owes an answer; without one nothing can go on.
                 State::ExpectVerdict
                 | State::ExpectTls
+                | State::ExpectOutlook(_)
                 | State::ExpectFirstRoom(_)
                 | State::ExpectRoom(..)
                 | State::ExpectAcceptance
@@ -212,7 +217,7 @@ impl Session {
         }
     }
 
-    /// Answers `Room`.
+    /// Answers `Room` and `Outlook`.
     pub fn room(&mut self, granted: bool) {
         match (std::mem::replace(&mut self.state, State::ExpectMail), granted) {
             (State::ExpectFirstRoom(transaction), true) => {
@@ -221,7 +226,11 @@ impl Session {
                 self.state = State::ExpectText(transaction, receiver);
                 self.say(354, None, "Send the message, end it with a line that holds a single dot");
             }
-            (State::ExpectFirstRoom(_), false) => self.say_text_fault(TextFault::NoRoom),
+            (State::ExpectOutlook(transaction), true) => {
+                self.state = State::ExpectRcpt(transaction);
+                self.say(250, Some((2, 1, 0)), "Ok");
+            }
+            (State::ExpectOutlook(_) | State::ExpectFirstRoom(_), false) => self.say_text_fault(TextFault::NoRoom),
             (State::ExpectRoom(transaction, mut receiver, octets), granted) => {
                 if granted {
                     receiver.grant(octets);
@@ -367,7 +376,7 @@ impl Session {
             Command::Hello { name, extended } => self.greet(name, extended),
             Command::StartTls => return self.start_tls(),
             Command::Auth { mechanism, initial } => return self.auth(&mechanism, initial.as_deref()),
-            Command::Mail { sender, parameters } => self.mail(sender, parameters),
+            Command::Mail { sender, parameters } => return self.mail(sender, parameters),
             Command::Rcpt { recipient } => self.rcpt(recipient),
             Command::Data => return self.data(),
             Command::Rset => {

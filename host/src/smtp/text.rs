@@ -28,7 +28,7 @@ pub enum TextFault {
     LongLine(usize),
     #[error("the message is larger than the limit of {0} octets")]
     TooLarge(u64),
-    #[error("there is no room for the message now")]
+    #[error("too many large messages are coming in at once: try again in a minute")]
     NoRoom,
 }
 

@@ -25,6 +25,7 @@ use super::directory::KeyCache;
 use super::faults::{Faults, NoFaults};
 use super::housekeeping::{Housekeeper, Wake};
 use super::lease::{Leases, place};
+use super::private;
 use super::reading::Readers;
 use super::schema::{self, Layout, OpenError};
 use super::segment::{self, BodyError, Place, Spool};
@@ -90,7 +91,7 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Opens the store in a data folder, which is created where it lacks.
+    /// Opens the store in a data folder, which is created where it lacks and closed to other users.
     ///
     /// Fails where another process has it open, where a database is newer than this program, and where the disk does.
     pub fn open(folder: &Path, options: Options) -> Result<Arc<Embedded>, OpenError> {
@@ -103,7 +104,7 @@ impl Embedded {
             let path = path.display().to_string();
             move |source| OpenError::Io { path, source }
         };
-        std::fs::create_dir_all(folder).map_err(io(folder))?;
+        private::folder(folder).map_err(io(folder))?;
         let layout = Layout::new(folder);
         let lock = lock(folder, &layout)?;
         let main = schema::open_for_writing(&layout.main, schema::MAIN)?;
@@ -325,8 +326,7 @@ impl Found {
 
 fn lock(folder: &Path, layout: &Layout) -> Result<File, OpenError> {
     let io = |source| OpenError::Io { path: layout.lock.display().to_string(), source };
-    let mut file =
-        File::options().read(true).write(true).create(true).truncate(false).open(&layout.lock).map_err(io)?;
+    let mut file = private::file(&layout.lock).map_err(io)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

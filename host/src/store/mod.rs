@@ -35,6 +35,7 @@ mod faults;
 mod history;
 mod housekeeping;
 mod lease;
+pub(crate) mod private;
 mod reading;
 mod schema;
 mod segment;

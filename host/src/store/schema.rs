@@ -9,6 +9,8 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
+use super::private;
+
 /// Wait for a lock that another connection of this process holds (checkpoints, the reader's first page).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pages of WAL before a commit checkpoints it: 32 MiB. Fewer checkpoints, fewer stalls of a group.
@@ -187,6 +189,8 @@ impl Layout {
 /// Opens a database for writing, creates it where it lacks and brings its schema up to date.
 pub(super) fn open_for_writing(path: &Path, migrations: &[&str]) -> Result<Connection, OpenError> {
     let failed = |source| OpenError::Database { path: path.display().to_string(), source };
+    // What SQLite lays beside it gets the rights of this file.
+    private::file(path).map_err(|source| OpenError::Io { path: path.display().to_string(), source })?;
     let mut connection = Connection::open(path).map_err(failed)?;
     prepare_writer(&connection).map_err(failed)?;
     migrate(&mut connection, path, migrations)?;

@@ -8,7 +8,7 @@
 //! A frame: magic (4), length of the body (4), segment (8), message id (16), XXH3 of the body (8), XXH3 of all that
 //! (8), body. Integers are little-endian.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use thiserror::Error;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::BodyRef;
+use super::{BodyRef, private};
 
 const MAGIC: [u8; 4] = *b"PHB1";
 const HEADER_BYTES: usize = 48;
@@ -175,7 +175,7 @@ impl Spool {
     /// Goes on behind `last`, the last committed frame. `known` are the segments that hold committed bodies; all other
     /// files are leftovers of a crash and are free.
     pub(super) fn open(folder: &Path, segment_bytes: u64, last: Option<Place>, known: &[u64]) -> io::Result<Spool> {
-        std::fs::create_dir_all(folder)?;
+        private::folder(folder)?;
         sync_folder(folder.parent().unwrap_or(folder))?;
         let mut newest = last.map_or(0, |place| place.segment);
         // The newest bodies may be retired already; their segment is not begun a second time.
@@ -200,7 +200,7 @@ impl Spool {
         };
         let file = match current {
             // Missing or too short, it is made again: what it held is reported when it is read.
-            Some(number) => open_segment(&path_of(folder, number))?,
+            Some(number) => private::file(&path_of(folder, number))?,
             None => begin(folder, number, free.pop())?,
         };
         let mut spool =
@@ -314,13 +314,9 @@ fn begin(folder: &Path, number: u64, free: Option<PathBuf>) -> io::Result<File> 
     if let Some(free) = free {
         std::fs::rename(free, &path)?;
     }
-    let file = open_segment(&path)?;
+    let file = private::file(&path)?;
     sync_folder(folder)?;
     Ok(file)
-}
-
-fn open_segment(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
 /// A new name in a folder survives a power cut only when the folder is synced too.
@@ -388,7 +384,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(folder.path(), BIG, None, &[]).unwrap();
         let place = put(&mut spool, b"0123456789");
-        let file = open_segment(&path_of(folder.path(), place.segment)).unwrap();
+        let file = private::file(&path_of(folder.path(), place.segment)).unwrap();
         for position in 0..place.end() {
             let mut byte = [0];
             file.read_exact_at(&mut byte, position).unwrap();
@@ -412,7 +408,7 @@ mod tests {
         }
         let other = Place { size: 9, ..place };
         assert!(matches!(read_head(folder.path(), other, 4), Err(BodyError::Damaged { .. })));
-        let file = open_segment(&path_of(folder.path(), place.segment)).unwrap();
+        let file = private::file(&path_of(folder.path(), place.segment)).unwrap();
         file.write_all_at(b"x", place.end() - 1).unwrap();
         assert_eq!(read_head(folder.path(), place, 4).unwrap(), b"0123");
         assert!(matches!(read_head(folder.path(), place, 10), Err(BodyError::Damaged { .. })));

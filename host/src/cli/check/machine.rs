@@ -1,12 +1,15 @@
 //! What this machine gives: data folder, disk, clock, listeners, component files.
 
+use std::fs::Metadata;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Finding;
 use crate::config::Config;
 use crate::edge::{self, Stage};
+use crate::store::private;
 
 /// Below this the host accepts nothing; below the other it is time to look.
 const LEAST_FREE_BYTES: u64 = 64 << 20;
@@ -37,7 +40,10 @@ pub(super) fn data_folder(config: &Config) -> Vec<Finding> {
         };
     }
     match probe(data) {
-        Ok(_) => vec![Finding::ok("data", format!("{shown} can be written")), space(data)],
+        Ok(file) => vec![Finding::ok("data", format!("{shown} can be written")), space(data)]
+            .into_iter()
+            .chain(seen_by_others(data, &file))
+            .collect(),
         Err(error) => vec![Finding::fail(
             "data",
             format!("{shown} cannot be written: {error}"),
@@ -46,14 +52,29 @@ pub(super) fn data_folder(config: &Config) -> Vec<Finding> {
     }
 }
 
-/// Writes a file without a name into a folder and tells when the file system thinks that was.
-fn probe(folder: &Path) -> std::io::Result<SystemTime> {
+/// What the host does about a folder that other users can look into when it starts: `store::private`.
+fn seen_by_others(data: &Path, ours: &Metadata) -> Option<Finding> {
+    let shown = data.display();
+    let open = match private::openness(&std::fs::metadata(data).ok()?) {
+        private::Openness::Closed => return None,
+        open => open,
+    };
+    let text = format!("{shown} holds mail and keys, and other users can look into it");
+    let advice = format!("chmod 700 {shown}");
+    Some(match open {
+        private::Openness::Of(owner) if owner == ours.uid() || ours.uid() == 0 => Finding::warn("data", text, advice),
+        _ => Finding::fail("data", text, format!("choose another folder, or: chown posthaste {shown}; {advice}")),
+    })
+}
+
+/// Writes a file into a folder, removes it and tells what the file system said of it.
+fn probe(folder: &Path) -> std::io::Result<Metadata> {
     let path = folder.join(format!(".posthaste-check-{}", std::process::id()));
     let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&path)?;
     let written = std::io::Write::write_all(&mut &file, b"check").and_then(|()| file.sync_all());
-    let modified = written.and_then(|()| file.metadata()?.modified());
+    let found = written.and_then(|()| file.metadata());
     std::fs::remove_file(&path)?;
-    modified
+    found
 }
 
 fn space(folder: &Path) -> Finding {
@@ -80,7 +101,7 @@ pub(super) fn clock(config: &Config) -> Vec<Finding> {
         return vec![Finding::fail("clock", format!("it says {}", jiff::Timestamp::now()), advice)];
     }
     let folder = config.data.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
-    let apart = probe(folder).ok().and_then(|file| {
+    let apart = probe(folder).and_then(|file| file.modified()).ok().and_then(|file| {
         let apart = file.duration_since(now).or_else(|_| now.duration_since(file));
         apart.ok().filter(|apart| *apart > SKEW)
     });
@@ -150,6 +171,9 @@ pub(super) fn components(config: &Config) -> Vec<Finding> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::super::Level;
     use super::*;
 
@@ -177,6 +201,21 @@ mod tests {
         let data = folder.path().join("data");
         std::fs::write(&data, "x").unwrap();
         assert_eq!(levels(&data_folder(&config(&data))), [Level::Fail]);
+    }
+
+    #[test]
+    fn a_folder_that_others_can_look_into_is_told_and_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |mode, expect: &[Level]| {
+            std::fs::set_permissions(folder.path(), Permissions::from_mode(mode)).unwrap();
+            let findings = data_folder(&config(folder.path()));
+            let found: Vec<_> = findings.iter().filter(|it| it.subject == "data").map(|it| it.level).collect();
+            assert_eq!(found, expect, "{mode:o}: {findings:?}");
+            assert_eq!(std::fs::metadata(folder.path()).unwrap().mode() & 0o7777, mode);
+        };
+        check(0o700, &[Level::Ok]);
+        check(0o755, &[Level::Ok, Level::Warn]);
+        check(0o1777, &[Level::Ok, Level::Fail]);
     }
 
     #[test]

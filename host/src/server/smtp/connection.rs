@@ -25,6 +25,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Before a wrong key is told, so that guessing is slow.
 const WRONG_KEY_DELAY: Duration = Duration::from_secs(1);
 
+/// Between two looks at the room that is left.
+const OUTLOOK_PAUSE: Duration = Duration::from_millis(100);
+
 /// For all that stands behind a message. Clients wait for 10 minutes (RFC 5321 s4.5.3.2.6).
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
@@ -115,8 +118,14 @@ impl Connection {
                     self.touch();
                 }
                 Action::Room(octets) => {
-                    let granted = self.take_room(octets);
+                    let granted = self.take_room(octets).await;
                     self.session.room(granted);
+                }
+                Action::Outlook(octets) => {
+                    self.send(&mut stream).await?;
+                    let granted = self.foresee_room(octets).await;
+                    self.session.room(granted);
+                    self.touch();
                 }
                 Action::Deliver(arrived) => {
                     self.send(&mut stream).await?;
@@ -214,10 +223,28 @@ impl Connection {
         self.session.authenticated(verdict);
     }
 
-    /// Adds to what the message may hold. Never waits: messages that wait for each other's room would wait forever.
-    fn take_room(&mut self, octets: usize) -> bool {
+    /// Waits for a while until a message of this size could be held. It is not kept free for it: a client may take its
+    /// time before it sends.
+    async fn foresee_room(&self, octets: u64) -> bool {
+        let room = &self.server.room;
+        let is_there = async {
+            while (room.available_permits() as u64) < octets {
+                tokio::time::sleep(OUTLOOK_PAUSE).await;
+            }
+        };
+        let found = timeout(self.server.options.room_timeout, is_there).await.is_ok();
+        if !found {
+            tracing::warn!(octets, "no room for a message of the declared size: too many are coming in at once");
+        }
+        found
+    }
+
+    /// Adds to what the message may hold; waits for a while where there is no room. Not for long: messages that wait
+    /// for each other's room would wait forever.
+    async fn take_room(&mut self, octets: usize) -> bool {
         let Ok(octets) = u32::try_from(octets) else { return false };
-        let Ok(permit) = self.server.room.clone().try_acquire_many_owned(octets) else {
+        let room = self.server.room.clone().acquire_many_owned(octets);
+        let Ok(Ok(permit)) = timeout(self.server.options.room_timeout, room).await else {
             tracing::warn!(octets, "no room for a message: too many are coming in at once");
             return false;
         };
@@ -235,6 +262,20 @@ impl Connection {
             // The session refuses MAIL before it comes to this.
             (None, false) => return self.session.answer(&reply(530, (5, 7, 0), "Authentication required")),
         };
+        if let Authority::Key(principal) = &authority {
+            match self.server.submit.is_valid(principal).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::info!(tenant = principal.tenant, key = principal.key_id, "the key was revoked meanwhile");
+                    return self.session.key_revoked();
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a message was answered with a temporary failure");
+                    let answer = reply(451, (4, 3, 0), "The key cannot be checked now: try again later");
+                    return self.session.answer(&answer);
+                }
+            }
+        }
         let facts =
             SessionFacts { peer: self.peer, hello: self.session.hello().to_owned(), protocol: self.session.protocol() };
         let Arrived { envelope, message, .. } = arrived;

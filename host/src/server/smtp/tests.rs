@@ -1,6 +1,7 @@
 //! The server over real sockets on loopback, with a fake `Submit` behind it.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
@@ -13,18 +14,22 @@ use tokio_rustls::client::TlsStream;
 use super::*;
 use crate::server::{bind, tls};
 
-/// Knows the key `right`, and keeps what it is given. A message that holds `refuse` is refused.
+/// Knows the key `right` until it is revoked, and keeps what it is given. A message that holds `refuse` is refused.
 #[derive(Default)]
-struct Desk(Mutex<Vec<Incoming>>);
+struct Desk(Mutex<Vec<Incoming>>, AtomicBool);
 
 #[async_trait]
 impl Submit for Desk {
     async fn authenticate(&self, credentials: &Credentials, _: IpAddr) -> Result<Option<Principal>, Unavailable> {
         match credentials.password.as_str() {
-            "right" => Ok(Some(Principal { tenant: "acme".to_owned(), key_id: "key_1".to_owned() })),
+            "right" => Ok(Some(principal())),
             "unknown" => Err(Unavailable("the store is away".to_owned())),
             _ => Ok(None),
         }
+    }
+
+    async fn is_valid(&self, _: &Principal) -> Result<bool, Unavailable> {
+        Ok(!self.1.load(Ordering::Relaxed))
     }
 
     async fn submit(&self, incoming: Incoming) -> Result<Queued, Reply> {
@@ -36,8 +41,13 @@ impl Submit for Desk {
     }
 }
 
+fn principal() -> Principal {
+    Principal { tenant: "acme".to_owned(), key_id: "key_1".to_owned(), key_hash: [1; 32] }
+}
+
 struct Host {
     desk: Arc<Desk>,
+    server: Arc<SmtpServer>,
     address: std::net::SocketAddr,
     shutdown: CancellationToken,
     tasks: TaskTracker,
@@ -54,6 +64,7 @@ fn options() -> Options {
         max_connections_per_ip: 100,
         idle_timeout: Duration::from_secs(60),
         plain_auth_on_loopback: false,
+        room_timeout: Duration::from_millis(50),
         text_budget_octets: 4_000_000,
     }
 }
@@ -72,7 +83,7 @@ impl Host {
         let address = listener.local_addr().unwrap();
         server.serve(listener, secured);
         tasks.close();
-        Host { desk, address, shutdown, tasks, folder }
+        Host { desk, server, address, shutdown, tasks, folder }
     }
 
     async fn connect(&self) -> Client<TcpStream> {
@@ -155,10 +166,31 @@ async fn a_stranger_encrypts_authenticates_and_sends() {
     client.ask("QUIT", "221").await;
     client.expect_end().await;
     let incoming = host.desk.0.lock().unwrap().pop().unwrap();
-    assert_eq!(incoming.authority, Authority::Key(Principal { tenant: "acme".to_owned(), key_id: "key_1".to_owned() }));
+    assert_eq!(incoming.authority, Authority::Key(principal()));
     assert_eq!(incoming.message, b"From: a@sender.test\r\n\r\nhello\r\n");
     let SessionFacts { peer, hello, protocol } = incoming.facts;
     assert_eq!((peer.to_string().as_str(), hello.as_str(), protocol), ("127.0.0.1", "client.test", "ESMTPSA"));
+    drop(client);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_revoked_sends_no_more_in_an_open_session() {
+    let host = Host::start(Options { plain_auth_on_loopback: true, ..options() }, false).await;
+    let mut client = host.connect().await;
+    client.expect("220").await;
+    client.ask("EHLO client.test", "250 ").await;
+    client.ask("AUTH PLAIN AAByaWdodA==", "235 2.7.0").await;
+    for last in ["250 2.0.0", "535 5.7.8"] {
+        client.send(ENVELOPE).await;
+        for reply in ["250", "250", "354"] {
+            client.expect(reply).await;
+        }
+        client.ask("hello\r\n.", last).await;
+        host.desk.1.store(true, Ordering::Relaxed);
+    }
+    client.expect_end().await;
+    assert_eq!(host.desk.0.lock().unwrap().len(), 1);
     drop(client);
     host.stop().await;
 }
@@ -231,9 +263,36 @@ async fn messages_share_one_budget() {
     }
     // Both hold the room they were given at DATA; the second asks for more than there is.
     other.ask(&format!("{}.", line.repeat(1_500)), "452 4.3.1").await;
+    // Told before it is sent, where its size is.
+    other.ask("MAIL FROM:<a@sender.test> SIZE=90000", "452 4.3.1 Too many large messages").await;
+    other.ask("MAIL FROM:<a@sender.test> SIZE=70000", "250 2.1.0").await;
     // What the other held is free again.
     one.ask(&format!("{}.", line.repeat(500)), "250 2.0.0").await;
     drop((one, other));
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_waits_for_the_room_of_another() {
+    let patient = Options { text_budget_octets: 100_000, room_timeout: Duration::from_secs(60), ..trusting() };
+    let host = Host::start(patient, false).await;
+    let (mut one, mut other) = (host.connect().await, host.connect().await);
+    let text = format!("{}\r\n", "x".repeat(98)).repeat(600);
+    for client in [&mut one, &mut other] {
+        client.send(format!("EHLO client.test\r\n{ENVELOPE}")).await;
+        for reply in ["220", "250 ", "250", "250", "354"] {
+            client.expect(reply).await;
+        }
+    }
+    one.send(&text).await;
+    // All of it has come in, beside what the other holds from the start.
+    while host.server.room.available_permits() > 100_000 - 16 * 1024 - text.len() {
+        tokio::task::yield_now().await;
+    }
+    other.send(format!("{text}.\r\n")).await;
+    drop(one);
+    other.expect("250 2.0.0").await;
+    drop(other);
     host.stop().await;
 }
 

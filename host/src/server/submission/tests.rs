@@ -1,5 +1,7 @@
 //! Submissions over the embedded store, with stages that pass everything through or play a fault.
 
+use std::thread::{self, ThreadId};
+
 use contract::{
     Acceptance, Finding, Rendered, RendererInput, Signatures, SignerInput, StageError, Transformed, TransformerInput,
     ValidatorInput, Wants,
@@ -8,10 +10,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::keyring::MasterKey;
-use crate::store::{ApiKey, Embedded, Options, Store};
+use crate::store::{Embedded, Options, Store};
 
-/// Stages of a tenant; its name decides what the validator says.
-struct Play(String);
+/// Stages of a tenant; its name decides what the validator says, and so does the thread, which is the reactor's or not.
+struct Play(String, ThreadId);
 
 impl Stages for Play {
     async fn render(&self, _: RendererInput) -> Result<Rendered, StageError> {
@@ -31,6 +33,9 @@ impl Stages for Play {
                 field: None,
                 position: None,
             })),
+            "apart" if thread::current().id() == self.1 => {
+                Err(StageError::Unavailable("it runs on the reactor".to_owned()))
+            }
             "broken" => Err(StageError::Unavailable("it trapped".to_owned())),
             _ => Ok(Acceptance::default()),
         }
@@ -64,8 +69,9 @@ fn desk() -> Desk {
     let master = MasterKey::from_octets(&[1; 32]).unwrap();
     let keyring = Arc::new(Keyring::new(directory.clone(), master, false));
     let intake = Arc::new(Intake::new(store.clone()));
-    let limits = Limits { message_bytes: 10_000, recipients: 10 };
-    let stages = |tenant: &str| Play(tenant.to_owned());
+    let limits = Limits { message_bytes: MESSAGE_OCTETS as u64, recipients: 10 };
+    let reactor = thread::current().id();
+    let stages = move |tenant: &str| Play(tenant.to_owned(), reactor);
     let submit = Submissions::new(stages, directory, keyring.clone(), intake, domain("relay.test"), limits);
     Desk { submit: Box::new(submit), store, keyring, _folder: folder }
 }
@@ -79,7 +85,8 @@ fn address(text: &str) -> Address {
 }
 
 fn incoming(tenant: Option<&str>, message: impl Into<Vec<u8>>) -> Incoming {
-    let principal = |tenant: &str| Principal { tenant: tenant.to_owned(), key_id: "key_1".to_owned() };
+    let principal =
+        |tenant: &str| Principal { tenant: tenant.to_owned(), key_id: "key_1".to_owned(), key_hash: [0; 32] };
     Incoming {
         authority: tenant.map_or(Authority::Trusted, |tenant| Authority::Key(principal(tenant))),
         envelope: Envelope {
@@ -94,6 +101,9 @@ fn incoming(tenant: Option<&str>, message: impl Into<Vec<u8>>) -> Incoming {
         },
     }
 }
+
+/// Largest message.
+const MESSAGE_OCTETS: usize = 1 << 20;
 
 const MESSAGE: &str = "From: A <a@acme.test>\r\nTo: b@rcpt.test\r\nSubject: x\r\n\r\nhello\r\n";
 
@@ -114,12 +124,14 @@ async fn a_key_is_who_holds_it() {
         let credentials = Credentials { username: "anybody".to_owned(), password: password.to_owned() };
         desk.submit.authenticate(&credentials, "192.0.2.1".parse().unwrap()).await.unwrap()
     };
-    let principal = Principal { tenant: "acme".to_owned(), key_id: "key_1".to_owned() };
-    assert_eq!(ask(&key).await, Some(principal));
+    let principal = Principal { tenant: "acme".to_owned(), key_id: "key_1".to_owned(), key_hash: api_key::hash(&key) };
+    assert_eq!(ask(&key).await, Some(principal.clone()));
+    assert!(desk.submit.is_valid(&principal).await.unwrap());
     assert_eq!(ask("ph_wrong").await, None);
     assert_eq!(ask("").await, None);
     desk.store.revoke_key("key_1", Timestamp::now()).await.unwrap();
     assert_eq!(ask(&key).await, None);
+    assert!(!desk.submit.is_valid(&principal).await.unwrap());
 }
 
 #[tokio::test]
@@ -200,8 +212,22 @@ async fn refusals_of_the_road_become_replies() {
 #[tokio::test]
 async fn a_message_that_just_fits_is_taken() {
     let desk = desk();
-    let message = format!("{MESSAGE}{}", "x\r\n".repeat((10_000 - MESSAGE.len()) / 3));
+    let message = format!("{MESSAGE}{}", "x\r\n".repeat((MESSAGE_OCTETS - MESSAGE.len()) / 3));
     desk.submit.submit(incoming(None, message)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_large_message_is_not_worked_on_by_the_reactor() {
+    let desk = desk();
+    desk.keyring.create_domain("apart", &domain("acme.test")).await.unwrap();
+    let reply = desk.submit.submit(incoming(Some("apart"), MESSAGE)).await.unwrap_err();
+    assert_eq!(reply.code, 451, "a small one is: {}", reply.text);
+    let large = format!("{MESSAGE}{}", "x\r\n".repeat(LARGE_OCTETS / 3));
+    let all = (0..5).map(|_| desk.submit.submit(incoming(Some("apart"), large.clone())));
+    for told in futures::future::join_all(all).await {
+        told.unwrap();
+    }
+    assert_eq!(desk.store.queued().await.unwrap(), 10);
 }
 
 #[test]

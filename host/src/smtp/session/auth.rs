@@ -5,6 +5,13 @@ use crate::smtp::auth::{AuthError, Exchange, Mechanism, Step};
 use crate::smtp::command::sentence;
 
 impl Session {
+    /// Answers `Deliver` where the key that the session was opened with is not one any more: nothing is taken, and the
+    /// connection ends.
+    pub fn key_revoked(&mut self) {
+        self.authenticated = false;
+        self.close(535, (5, 7, 8), "The key was revoked: nothing more is taken with it");
+    }
+
     pub(super) fn auth(&mut self, mechanism: &str, initial: Option<&str>) -> Option<Action> {
         match self.state {
             State::ExpectHello => self.fail(503, (5, 5, 1), "Send EHLO first"),

@@ -66,7 +66,7 @@ fn hold(trusted: bool, pieces: &[&[u8]]) -> (Vec<u8>, Vec<Vec<u8>>) {
                 Action::Read => break,
                 Action::StartTls => panic!("TLS is active"),
                 Action::Authenticate(_) => session.authenticated(Verdict::Right),
-                Action::Room(_) => session.room(true),
+                Action::Room(_) | Action::Outlook(_) => session.room(true),
                 Action::Deliver(arrived) => {
                     taken.push(arrived.message);
                     session.answer(&Reply::new(250, None, "Ok"));

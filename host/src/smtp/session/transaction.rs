@@ -20,11 +20,15 @@ pub(super) struct Transaction {
 }
 
 impl Session {
-    pub(super) fn mail(&mut self, sender: ReversePath, parameters: MailParameters) {
+    pub(super) fn mail(&mut self, sender: ReversePath, parameters: MailParameters) -> Option<Action> {
         match self.state {
-            State::ExpectHello => return self.fail(503, (5, 5, 1), "Send EHLO first"),
+            State::ExpectHello => {
+                self.fail(503, (5, 5, 1), "Send EHLO first");
+                return None;
+            }
             State::ExpectRcpt(_) => {
-                return self.fail(503, (5, 5, 1), "A mail transaction is under way: end it with DATA or RSET");
+                self.fail(503, (5, 5, 1), "A mail transaction is under way: end it with DATA or RSET");
+                return None;
             }
             _ => {}
         }
@@ -34,21 +38,34 @@ impl Session {
             } else {
                 "Authentication required: give STARTTLS, then AUTH with an API key as the password"
             };
-            return self.fail(530, (5, 7, 0), text);
+            self.fail(530, (5, 7, 0), text);
+            return None;
         }
         let limit = self.settings.message_bytes;
         if let Some(size) = parameters.size.filter(|&size| size > limit) {
             let text = format!("A message of {size} octets is larger than the limit of {limit} octets");
-            return self.say(552, Some((5, 3, 4)), text);
+            self.say(552, Some((5, 3, 4)), text);
+            return None;
         }
-        self.state = State::ExpectRcpt(Box::new(Transaction {
+        let transaction = Box::new(Transaction {
             sender,
             eight_bit: parameters.eight_bit,
             recipients: Vec::new(),
             seen: HashSet::new(),
             refused: false,
-        }));
-        self.say(250, Some((2, 1, 0)), "Ok");
+        });
+        // A client that is told now need not send it all in vain.
+        match parameters.size.filter(|&size| size > FIRST_ROOM_OCTETS as u64) {
+            Some(size) => {
+                self.state = State::ExpectOutlook(transaction);
+                Some(Action::Outlook(size))
+            }
+            None => {
+                self.state = State::ExpectRcpt(transaction);
+                self.say(250, Some((2, 1, 0)), "Ok");
+                None
+            }
+        }
     }
 
     pub(super) fn rcpt(&mut self, recipient: Address) {

@@ -3,6 +3,25 @@
 use super::*;
 
 #[tokio::test]
+async fn mail_in_a_folder_that_was_open_is_closed_to_others() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let store = open(folder.path());
+    accept(&store, message(1, 1, 1)).await.unwrap();
+    let entries = |folder: &Path| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let (mut paths, spool): (Vec<_>, Vec<_>) = (entries(folder.path()), entries(&folder.path().join("spool")));
+    assert!(paths.len() > 4 && spool.len() == 1, "{paths:?} {spool:?}");
+    paths.extend(spool);
+    paths.push(folder.path().to_owned());
+    for path in paths {
+        let mode = std::fs::metadata(&path).unwrap().mode();
+        assert_eq!(mode & 0o077, 0, "{} has {mode:o}", path.display());
+    }
+}
+
+#[tokio::test]
 async fn an_accepted_message_reads_back_whole() {
     let (folder, store) = fresh();
     let mut sent = message(1, 0, 2);
