@@ -134,6 +134,11 @@ fn has_plain_name(text: &str) -> bool {
     if !bare.trim_end().ends_with('>') {
         return true;
     }
+    // `a@x.test <a@x.test>`: many programs write it, and nobody can read it as somebody else's.
+    let halves = bare.trim_end().trim_end_matches('>').rsplit_once('<');
+    if halves.is_some_and(|(name, address)| name.trim() == address.trim()) {
+        return true;
+    }
     let mut scanner = Scanner::default();
     let mut unquoted = bare.chars().filter(|c| {
         let was_in_quotes = scanner.in_quotes;
@@ -371,6 +376,7 @@ mod tests {
         };
         check("", &[]);
         check(" a@x.test", &["a@x.test"]);
+        check("a@x.test <a@x.test>", &["a@x.test <a@x.test>"]);
         check(" a@x.test,, b@x.test,", &["a@x.test", "b@x.test"]);
         check(" \"Doe, J.\" <a@x.test>,\r\n\tBob\r\n <b@x.test>", &["Doe, J. <a@x.test>", "Bob <b@x.test>"]);
         check("Pete (A nice \\) chap) <p@x.test> (work)", &["Pete <p@x.test>"]);
@@ -422,6 +428,8 @@ mod tests {
             &deep,
             "[b@y.test, ] <a@x.test>",
             "b@y.test <a@x.test>",
+            "a@x.test, b@y.test <a@x.test, b@y.test>",
+            "a@x.tes <a@x.test>",
             "B] <a@x.test>",
             "B) <a@x.test>",
             "B> <a@x.test>",
