@@ -5,6 +5,8 @@
 //! through `pipeline` and a stage without being converted; with the feature `host` they are wasmtime's types too.
 //! Nothing here depends on anything else of ours.
 
+#[cfg(feature = "serde")]
+use serde::{Deserialize, Serialize};
 #[cfg(feature = "host")]
 use wasmtime::component::{ComponentType, Lift, Lower};
 
@@ -328,6 +330,7 @@ pub enum KeyError {
 
 /// The report of one delivery attempt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 #[cfg_attr(feature = "host", derive(ComponentType, Lift, Lower))]
 #[cfg_attr(feature = "host", component(record))]
 pub struct Attempt {
@@ -346,6 +349,7 @@ pub struct Attempt {
 
 /// One fact in the life of a message, for one recipient.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 #[cfg_attr(feature = "host", derive(ComponentType, Lift, Lower))]
 #[cfg_attr(feature = "host", component(record))]
 pub struct Event {
@@ -378,6 +382,7 @@ pub struct Event {
 
 /// Where events go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 #[cfg_attr(feature = "host", derive(ComponentType, Lift, Lower))]
 #[cfg_attr(feature = "host", component(record))]
 pub struct Endpoint {
@@ -389,6 +394,7 @@ pub struct Endpoint {
 
 /// What a shaper makes a request of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 #[cfg_attr(feature = "host", derive(ComponentType, Lift, Lower))]
 #[cfg_attr(feature = "host", component(record))]
 pub struct ShaperInput {

@@ -26,6 +26,28 @@ pub const MESSAGES_TYPE: &str = "application/vnd.posthaste.messages";
 /// The `name` of the 403 that an unknown delivery token gets.
 pub const INVALID_DELIVERY_TOKEN: &str = "invalid_delivery_token";
 
+/// Where an edge takes events, with the delivery token: `POST {edge}/notify`.
+pub const NOTIFY_PATH: &str = "/notify";
+
+/// What came of one try to deliver an event. The request's body is a `contract::ShaperInput` as JSON; the answer is 200
+/// with this whatever the endpoint said, 403 with `INVALID_DELIVERY_TOKEN`, or 400 for a body that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+pub enum NotifyAnswer {
+    /// The endpoint answered. `retry_after` is its field as it stands; `head` the first `NOTIFY_HEAD_BYTES` of its body,
+    /// bytes that are not UTF-8 replaced.
+    Answered { status: u16, retry_after: Option<String>, head: String },
+    /// No answer came: the address, the connection, TLS or the time. Tried again later.
+    Unreachable { cause: String },
+    /// The shaper will never make a request of this event for this endpoint.
+    Refused { text: String },
+    /// The shaper cannot tell now. Tried again later.
+    Unavailable { cause: String },
+}
+
+/// Bytes of an endpoint's answer that are kept.
+pub const NOTIFY_HEAD_BYTES: usize = 1024;
+
 /// `POST auth`: the caller's credential, to be checked by the host.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "scheme", rename_all = "snake_case")]

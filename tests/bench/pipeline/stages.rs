@@ -12,8 +12,8 @@ use http::{Request, Response, StatusCode};
 use pipeline::Stages;
 use posthaste::edge::{Answer, Backend};
 
-use crate::Inputs;
-use crate::keys::NativeKeys;
+use super::Inputs;
+use super::keys::NativeKeys;
 
 /// The Rust of the built-in components, called directly.
 pub struct Native {

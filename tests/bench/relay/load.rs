@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::machine;
-use crate::relays::Relay;
+use super::machine;
+use super::relays::Relay;
 
 pub const MESSAGE_OCTETS: u32 = 10 * 1024;
 pub const SESSIONS: u32 = 20;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use tests::postfix::{Postfix, Role};
 use tests::product::{Product, Setup, root};
 
-use crate::load::SESSIONS;
+use super::load::SESSIONS;
 
 /// Mail from this domain is signed: it has keys.
 const SIGNED: &str = "signed.test";

@@ -1,7 +1,7 @@
 //! The figures as lines for people, and whether the aim is met.
 
-use crate::load::{Measured, Sessions};
-use crate::machine;
+use super::load::{Measured, Sessions};
+use super::machine;
 
 /// One round of one relay.
 pub struct Row {

@@ -19,6 +19,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("render", &["contract", "mail"]),
     ("sign", &["contract", "mail"]),
     ("submit", LIBRARIES),
+    ("keys", &["contract", "mail"]),
+    ("vars", &[]),
+    ("track", &["contract", "mail"]),
+    ("shape", &["contract", "mail"]),
+    ("notify", &["contract", "delivery-client"]),
     // No component's shell: the host runs components, it is not made of them.
     ("posthaste", LIBRARIES),
     ("misbehave", &["contract"]),

@@ -9,7 +9,6 @@ mod stages;
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,8 +21,8 @@ use posthaste::config::{ComponentFiles, StageLimits};
 use posthaste::edge::{BuiltIn, Edge, Settings};
 use tokio::runtime::Runtime;
 
-use keys::NativeKeys;
-use stages::{Native, NoBackend, Recorder};
+use self::keys::NativeKeys;
+use self::stages::{Native, NoBackend, Recorder};
 
 /// The aim.
 const AT_MOST: f64 = 1.6;
@@ -43,17 +42,11 @@ struct Inputs {
     sign: SignerInput,
 }
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
+/// Runs it; takes no options.
+pub fn run(arguments: &[String]) -> Result<()> {
+    if let Some(word) = arguments.first() {
+        bail!("`{word}` is not an option: this benchmark takes none");
     }
-}
-
-fn run() -> Result<()> {
     let runtime = Runtime::new()?;
     let folder = tempfile::tempdir()?;
     let keys = Arc::new(NativeKeys::new()?);

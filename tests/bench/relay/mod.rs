@@ -13,13 +13,11 @@ mod machine;
 mod relays;
 mod report;
 
-use std::process::ExitCode;
-
 use anyhow::{Context as _, Result, bail};
 
-use load::{Load, Sessions, Sink};
-use relays::Relay;
-use report::Row;
+use self::load::{Load, Sessions, Sink};
+use self::relays::Relay;
+use self::report::Row;
 
 /// What the command line asks for.
 struct Options {
@@ -28,18 +26,9 @@ struct Options {
     versus_postfix: bool,
 }
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> Result<()> {
-    let options = options(std::env::args().skip(1))?;
+/// Runs it with the words after its name.
+pub fn run(arguments: &[String]) -> Result<()> {
+    let options = options(arguments.iter().cloned())?;
     // On a disk (a temporary folder may be memory), and where Postfix' user can go.
     let folder = tempfile::Builder::new().prefix("posthaste-bench-").tempdir_in("/var/tmp")?;
 
@@ -96,7 +85,6 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Options> {
     while let Some(word) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("`{word}` needs a value"));
         match word.as_str() {
-            "--bench" => {} // Cargo's own.
             "--messages" => options.messages = value()?.parse().context("--messages takes a number")?,
             "--rounds" => options.rounds = value()?.parse().context("--rounds takes a number")?,
             "--vs" => match value()?.as_str() {

@@ -1,0 +1,1 @@
+//! An HTTP trigger: an event in, the shaped and signed webhook out.

@@ -1,0 +1,1 @@
+//! Makes webhook requests out of events.

@@ -1,0 +1,1 @@
+//! Spin variables from the environment, for WASI hosts that have no Spin interfaces.
