@@ -4,7 +4,9 @@
 //! 408, one that is too long 431; an idle connection is closed. A peer that reads its answer too slowly is cut. On
 //! shutdown requests under way are answered and idle connections end.
 
+mod answer;
 mod body;
+mod idle;
 mod paced;
 mod routes;
 
@@ -34,6 +36,8 @@ pub use body::{Admits, Budget};
 pub use routes::{Obstacles, Routes};
 
 use super::peers::Peers;
+use answer::Outgoing;
+use idle::Activity;
 use paced::Paced;
 
 /// Connections at once; more wait in the kernel's queue.
@@ -46,6 +50,9 @@ const CONNECTIONS_OF_LOOPBACK: usize = 768;
 /// Of a request's header section; more is 431.
 const HEADER_BYTES: usize = 64 << 10;
 const HEADER_FIELDS: usize = 100;
+
+/// Large answers that are being written, all together.
+const ANSWER_BYTES: u64 = 128 << 20;
 
 /// Streams at once on one HTTP/2 connection.
 const STREAMS: u32 = 64;
@@ -85,6 +92,7 @@ impl Default for Deadlines {
 pub struct HttpServer {
     routes: Routes,
     budget: Budget,
+    outgoing: Outgoing,
     deadlines: Deadlines,
     connections: Arc<Semaphore>,
     peers: Arc<Peers>,
@@ -105,7 +113,8 @@ impl HttpServer {
         let connections = Arc::new(Semaphore::new(CONNECTIONS));
         let (peers, locals) = (Peers::new(CONNECTIONS_OF_ONE), Peers::new(CONNECTIONS_OF_LOOPBACK));
         let (peers, locals) = (Arc::new(peers), Arc::new(locals));
-        Arc::new(HttpServer { routes, budget, deadlines, connections, peers, locals, shutdown, tasks })
+        let outgoing = Outgoing::new(ANSWER_BYTES);
+        Arc::new(HttpServer { routes, budget, outgoing, deadlines, connections, peers, locals, shutdown, tasks })
     }
 
     /// Serves a listener in a task of its own; with `tls` over TLS alone.
@@ -214,10 +223,15 @@ impl HttpServer {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (stream, _) = Paced::new(stream, self.deadlines.write);
-        let server = self.clone();
+        let activity = Arc::new(Activity::new());
+        let (server, counted) = (self.clone(), activity.clone());
         let service = service_fn(move |request| {
-            let server = server.clone();
-            Box::pin(async move { server.respond(request, "https").await }) as Answering
+            let (server, under_way) = (server.clone(), counted.begin());
+            Box::pin(async move {
+                let response = server.respond(request, "https").await;
+                drop(under_way);
+                response
+            }) as Answering
         });
         let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -228,7 +242,13 @@ impl HttpServer {
         let mut connection = Box::pin(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = self.shutdown.cancelled() => {
+            () = async {
+                tokio::select! {
+                    () = self.shutdown.cancelled() => {}
+                    () = activity.ceased(self.deadlines.header) => {}
+                }
+            } => {
+                // Streams under way are answered; a peer that holds on to the rest is cut by its own silence.
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -247,7 +267,7 @@ impl HttpServer {
             Ok((body, _held)) => self.routes.answer(Request::from_parts(parts, body), scheme).await,
             Err(refused) => refused.into_response(),
         };
-        Ok(response.map(Full::new))
+        Ok(self.outgoing.admit(response).await.map(Full::new))
     }
 }
 

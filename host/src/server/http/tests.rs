@@ -230,13 +230,15 @@ async fn shutdown_ends_idle_connections() {
     assert!(TcpStream::connect(world.address).await.is_err());
 }
 
-/// HTTP/2 where the peer asks for it, HTTP/1.1 where it does not.
-#[tokio::test]
-async fn tls_serves_both_versions() {
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// A server's side with a certificate of its own, and who trusts it.
+fn localhost() -> (Arc<ServerConfig>, rustls::RootCertStore) {
     let pair = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let certificate = pair.cert.der().clone();
     let key = rustls_pki_types::PrivatePkcs8KeyDer::from(pair.signing_key.serialize_der());
-    let provider = || Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut tls = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -244,25 +246,39 @@ async fn tls_serves_both_versions() {
         .with_single_cert(vec![certificate.clone()], key.into())
         .unwrap();
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let world = world(Deadlines::default(), Some(Arc::new(tls)));
     let mut roots = rustls::RootCertStore::empty();
     roots.add(certificate).unwrap();
-    let connect = async |version: &[u8]| {
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots.clone())
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![version.to_vec()];
-        let stream = TcpStream::connect(world.address).await.unwrap();
-        let name = "localhost".try_into().unwrap();
-        tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, stream).await.unwrap()
-    };
-    let mut stream = connect(b"http/1.1").await;
+    (Arc::new(tls), roots)
+}
+
+async fn connect(
+    world: &World,
+    roots: &rustls::RootCertStore,
+    version: &[u8],
+) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots.clone())
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![version.to_vec()];
+    let stream = TcpStream::connect(world.address).await.unwrap();
+    let name = "localhost".try_into().unwrap();
+    tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, stream).await.unwrap()
+}
+
+/// HTTP/2 where the peer asks for it, HTTP/1.1 where it does not.
+#[tokio::test]
+async fn tls_serves_both_versions() {
+    let (tls, roots) = localhost();
+    let world = world(Deadlines::default(), Some(tls));
+    let mut stream = connect(&world, &roots, b"http/1.1").await;
     stream.write_all(&post("/echo", "content-length: 3\r\nconnection: close\r\n", "one")).await.unwrap();
     assert!(read_to_end(&mut stream).await.ends_with("\r\n\r\none"));
     let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(connect(b"h2").await)).await.unwrap();
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(connect(&world, &roots, b"h2").await))
+            .await
+            .unwrap();
     let connection = tokio::spawn(connection);
     let request = Request::post("https://localhost/echo").body(Full::new(Bytes::from("two"))).unwrap();
     let response = sender.send_request(request).await.unwrap();
@@ -271,4 +287,19 @@ async fn tls_serves_both_versions() {
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "two");
     drop(sender);
     connection.await.unwrap().unwrap();
+}
+
+/// A peer that opens a connection and asks for nothing is sent away, as with HTTP/1.1.
+#[tokio::test]
+async fn idle_http2_connections_end() {
+    let (tls, roots) = localhost();
+    let world = world(short(300, 20_000), Some(tls));
+    let stream = connect(&world, &roots, b"h2").await;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = Request::post("https://localhost/echo").body(Full::new(Bytes::from("two"))).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status().as_u16(), 200);
+    timeout(Duration::from_secs(30), connection).await.unwrap().unwrap().unwrap();
+    assert!(sender.is_closed());
 }
