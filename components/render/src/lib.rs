@@ -1,8 +1,10 @@
 //! The renderer stage: Handlebars templates to subject, HTML and text.
 //!
-//! `template` fills the sources, `guard` refuses sources that would cost too much before they are read, `plain` makes
-//! the text part out of HTML. This file is only the component's shell; everything else runs natively too.
+//! `template` fills the sources, `cache` keeps them compiled, `guard` refuses sources that would cost too much before
+//! they are read, `plain` makes the text part out of HTML. This file is only the component's shell; everything else runs
+//! natively too.
 
+mod cache;
 mod guard;
 mod plain;
 mod template;

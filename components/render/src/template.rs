@@ -13,7 +13,7 @@ use handlebars::{
 };
 use serde_json::Value;
 
-use crate::{guard, plain};
+use crate::{cache, guard, plain};
 
 /// Sources and variables together, in bytes.
 pub const INPUT_BYTES: usize = 1 << 20;
@@ -82,11 +82,7 @@ fn fill(
     escape: fn(&str) -> String,
     left: &mut usize,
 ) -> Result<String, Finding> {
-    guard::check_template(source).map_err(|(text, position)| refuse(field, &text, Some(position)))?;
-    let template = Template::compile(source).map_err(|error| syntax(field, source, &error))?;
-    no_partials(&template).map_err(|position| {
-        refuse(field, "partials and decorators (`{{> …}}`, `{{#*…}}`) are not available", Some(position))
-    })?;
+    let template = cache::template(source, |source| compile(field, source))?;
 
     let mut registry = Handlebars::new();
     registry.set_strict_mode(true);
@@ -102,6 +98,16 @@ fn fill(
         }
         Err(error) => Err(failure(field, &error)),
     }
+}
+
+/// Reads a source that is cheap enough to be read.
+fn compile(field: &str, source: &str) -> Result<Template, Finding> {
+    guard::check_template(source).map_err(|(text, position)| refuse(field, &text, Some(position)))?;
+    let template = Template::compile(source).map_err(|error| syntax(field, source, &error))?;
+    no_partials(&template).map_err(|position| {
+        refuse(field, "partials and decorators (`{{> …}}`, `{{#*…}}`) are not available", Some(position))
+    })?;
+    Ok(template)
 }
 
 /// A subject is one line: line ends around it are its source's, one inside would be another header field.
