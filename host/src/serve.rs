@@ -118,6 +118,7 @@ impl Opened {
         Control {
             store: self.store.clone(),
             directory: self.store.clone(),
+            edges: self.store.clone(),
             keyring: self.keyring.clone(),
             hostname: config.hostname.clone(),
             tenants: config.tenants.keys().cloned().collect(),

@@ -46,6 +46,7 @@ impl World {
             domain: mail::Domain::parse("src.test").unwrap(),
             created_at: Timestamp::UNIX_EPOCH,
             keys: Vec::new(),
+            edge_keys: Vec::new(),
         };
         store.add_domain(domain).await.unwrap();
         let terms = Terms { message_bytes: 10_000, recipients: 3, any_domain };
