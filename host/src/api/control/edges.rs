@@ -254,7 +254,7 @@ mod tests {
 
         assert_eq!(ask(&control, Method::POST, path, json!({ "selector": "spin" })).await.0, 409);
         let (status, wrong) = ask(&control, Method::POST, path, json!({ "selector": "a_b" })).await;
-        assert!(status == 422 && wrong["message"].as_str().unwrap().contains("`a_b` is no selector"), "{wrong}");
+        assert!(status == 422 && wrong["message"].as_str().unwrap().contains("`a_b-rsa` is no selector"), "{wrong}");
         assert_eq!(ask(&control, Method::POST, path, json!({ "algorithm": "dsa" })).await.0, 422);
         let gone = format!("{path}/spin-rsa");
         assert_eq!(ask(&control, Method::DELETE, &gone, Value::Null).await.0, 200);
