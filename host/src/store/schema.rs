@@ -9,7 +9,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
-use super::private;
+use super::{private, sending_schema};
 
 /// Wait for a lock that another connection of this process holds (checkpoints, the reader's first page).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -123,7 +123,7 @@ CREATE TABLE dkim_key (
   private   BLOB NOT NULL,         -- sealed
   UNIQUE (domain, selector)
 ) STRICT;
-"];
+", sending_schema::SCHEMA];
 
 /// Migrations of `events.db`, oldest first.
 pub(super) const EVENTS: &[&str] = &["
