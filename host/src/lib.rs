@@ -26,3 +26,4 @@ pub mod server;
 pub mod signed;
 pub mod smtp;
 pub mod store;
+pub mod web;

@@ -107,7 +107,7 @@ impl<H: Http> Client<H> {
     /// Asks the host who the caller is. `Credential` where nobody.
     pub async fn auth(&self, credential: &AuthRequest) -> Result<AuthAnswer, DeliveryError> {
         let body = serde_json::to_vec(credential).map_err(|error| DeliveryError::Nonsense(error.to_string()))?;
-        let response = self.call(AUTH_PATH, "application/json", None, body).await?;
+        let response = self.call(Method::POST, AUTH_PATH, "application/json", None, body).await?;
         read(&expect_ok(response)?)
     }
 
@@ -118,15 +118,25 @@ impl<H: Http> Client<H> {
         meta: &MessageMeta,
         message: Vec<u8>,
     ) -> Result<MessageAnswer, DeliveryError> {
-        let body = encode_frame(meta, message)?;
-        let response = self.call(MESSAGES_PATH, MESSAGES_TYPE, Some(token), body).await?;
+        let mut answers = self.send_frames(token, encode_frame(meta, message)?, 1).await?;
+        answers.pop().ok_or_else(|| DeliveryError::Nonsense("no message was answered".to_owned()))
+    }
+
+    /// Hands over messages as frames, one behind the other (`frame`); the answers stand in order, one for each.
+    pub async fn send_frames(
+        &self,
+        token: &str,
+        frames: Vec<u8>,
+        count: usize,
+    ) -> Result<Vec<MessageAnswer>, DeliveryError> {
+        let response = self.call(Method::POST, MESSAGES_PATH, MESSAGES_TYPE, Some(token), frames).await?;
         if response.status() == StatusCode::CONFLICT {
             return Err(DeliveryError::StaleRevision);
         }
-        let mut answers: Vec<MessageAnswer> = read(&expect_ok(response)?)?;
-        match (answers.pop(), answers.len()) {
-            (Some(answer), 0) => Ok(answer),
-            (_, others) => Err(DeliveryError::Nonsense(format!("one message was sent, {others} more were answered"))),
+        let answers: Vec<MessageAnswer> = read(&expect_ok(response)?)?;
+        match answers.len() {
+            answered if answered == count => Ok(answers),
+            answered => Err(DeliveryError::Nonsense(format!("{count} messages were sent, {answered} answered"))),
         }
     }
 
@@ -157,14 +167,15 @@ impl<H: Http> Client<H> {
         Ok(response)
     }
 
-    async fn call(
+    pub(crate) async fn call(
         &self,
+        method: Method,
         path: &str,
         content_type: &'static str,
         token: Option<&str>,
         body: Vec<u8>,
     ) -> Result<Response<Vec<u8>>, DeliveryError> {
-        let mut request = self.request(Method::POST, path, body)?;
+        let mut request = self.request(method, path, body)?;
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         if !self.settings.token.is_empty() {
@@ -196,7 +207,7 @@ impl<H: Http> Client<H> {
 }
 
 /// The body of a 200; everything else becomes the error that its status says.
-fn expect_ok(response: Response<Vec<u8>>) -> Result<Vec<u8>, DeliveryError> {
+pub(crate) fn expect_ok(response: Response<Vec<u8>>) -> Result<Vec<u8>, DeliveryError> {
     let status = response.status();
     if status == StatusCode::OK {
         return Ok(response.into_body());
@@ -233,7 +244,7 @@ fn expect_ok(response: Response<Vec<u8>>) -> Result<Vec<u8>, DeliveryError> {
     })
 }
 
-fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, DeliveryError> {
+pub(crate) fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, DeliveryError> {
     serde_json::from_slice(body).map_err(|error| DeliveryError::Nonsense(error.to_string()))
 }
 
@@ -328,6 +339,8 @@ mod tests {
             tags: vec![],
             idempotency: None,
             component_revision: 7,
+            scheduled_ms: None,
+            with_all: false,
         }
     }
 

@@ -145,8 +145,10 @@ mod tests {
             bcc: vec!["ö@dst.test".to_owned()],
             attributes: vec![("k".to_owned(), "v".to_owned())],
             tags: vec![],
-            idempotency: Some(Idempotency { key: "k".to_owned(), digest: "00".to_owned() }),
+            idempotency: Some(Idempotency { key: "k".to_owned(), digest: "00".to_owned(), item: 0 }),
             component_revision: u64::MAX,
+            scheduled_ms: None,
+            with_all: false,
         }
     }
 

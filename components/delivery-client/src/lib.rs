@@ -5,6 +5,8 @@
 
 mod client;
 pub mod frame;
+mod resources;
 pub mod wire;
 
 pub use client::{Client, DeliveryError, Http, HttpError, Settings};
+pub use resources::{Fetched, escape, unescape};

@@ -98,6 +98,59 @@ pub struct AuthAnswer {
     pub component_revision: u64,
 }
 
+/// `GET TEMPLATES_PATH/{id or alias}`: a published template of the tenant whose token stands in `Authorization`.
+pub const TEMPLATES_PATH: &str = "/delivery/v1/templates";
+/// `POST`: the host fetches a file from the web for the tenant whose token stands in `Authorization`. The answer is its
+/// content, with its `Content-Type` and `FILE_NAME_HEADER` where they are known; 422 with an `ErrorAnswer` where not.
+pub const FETCH_PATH: &str = "/delivery/v1/fetch";
+/// The name of a fetched file, escaped as in a URL.
+pub const FILE_NAME_HEADER: &str = "x-posthaste-file-name";
+
+/// What is to be fetched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchRequest {
+    /// `https:` or `http:`.
+    pub url: String,
+    /// A larger file is refused. The host's own limit counts besides.
+    pub max_bytes: u64,
+}
+
+/// A stored template, as it was published.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TemplateAnswer {
+    pub id: String,
+    /// The mailbox in From, where the request has none.
+    pub from: Option<String>,
+    #[serde(default)]
+    pub reply_to: Vec<String>,
+    pub subject: Option<String>,
+    pub html: Option<String>,
+    pub text: Option<String>,
+    #[serde(default)]
+    pub variables: Vec<TemplateVariable>,
+}
+
+/// A variable that a template declares.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TemplateVariable {
+    pub key: String,
+    #[serde(rename = "type")]
+    pub kind: VariableType,
+    /// Taken where the request gives none; without it the request must.
+    #[serde(rename = "fallback_value", default)]
+    pub fallback: Option<serde_json::Value>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VariableType {
+    String,
+    Number,
+}
+
+/// How far ahead a message may be scheduled.
+pub const SCHEDULE_DAYS: i64 = 30;
+
 /// What goes with the bytes of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageMeta {
@@ -115,6 +168,12 @@ pub struct MessageMeta {
     pub tags: Vec<(String, String)>,
     pub idempotency: Option<Idempotency>,
     pub component_revision: u64,
+    /// When it is to be sent, in milliseconds since 1970; absent for at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled_ms: Option<i64>,
+    /// It is stored only if every message of the request is.
+    #[serde(default)]
+    pub with_all: bool,
 }
 
 /// An `Idempotency-Key` and what it was used for.
@@ -124,6 +183,9 @@ pub struct Idempotency {
     pub key: String,
     /// Lower-case hexadecimal SHA-256 of the request body.
     pub digest: String,
+    /// The message's place in that request, from 0.
+    #[serde(default)]
+    pub item: u32,
 }
 
 /// What became of one message.

@@ -44,9 +44,13 @@ impl Error {
         }
     }
 
-    /// A route of Resend's API that does nothing here so far.
-    pub fn not_yet(what: &str) -> Error {
-        Error::new(501, "application_error", format!("this service does not support {what}"))
+    /// The same error, about one message of a batch.
+    pub fn of_item(self, index: usize) -> Error {
+        let prefix = format!("[{index}]");
+        // An error in the JSON names the whole path.
+        let is_named = self.message.contains(&format!("`{prefix}"));
+        let message = if is_named { self.message } else { format!("`{prefix}`: {}", self.message) };
+        Error { message, ..self }
     }
 
     pub fn not_found() -> Error {
@@ -81,7 +85,12 @@ impl From<JsonError> for Error {
                 Error::new(422, "missing_required_field", format!("the field `{path}` is missing"))
             }
             JsonError::Wrong(path, text) => {
-                let name = match path.split(['.', '[']).next() {
+                // In a batch, the place of the message stands before its field.
+                let field = match path.strip_prefix('[') {
+                    Some(rest) => rest.split_once("].").map_or("", |(_, field)| field),
+                    None => path.as_str(),
+                };
+                let name = match field.split(['.', '[']).next() {
                     Some("from") => "invalid_from_address",
                     Some("attachments") => "invalid_attachment",
                     Some(_) | None => "validation_error",
@@ -130,8 +139,12 @@ impl From<DeliveryError> for Error {
 
 /// A message was accepted.
 pub fn sent(id: &str, ignored: &[&'static str], warnings: &[String]) -> Response<Vec<u8>> {
-    let body = serde_json::to_vec(&serde_json::json!({ "id": id })).unwrap_or_default();
-    let mut response = json(200, body);
+    accepted(&serde_json::json!({ "id": id }), ignored, warnings)
+}
+
+/// What was accepted, with what there is to say about it.
+pub fn accepted(body: &serde_json::Value, ignored: &[&'static str], warnings: &[String]) -> Response<Vec<u8>> {
+    let mut response = json(200, body.to_string().into_bytes());
     if !ignored.is_empty() {
         response.headers_mut().insert(IGNORED, header_text(&ignored.join(", ")));
     }
@@ -187,6 +200,11 @@ mod tests {
         check(wrong("to[1]"), 422, "validation_error", "`to[1]`: why");
         check(wrong("from"), 422, "invalid_from_address", "`from`: why");
         check(wrong("attachments[0].content"), 422, "invalid_attachment", "`attachments[0].content`: why");
+        check(wrong("[2].attachments[0].content"), 422, "invalid_attachment", "`[2].attachments[0].content`: why");
+        check(wrong("[2].from"), 422, "invalid_from_address", "`[2].from`: why");
+        check(wrong("[2]"), 422, "validation_error", "`[2]`: why");
+        check(Error::from(wrong("[2].to")).of_item(2), 422, "validation_error", "`[2].to`: why");
+        check(Error::new(403, "x", "no").of_item(2), 403, "x", "`[2]`: no");
         check(Refusal::new(FindingClass::TooLarge, None, "9 bytes"), 413, "validation_error", "9 bytes");
         check(DeliveryError::Credential, 403, "invalid_api_key", "not valid");
         let refused = |status, name: &str| DeliveryError::Refused {

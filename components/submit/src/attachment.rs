@@ -1,13 +1,19 @@
-//! Attachments of a request: base64 (or a list of bytes, as the Python SDK sends files) to content.
+//! Attachments of a request: base64 (or a list of bytes, as the Python SDK sends files) to content; or a URL, to be
+//! fetched by the host.
 
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use mail::compose::Attachment;
 
-use crate::json::{Fields, JsonError, Value};
+use delivery_client::Fetched;
+
+use crate::json::{JsonError, Value};
 
 /// Attachments of one message.
 const COUNT: usize = 100;
+/// Attachments of one message that are fetched.
+const REMOTE: usize = 10;
+const URL_OCTETS: usize = 2048;
 /// Octets of a file name, of a content id and of a content type.
 const NAME_OCTETS: usize = 255;
 const FIELDS: &[&str] = &["filename", "content", "path", "content_type", "content_id"];
@@ -20,34 +26,88 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Reads the field `attachments`.
-pub fn read(value: &Value<'_>) -> Result<Vec<Attachment>, JsonError> {
+/// An attachment whose content is somewhere else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// Its place among the message's attachments.
+    pub index: usize,
+    /// The field that names it, for errors: `attachments[1].path`.
+    pub path: String,
+    pub url: String,
+}
+
+/// Reads the field `attachments`. Remote ones stand among the others without content, and with an empty name or type
+/// where the request gives none.
+pub fn read(value: &Value<'_>) -> Result<(Vec<Attachment>, Vec<Remote>), JsonError> {
     let list = value.list()?;
     if list.len() > COUNT {
         return Err(value.wrong(format!("there are {} attachments: at most {COUNT} are allowed", list.len())));
     }
-    list.iter().map(attachment).collect()
+    let (mut attachments, mut remotes) = (Vec::with_capacity(list.len()), Vec::new());
+    for (index, value) in list.iter().enumerate() {
+        let (attachment, remote) = attachment(value, index)?;
+        attachments.push(attachment);
+        remotes.extend(remote);
+    }
+    match remotes.get(REMOTE) {
+        Some(_) => Err(value.wrong(format!("more than {REMOTE} attachments are given by `path`, which is the limit"))),
+        None => Ok((attachments, remotes)),
+    }
 }
 
-fn attachment(value: &Value<'_>) -> Result<Attachment, JsonError> {
+fn attachment(value: &Value<'_>, index: usize) -> Result<(Attachment, Option<Remote>), JsonError> {
     let mut fields = value.fields()?;
-    if let Some(path) = fields.take("path") {
-        return Err(path.wrong("fetching attachments by URL is not supported yet: send the file as base64 `content`"));
-    }
-    let content_value = fields.need("content")?;
-    let content = content(&content_value)?;
-    let file_name = label(&fields.need("filename")?)?;
+    let remote = match fields.take("path") {
+        Some(path) => Some(Remote { index, url: url(&path)?, path: path.path }),
+        None => None,
+    };
+    let content = match (&remote, fields.take("content")) {
+        (None, Some(value)) => content(&value)?,
+        (None, None) => return Err(fields.missing("content")),
+        (Some(_), None) => Vec::new(),
+        (Some(_), Some(value)) => return Err(value.wrong("`path` says where the content is: leave out one of the two")),
+    };
+    let file_name = match fields.take("filename") {
+        Some(value) => label(&value)?,
+        None if remote.is_some() => String::new(),
+        None => return Err(fields.missing("filename")),
+    };
     let content_type = match fields.take("content_type") {
         Some(value) => content_type(&value)?,
+        None if remote.is_some() => String::new(),
         None => type_of(&file_name).to_owned(),
     };
     let content_id = fields.take("content_id").map(|value| content_id(&value)).transpose()?;
-    finish(fields)?;
-    Ok(Attachment { file_name, content_type, content_id, content })
+    fields.finish(FIELDS)?;
+    Ok((Attachment { file_name, content_type, content_id, content }, remote))
 }
 
-fn finish(fields: Fields<'_>) -> Result<(), JsonError> {
-    fields.finish(FIELDS)
+/// What the host fetched for an attachment: what the request says of it counts more than what its server does.
+pub fn fill(attachment: &mut Attachment, fetched: Fetched) {
+    let Fetched { content, file_name, content_type } = fetched;
+    attachment.content = content;
+    if attachment.file_name.is_empty() {
+        let is_fit =
+            |name: &String| !name.is_empty() && !name.chars().any(char::is_control) && name.len() <= NAME_OCTETS;
+        attachment.file_name = file_name.filter(is_fit).unwrap_or_else(|| "attachment".to_owned());
+    }
+    if attachment.content_type.is_empty() {
+        let said = content_type.as_deref().and_then(|text| plain_type(text).ok()).filter(|text| text != UNKNOWN_TYPE);
+        attachment.content_type = said.unwrap_or_else(|| type_of(&attachment.file_name).to_owned());
+    }
+}
+
+/// A URL that may be fetched; the host looks at it more closely.
+fn url(value: &Value<'_>) -> Result<String, JsonError> {
+    let text = value.string()?;
+    let is_web = ["https://", "http://"].iter().any(|scheme| {
+        text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)) && text.len() > scheme.len()
+    });
+    if !is_web || text.len() > URL_OCTETS || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err(value
+            .wrong(format!("it must be a URL that begins with https:// or http://, of at most {URL_OCTETS} octets")));
+    }
+    Ok(text.into_owned())
 }
 
 fn content(value: &Value<'_>) -> Result<Vec<u8>, JsonError> {
@@ -92,18 +152,21 @@ fn label(value: &Value<'_>) -> Result<String, JsonError> {
 
 /// `type/subtype`, with parameters or without (RFC 2045 s5.1), never multipart: that is the message's own.
 fn content_type(value: &Value<'_>) -> Result<String, JsonError> {
-    let text = label(value)?;
-    let (essence, parameters) = text.split_once(';').map_or((text.as_str(), None), |(e, p)| (e, Some(p)));
+    plain_type(&label(value)?).map_err(|why| value.wrong(why))
+}
+
+fn plain_type(text: &str) -> Result<String, &'static str> {
+    let (essence, parameters) = text.split_once(';').map_or((text, None), |(e, p)| (e, Some(p)));
     let essence = essence.trim().to_ascii_lowercase();
     let is_token = |token: &str| {
         !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`{|}~".contains(&b))
     };
     let is_type = essence.split_once('/').is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype));
-    if !is_type || !text.is_ascii() {
-        return Err(value.wrong("it is not a content type: write type/subtype"));
+    if !is_type || !text.is_ascii() || text.len() > NAME_OCTETS || text.chars().any(char::is_control) {
+        return Err("it is not a content type: write type/subtype");
     }
     if essence.starts_with("multipart/") {
-        return Err(value.wrong("an attachment cannot be multipart"));
+        return Err("an attachment cannot be multipart");
     }
     Ok(match parameters {
         Some(parameters) => format!("{essence};{parameters}"),
@@ -158,11 +221,15 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::json::Fields;
 
     fn parse(attachment: &str) -> Result<Attachment, JsonError> {
-        let json = format!("{{\"attachments\":[{attachment}]}}");
-        let value = Fields::read(json.as_bytes()).unwrap().take("attachments").unwrap();
-        read(&value).map(|mut list| list.remove(0))
+        parse_all(attachment).map(|(mut list, _)| list.remove(0))
+    }
+
+    fn parse_all(attachments: &str) -> Result<(Vec<Attachment>, Vec<Remote>), JsonError> {
+        let json = format!("{{\"attachments\":[{attachments}]}}");
+        read(&Fields::read(json.as_bytes()).unwrap().take("attachments").unwrap())
     }
 
     fn check(attachment: &str, file_name: &str, content_type: &str, content_id: Option<&str>, content: &[u8]) {
@@ -239,8 +306,40 @@ mod tests {
     }
 
     #[test]
+    fn remote_attachments() {
+        let json = r#"{"filename":"a","content":"aGk="},{"path":"https://x.test/b.pdf"},
+            {"path":"HTTP://x.test/c","filename":"c.png","content_type":"image/webp","content_id":"c"}"#;
+        let (attachments, remotes) = parse_all(json).unwrap();
+        let places: Vec<_> = remotes.iter().map(|it| (it.index, it.path.as_str(), it.url.as_str())).collect();
+        assert_eq!(
+            places,
+            [(1, "attachments[1].path", "https://x.test/b.pdf"), (2, "attachments[2].path", "HTTP://x.test/c")]
+        );
+        let check = |index: usize, name: Option<&str>, kind: Option<&str>, expect: (&str, &str)| {
+            let mut attachment = attachments[index].clone();
+            let (file_name, content_type) = (name.map(str::to_owned), kind.map(str::to_owned));
+            fill(&mut attachment, Fetched { content: b"x".to_vec(), file_name, content_type });
+            assert_eq!((attachment.file_name.as_str(), attachment.content_type.as_str()), expect);
+            assert_eq!(attachment.content, b"x");
+        };
+        check(1, Some("b.pdf"), Some("Application/PDF"), ("b.pdf", "application/pdf"));
+        check(1, Some("b.pdf"), Some("application/octet-stream"), ("b.pdf", "application/pdf"));
+        check(1, Some("b.pdf"), Some("multipart/mixed; boundary=x"), ("b.pdf", "application/pdf"));
+        check(1, Some("b\r\n.pdf"), Some("a/b\r\nX: y"), ("attachment", UNKNOWN_TYPE));
+        check(1, None, None, ("attachment", UNKNOWN_TYPE));
+        check(2, Some("b.pdf"), Some("application/pdf"), ("c.png", "image/webp"));
+        check_wrong(r#"{"path":"https://x.test/a","content":"aGk="}"#, ".content", "leave out one");
+        for url in
+            ["", "x", "https://", "ftp://x.test", "file:///etc/passwd", "https://x.test/a b", "https://x.test/\\n"]
+        {
+            check_wrong(&format!(r#"{{"path":"{url}"}}"#), ".path", "must be a URL");
+        }
+        let many = [r#"{"path":"https://x.test/a"}"#; REMOTE + 1].join(",");
+        assert!(matches!(parse_all(&many), Err(JsonError::Wrong(_, text)) if text.contains("more than 10")));
+    }
+
+    #[test]
     fn what_is_not_there_and_what_is_too_much() {
-        check_wrong(r#"{"path":"https://x.test/a.pdf","filename":"x"}"#, ".path", "not supported yet");
         check_wrong(
             r#"{"filename":"x","content":"","contentType":"a/b"}"#,
             ".contentType",

@@ -1,4 +1,4 @@
-//! The body of `POST /emails`, read into a draft and an envelope.
+//! The body of `POST /emails`, or one mail of a batch, read into a draft and an envelope.
 //!
 //! Field by field in the shape of Resend's API. What we do not act on yet is accepted where it changes neither content,
 //! recipients nor the time of sending (and named in the answer), and refused where it does.
@@ -9,8 +9,10 @@ use contract::RendererInput;
 use mail::compose::{Attachment, Draft, check_extra_header};
 use mail::{Address, Mailbox};
 
-use crate::attachment;
+use crate::attachment::{self, Remote};
 use crate::json::{Fields, JsonError, Value};
+use crate::schedule;
+use crate::template::{self, StoredTemplate, body_text};
 
 /// Addresses in one field: the tenant's limit for the whole message comes on top.
 const ADDRESSES: usize = 10_000;
@@ -57,7 +59,11 @@ pub struct Email {
     pub headers: Vec<(String, String)>,
     pub tags: Vec<(String, String)>,
     pub attachments: Vec<Attachment>,
+    /// Those of the attachments that are still to be fetched.
+    pub remotes: Vec<Remote>,
     pub template: Option<RendererInput>,
+    /// When to send it, in milliseconds since 1970; absent for at once.
+    pub scheduled_ms: Option<i64>,
     /// Fields that were given and are not acted on.
     pub ignored: Vec<&'static str>,
 }
@@ -70,13 +76,19 @@ pub struct Recipients {
 }
 
 impl Email {
-    /// Reads a whole request.
-    pub fn read(body: &[u8]) -> Result<Email, JsonError> {
-        let mut fields = Fields::read(body)?;
-        if let Some(value) = fields.take("scheduled_at") {
-            return Err(value.wrong("scheduled sending is not supported yet: leave it out to send at once"));
-        }
-        let from = fields.need("from").and_then(|value| mailbox(&value))?;
+    /// Reads a request. `stored` is the template that it names, if it does; `now_s` counts from 1970.
+    pub fn read(mut fields: Fields<'_>, stored: Option<StoredTemplate>, now_s: u64) -> Result<Email, JsonError> {
+        let scheduled_ms =
+            fields.take("scheduled_at").map(|value| schedule::read(&value, now_s)).transpose()?.flatten();
+        let (source, defaults) = match stored {
+            Some(stored) => (Some(stored.source), stored.defaults),
+            None => (None, Default::default()),
+        };
+        let from = match (fields.take("from"), defaults.from) {
+            (Some(value), _) => mailbox(&value)?,
+            (None, Some(from)) => from,
+            (None, None) => return Err(fields.missing("from")),
+        };
         let to = fields.need("to")?;
         let to_list = mailboxes(&to)?;
         if to_list.is_empty() {
@@ -85,24 +97,26 @@ impl Email {
         let mut optional = |name: &str| fields.take(name).map(|value| mailboxes(&value)).transpose();
         let cc = optional("cc")?.unwrap_or_default();
         let bcc = optional("bcc")?.unwrap_or_default();
-        let reply_to = optional("reply_to")?.unwrap_or_default();
+        let reply_to = optional("reply_to")?.unwrap_or(defaults.reply_to);
 
         let template = fields.take("template");
         let subject = fields.take("subject");
         let html = fields.take("html");
         let text = fields.take("text");
         let template = match &template {
-            Some(value) => Some(self::template(value, [&subject, &html, &text])?),
+            Some(value) => Some(template::read(value, [&subject, &html, &text], source)?),
             None => None,
         };
         match &template {
             Some(template) if subject.is_none() && template.subject.is_none() => {
-                return Err(JsonError::Missing("subject".to_owned()));
+                return Err(fields.missing("subject"));
             }
-            None if subject.is_none() => return Err(JsonError::Missing("subject".to_owned())),
-            None if html.is_none() && text.is_none() => return Err(JsonError::Missing("html` or `text".to_owned())),
+            None if subject.is_none() => return Err(fields.missing("subject")),
+            None if html.is_none() && text.is_none() => return Err(fields.missing("html` or `text")),
             Some(_) | None => {}
         }
+        let attached = fields.take("attachments").map(|value| attachment::read(&value)).transpose()?;
+        let (attachments, remotes) = attached.unwrap_or_default();
         let email = Email {
             from,
             to: to_list,
@@ -114,12 +128,10 @@ impl Email {
             text: text.map(|value| body_text(&value)).transpose()?,
             headers: fields.take("headers").map(|value| headers(&value)).transpose()?.unwrap_or_default(),
             tags: fields.take("tags").map(|value| tags(&value)).transpose()?.unwrap_or_default(),
-            attachments: fields
-                .take("attachments")
-                .map(|value| attachment::read(&value))
-                .transpose()?
-                .unwrap_or_default(),
+            attachments,
+            remotes,
             template,
+            scheduled_ms,
             ignored: IGNORED.iter().copied().filter(|name| fields.take(name).is_some()).collect(),
         };
         fields.finish(KNOWN)?;
@@ -209,10 +221,6 @@ fn short(value: &Value<'_>, text: &str) -> Result<(), JsonError> {
     Err(value.wrong(format!("it is {} octets long: at most {LINE_OCTETS} are allowed", text.len())))
 }
 
-fn body_text(value: &Value<'_>) -> Result<String, JsonError> {
-    value.string().map(|text| text.into_owned())
-}
-
 fn headers(value: &Value<'_>) -> Result<Vec<(String, String)>, JsonError> {
     let entries = value.fields()?.rest();
     if entries.len() > HEADERS {
@@ -257,36 +265,6 @@ fn tag_text(value: &Value<'_>) -> Result<String, JsonError> {
     Ok(text.into_owned())
 }
 
-/// A template given inline. `beside` are the request's own subject, HTML and text, which are never rendered.
-fn template(value: &Value<'_>, beside: [&Option<Value<'_>>; 3]) -> Result<RendererInput, JsonError> {
-    let [subject, html, text] = beside;
-    if let Some(beside) = html.as_ref().or(text.as_ref()) {
-        return Err(beside.wrong("the template makes it: leave it out"));
-    }
-    let mut fields = value.fields()?;
-    if let Some(id) = fields.take("id") {
-        let help = "stored templates are not supported yet: give `template.subject`, `template.html`, `template.text`";
-        return Err(id.wrong(help));
-    }
-    let mut source = |name: &str| fields.take(name).map(|value| body_text(&value)).transpose();
-    let (own_subject, html, text) = (source("subject")?, source("html")?, source("text")?);
-    if let (Some(beside), true) = (subject, own_subject.is_some()) {
-        return Err(beside.wrong("the template has a subject of its own: leave out one of the two"));
-    }
-    if html.is_none() && text.is_none() {
-        return Err(JsonError::Missing("template.html` or `template.text".to_owned()));
-    }
-    let variables = match fields.take("variables") {
-        Some(variables) if variables.is_object() => variables.source().to_owned(),
-        Some(variables) => {
-            return Err(variables.fields().err().unwrap_or_else(|| variables.wrong("it must be an object")));
-        }
-        None => "{}".to_owned(),
-    };
-    fields.finish(&["id", "subject", "html", "text", "variables"])?;
-    Ok(RendererInput { id: None, subject: own_subject, html, text, variables, attributes: Vec::new() })
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -308,12 +286,19 @@ mod tests {
         format!("{{{}}}", all.join(","))
     }
 
+    /// 2026-11-22T10:00:00Z.
+    const NOW_S: u64 = 1_795_341_600;
+
+    fn ask(body: &[u8]) -> Result<Email, JsonError> {
+        Email::read(Fields::read(body)?, None, NOW_S)
+    }
+
     fn read(fields: &str) -> Email {
-        Email::read(with(fields).as_bytes()).unwrap()
+        ask(with(fields).as_bytes()).unwrap()
     }
 
     fn check_wrong(fields: &str, path: &str, words: &str) {
-        match Email::read(with(fields).as_bytes()) {
+        match ask(with(fields).as_bytes()) {
             Err(JsonError::Wrong(at, text)) => {
                 assert_eq!(at, path, "{fields}: {text}");
                 assert!(text.contains(words), "{fields}: {text}");
@@ -323,7 +308,7 @@ mod tests {
     }
 
     fn check_missing(body: &str, path: &str) {
-        assert_eq!(Email::read(body.as_bytes()), Err(JsonError::Missing(path.to_owned())), "{body}");
+        assert_eq!(ask(body.as_bytes()), Err(JsonError::Missing(path.to_owned())), "{body}");
     }
 
     fn addresses(list: &[Address]) -> Vec<String> {
@@ -336,7 +321,7 @@ mod tests {
             {"content":"aGVsbG8=","filename":"i.png","content_id":"logo"}],"bcc":["d@dst.test"],"cc":"c@dst.test",
             "from":"Acme <a@src.test>","headers":{"X-Entity-Ref-ID":"1"},"html":"<p>x</p>","reply_to":"r@src.test",
             "subject":"Hi","tags":[{"name":"cat","value":"welcome"}],"text":"plain","to":"b@dst.test"}"#;
-        let email = Email::read(body.as_bytes()).unwrap();
+        let email = ask(body.as_bytes()).unwrap();
         assert_eq!(email.from.to_string(), "Acme <a@src.test>");
         assert_eq!(email.attachments.len(), 2);
         assert_eq!(email.headers, [("X-Entity-Ref-ID".to_owned(), "1".to_owned())]);
@@ -424,26 +409,24 @@ mod tests {
     #[test]
     fn templates() {
         let body = |rest: &str| format!(r#"{{"from":"a@src.test","to":"b@dst.test",{rest}}}"#);
-        let email = Email::read(
-            body(r#""template":{"subject":"S {{a}}","html":"H","variables":{"a": [1, "\u00e9"]}}"#).as_bytes(),
-        )
-        .unwrap();
+        let email =
+            ask(body(r#""template":{"subject":"S {{a}}","html":"H","variables":{"a": [1, "\u00e9"]}}"#).as_bytes())
+                .unwrap();
         let template = email.template.unwrap();
         assert_eq!(
             (template.subject.as_deref(), template.html.as_deref(), template.text),
             (Some("S {{a}}"), Some("H"), None)
         );
         assert_eq!(template.variables, r#"{"a": [1, "\u00e9"]}"#);
-        assert!(Email::read(body(r#""subject":"S","template":{"text":"T"}"#).as_bytes()).is_ok());
+        assert!(ask(body(r#""subject":"S","template":{"text":"T"}"#).as_bytes()).is_ok());
 
-        let check = |rest: &str, path: &str, words: &str| match Email::read(body(rest).as_bytes()) {
+        let check = |rest: &str, path: &str, words: &str| match ask(body(rest).as_bytes()) {
             Err(JsonError::Wrong(at, text)) => {
                 assert_eq!(at, path, "{rest}");
                 assert!(text.contains(words), "{text}");
             }
             other => unreachable!("{rest}: {other:?}"),
         };
-        check(r#""subject":"S","template":{"id":"order"}"#, "template.id", "not supported yet");
         check(r#""subject":"S","template":{"subject":"S","text":"T"}"#, "subject", "of its own");
         check(r#""subject":"S","html":"H","template":{"text":"T"}"#, "html", "leave it out");
         check(r#""subject":"S","template":{"text":"T","variables":[]}"#, "template.variables", "must be an object");
@@ -454,8 +437,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_yet() {
-        check_wrong(r#""scheduled_at":"2026-12-01T10:00:00Z""#, "scheduled_at", "not supported yet");
+    fn times_and_fields_that_are_not_there() {
+        assert_eq!(read(r#""scheduled_at":"2026-11-22T10:00:01Z""#).scheduled_ms, Some((NOW_S as i64 + 1) * 1000));
+        check_wrong(r#""scheduled_at":"soon""#, "scheduled_at", "no time");
+        check_wrong(r#""scheduled_at":5"#, "scheduled_at", "must be a string");
         assert_eq!(read(r#""topic_id":"t""#).ignored, ["topic_id"]);
         assert!(read(r#""topic_id":null,"scheduled_at":null"#).ignored.is_empty());
         check_wrong(r#""replyTo":"r@src.test""#, "replyTo", "did you mean `reply_to`");
@@ -467,15 +452,15 @@ mod tests {
         let body = br#"{"from":"A <a@src.test>","to":["b@dst.test"],"subject":"\u00e9","headers":{"X-A":"1"},
             "tags":[{"name":"a","value":"b"}],"attachments":[{"filename":"a","content":"aGk="}],"template":{"text":"{{a}}",
             "variables":{"a":[1]}},"topic_id":null}"#;
-        assert!(Email::read(body).is_ok());
+        assert!(ask(body).is_ok());
         for at in 0..body.len() {
-            let _ = Email::read(&body[..at]);
+            let _ = ask(&body[..at]);
             for byte in [b'"', b'\\', b'{', b']', b',', b'0', b'\n', 0, 0xff] {
                 let mut changed = body.to_vec();
                 changed[at] = byte;
-                let _ = Email::read(&changed);
+                let _ = ask(&changed);
                 changed.insert(at, byte);
-                let _ = Email::read(&changed);
+                let _ = ask(&changed);
             }
         }
     }

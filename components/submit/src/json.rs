@@ -42,17 +42,7 @@ pub struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// Reads a whole request, which must be one object.
     pub fn read(body: &'a [u8]) -> Result<Fields<'a>, JsonError> {
-        let text = std::str::from_utf8(body).map_err(|error| {
-            JsonError::Syntax(format!("the request is not UTF-8: the byte at offset {} is wrong", error.valid_up_to()))
-        })?;
-        let first = text.trim_start().chars().next();
-        let entries = match serde_json::from_str::<Entries<'a>>(text) {
-            Ok(Entries(entries)) => entries,
-            Err(error) if error.is_data() && first != Some('{') => {
-                return Err(JsonError::Syntax("the request must be a JSON object".to_owned()));
-            }
-            Err(error) => return Err(JsonError::Syntax(format!("the request is not JSON: {error}"))),
-        };
+        let Entries(entries) = whole(body, '{', "object")?;
         Fields::new(String::new(), entries)
     }
 
@@ -72,9 +62,20 @@ impl<'a> Fields<'a> {
         (raw.get() != "null").then(|| Value { path: below(&self.path, name), raw })
     }
 
+    /// Looks at a field that stays. `null` is the same as nothing.
+    pub fn look(&self, name: &str) -> Option<Value<'a>> {
+        let (_, raw) = self.entries.iter().find(|(known, _)| known == name)?;
+        (raw.get() != "null").then(|| Value { path: below(&self.path, name), raw })
+    }
+
+    /// The error about a field that is not there.
+    pub fn missing(&self, name: &str) -> JsonError {
+        JsonError::Missing(below(&self.path, name))
+    }
+
     /// Takes a field that must be there.
     pub fn need(&mut self, name: &str) -> Result<Value<'a>, JsonError> {
-        self.take(name).ok_or_else(|| JsonError::Missing(below(&self.path, name)))
+        self.take(name).ok_or_else(|| self.missing(name))
     }
 
     /// Takes all that is left, in the order of the request.
@@ -167,6 +168,25 @@ impl<'a> Value<'a> {
         };
         Err(self.wrong(format!("it must be {wanted}, not {found}")))
     }
+}
+
+/// Reads a whole request that must be one list; the paths of its elements are `[0]`, `[1]`, ….
+pub fn list(body: &[u8]) -> Result<Vec<Value<'_>>, JsonError> {
+    let Elements(elements) = whole(body, '[', "list")?;
+    Ok(elements.into_iter().enumerate().map(|(index, raw)| Value { path: format!("[{index}]"), raw }).collect())
+}
+
+/// Reads a whole request, which begins with this character.
+fn whole<'a, T: Deserialize<'a>>(body: &'a [u8], first: char, kind: &str) -> Result<T, JsonError> {
+    let text = std::str::from_utf8(body).map_err(|error| {
+        JsonError::Syntax(format!("the request is not UTF-8: the byte at offset {} is wrong", error.valid_up_to()))
+    })?;
+    serde_json::from_str(text).map_err(|error| {
+        if error.is_data() && !text.trim_start().starts_with(first) {
+            return JsonError::Syntax(format!("the request must be a JSON {kind}"));
+        }
+        JsonError::Syntax(format!("the request is not JSON: {error}"))
+    })
 }
 
 fn below(path: &str, name: &str) -> String {
@@ -357,6 +377,19 @@ mod tests {
         check("replyTo", "there is no such field: did you mean `reply_to`?");
         check("TO", "there is no such field: did you mean `to`?");
         check("nope", "there is no such field");
+    }
+
+    #[test]
+    fn lists_of_requests() {
+        let values = list(br#" [{"a":1}, 2]"#).unwrap();
+        assert_eq!(values[0].fields().unwrap().take("a").unwrap().path, "[0].a");
+        assert_eq!(
+            values[1].fields().err(),
+            Some(JsonError::Wrong("[1]".to_owned(), "it must be an object, not a number".to_owned()))
+        );
+        for (body, words) in [("{}", "must be a JSON list"), ("[1,]", "line 1 column 4"), ("", "line 1 column 0")] {
+            assert!(matches!(list(body.as_bytes()), Err(JsonError::Syntax(text)) if text.contains(words)), "{body}");
+        }
     }
 
     #[test]

@@ -8,9 +8,12 @@
 mod answer;
 mod attachment;
 mod auth;
+mod batch;
 mod email;
 mod json;
+mod schedule;
 mod service;
+mod template;
 
 pub use auth::AuthCache;
 pub use service::{Body, BodyError, Moment, Service};

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use contract::FindingClass;
 use delivery_client::wire::{
-    AuthAnswer, AuthRequest, HAND_OVER_HEADER, Idempotency, MessageAnswer, MessageMeta, SEAM_HEADER,
+    AuthAnswer, AuthRequest, FetchRequest, HAND_OVER_HEADER, Idempotency, MessageAnswer, MessageMeta, SEAM_HEADER,
 };
 use delivery_client::{Client, DeliveryError, Http};
 use http::{HeaderMap, Method, Request, Response, request};
@@ -14,8 +14,13 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::answer::{self, Error};
+use crate::attachment::{self, Remote};
 use crate::auth::{self, AuthCache};
+use crate::batch::Mode;
 use crate::email::{Email, Recipients};
+use crate::json::{Fields, Value};
+use crate::schedule;
+use crate::template::{self, StoredTemplate};
 
 /// Bytes of a body that is passed through: none of the other routes takes a message.
 const OTHER_BODY_BYTES: usize = 1 << 20;
@@ -84,14 +89,15 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
             return Err(Error::later("`delivery_url` leads to an edge: give the host's own address", 60));
         }
         match (path, &parts.method) {
-            ("/emails", &Method::POST) => self.send(parts, body).await,
+            ("/emails", &Method::POST) => self.send(parts, body, Kind::One).await,
             ("/emails", &Method::GET | &Method::HEAD) => self.pass(parts, body).await,
             ("/emails", _) => Ok(answer::method_not_allowed("GET, POST")),
-            ("/emails/batch", &Method::POST) => Err(Error::not_yet("sending a batch: send its mails one by one")),
-            (path, &Method::POST) if path.starts_with("/emails/") && path.ends_with("/cancel") => {
-                Err(Error::not_yet("canceling: a mail goes out as soon as it is accepted"))
+            ("/emails/batch", &Method::POST) => {
+                let mode = Mode::read(&parts.headers)?;
+                self.send(parts, body, Kind::Batch(mode)).await
             }
-            (path, &Method::PATCH) if path.starts_with("/emails/") => Err(Error::not_yet("rescheduling")),
+            ("/emails/batch", _) => Ok(answer::method_not_allowed("POST")),
+            (path, &Method::PATCH) if path.starts_with("/emails/") => self.reschedule(parts, body).await,
             (_, _) => self.pass(parts, body).await,
         }
     }
@@ -102,8 +108,22 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
         Ok(self.client.pass_through(Request::from_parts(parts, body)).await?)
     }
 
-    /// `POST /emails`.
-    async fn send<B: Body>(&self, parts: request::Parts, body: B) -> Result<Response<Vec<u8>>, Error> {
+    /// `PATCH /emails/{id}`: the time is read here, so that it may be written as in `POST /emails`; the host gets it as
+    /// a moment.
+    async fn reschedule<B: Body>(&self, parts: request::Parts, body: B) -> Result<Response<Vec<u8>>, Error> {
+        auth::credential(&parts.headers).ok_or_else(Error::missing_key)?;
+        let body = body.read(OTHER_BODY_BYTES).await.map_err(|error| unread(error, OTHER_BODY_BYTES))?;
+        let mut fields = Fields::read(&body)?;
+        let value = fields.need("scheduled_at")?;
+        fields.finish(&["scheduled_at"])?;
+        let now_ms = i64::try_from(self.moment.now_s).unwrap_or(i64::MAX / 1000).saturating_mul(1000);
+        let at_ms = schedule::read(&value, self.moment.now_s)?.unwrap_or(now_ms);
+        let body = serde_json::json!({ "scheduled_at": schedule::iso(at_ms) }).to_string();
+        Ok(self.client.pass_through(Request::from_parts(parts, body.into_bytes())).await?)
+    }
+
+    /// `POST /emails` and `POST /emails/batch`.
+    async fn send<B: Body>(&self, parts: request::Parts, body: B, kind: Kind) -> Result<Response<Vec<u8>>, Error> {
         let credential = auth::credential(&parts.headers).ok_or_else(Error::missing_key)?;
         let key = idempotency_key(&parts.headers)?;
         let mut caller = self.caller(&credential).await?;
@@ -111,17 +131,25 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
             usize::try_from(caller.message_bytes).unwrap_or(usize::MAX).saturating_mul(2).saturating_add(JSON_BYTES);
         let mut body = body.read(limit).await.map_err(|error| unread(error, limit))?;
 
-        let idempotency = key.map(|key| Idempotency { key, digest: hex(&Sha256::digest(&body)) });
+        let idempotency = key.map(|key| Idempotency { key, digest: hex(&Sha256::digest(&body)), item: 0 });
         let mut is_retry = false;
         loop {
             if !caller.run_stages {
                 return self.hand_over(parts, body).await;
             }
-            let email = Email::read(&body)?;
-            if body.len() > KEPT_BYTES {
-                body = Vec::new();
-            }
-            match self.submit(&caller, email, idempotency.clone()).await {
+            let sent = match kind {
+                Kind::Batch(mode) => self.submit_batch(&caller, &body, mode, idempotency.clone()).await,
+                Kind::One => match self.email(&caller, Fields::read(&body)?, &mut Templates::default()).await {
+                    Ok(email) => {
+                        if body.len() > KEPT_BYTES {
+                            body = Vec::new();
+                        }
+                        self.submit(&caller, email, idempotency.clone()).await
+                    }
+                    Err(failure) => Err(failure),
+                },
+            };
+            match sent {
                 Ok(response) => return Ok(response),
                 Err(Failure::Stale(cause)) => {
                     // The next request asks anew too, where this one cannot be made again.
@@ -154,6 +182,59 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
         Ok(self.client.hand_over(Request::from_parts(parts, body)).await?)
     }
 
+    /// Reads the fields of one message, with the template that they name.
+    async fn email(
+        &self,
+        caller: &AuthAnswer,
+        fields: Fields<'_>,
+        templates: &mut Templates,
+    ) -> Result<Email, Failure> {
+        let stored = match template::stored_id(&fields).map_err(Error::from)? {
+            Some((id, path)) => Some(self.template(caller, &id, &path, templates).await?),
+            None => None,
+        };
+        Ok(Email::read(fields, stored, self.moment.now_s).map_err(Error::from)?)
+    }
+
+    /// A template that the host keeps. `path` is the field that names it.
+    async fn template(
+        &self,
+        caller: &AuthAnswer,
+        id: &str,
+        path: &str,
+        templates: &mut Templates,
+    ) -> Result<StoredTemplate, Failure> {
+        if let Some((_, known)) = templates.0.iter().find(|(known, _)| known == id) {
+            return Ok(known.clone());
+        }
+        match self.client.template(&caller.token, id).await {
+            Ok(answer) => {
+                let stored = StoredTemplate::new(answer);
+                templates.0.push((id.to_owned(), stored.clone()));
+                Ok(stored)
+            }
+            Err(DeliveryError::Refused { status: 404, text, .. }) => {
+                Err(Error::new(422, "validation_error", format!("`{path}`: {text}")).into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes one message of a batch, whose place in it is `place`.
+    pub(crate) async fn item(
+        &self,
+        caller: &AuthAnswer,
+        item: &Value<'_>,
+        place: u32,
+        idempotency: Option<Idempotency>,
+        templates: &mut Templates,
+    ) -> Result<Made, Failure> {
+        let email = self.email(caller, item.fields().map_err(Error::from)?, templates).await?;
+        // Ids of version 7 end in 62 bits by chance: the next one is as good.
+        let id = Uuid::from_u128(self.moment.id.as_u128().wrapping_add(u128::from(place)));
+        self.make(caller, email, id, idempotency).await
+    }
+
     /// Makes the message and hands it to the host.
     async fn submit(
         &self,
@@ -161,24 +242,35 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
         email: Email,
         idempotency: Option<Idempotency>,
     ) -> Result<Response<Vec<u8>>, Failure> {
-        check_from(caller, email.from.address.domain())?;
-        if email.content_bytes() > caller.message_bytes {
-            let text = format!(
-                "the message has more than {} bytes before it is encoded: at most {} are allowed",
-                email.content_bytes(),
-                caller.message_bytes
-            );
-            return Err(Error::from(Refusal::new(FindingClass::TooLarge, None, text)).into());
+        let Made { meta, message, ignored, warnings } = self.make(caller, email, self.moment.id, idempotency).await?;
+        match self.client.send(&caller.token, &meta, message).await? {
+            MessageAnswer::Accepted { id, replayed: _ } => Ok(answer::sent(&id, &ignored, &warnings)),
+            MessageAnswer::Refused { status, name, text } => Err(Error::new(status, &name, text).into()),
         }
-        let ignored = email.ignored.clone();
-        let tags = email.tags.clone();
+    }
+
+    /// Fetches what is to be attached and runs the stages.
+    async fn make(
+        &self,
+        caller: &AuthAnswer,
+        mut email: Email,
+        id: Uuid,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Made, Failure> {
+        check_from(caller, email.from.address.domain())?;
+        check_size(caller, &email)?;
+        for remote in std::mem::take(&mut email.remotes) {
+            self.attach(caller, &mut email, &remote).await?;
+        }
+        let (ignored, tags, scheduled_ms) = (email.ignored.clone(), email.tags.clone(), email.scheduled_ms);
         let Recipients { all, hidden } = email.recipients();
         let envelope = Envelope { sender: Some(email.from.address.clone()), recipients: all };
-        let ready = pipeline::run(self.stages, self.submission(caller, email, envelope)).await.map_err(Error::from)?;
+        let ready =
+            pipeline::run(self.stages, self.submission(caller, email, envelope, id)).await.map_err(Error::from)?;
 
         let Ready { envelope, message, attributes, warnings, signed: _ } = ready;
         let meta = MessageMeta {
-            id: self.moment.id.to_string(),
+            id: id.to_string(),
             sender: envelope.sender.map(|sender| sender.to_string()),
             recipients: envelope.recipients.iter().map(ToString::to_string).collect(),
             bcc: hidden.iter().map(ToString::to_string).collect(),
@@ -186,21 +278,34 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
             tags,
             idempotency,
             component_revision: caller.component_revision,
+            scheduled_ms,
+            with_all: false,
         };
-        match self.client.send(&caller.token, &meta, message).await {
-            Ok(MessageAnswer::Accepted { id, replayed: _ }) => Ok(answer::sent(&id, &ignored, &warnings)),
-            Ok(MessageAnswer::Refused { status, name, text }) => Err(Error::new(status, &name, text).into()),
-            Err(error @ (DeliveryError::StaleRevision | DeliveryError::Credential)) => {
-                Err(Failure::Stale(error.to_string()))
-            }
-            Err(error) => Err(Error::from(error).into()),
-        }
+        Ok(Made { meta, message, ignored, warnings })
     }
 
-    fn submission(&self, caller: &AuthAnswer, email: Email, envelope: Envelope) -> Submission {
+    /// Fetches one attachment, within what is left of the message's size.
+    async fn attach(&self, caller: &AuthAnswer, email: &mut Email, remote: &Remote) -> Result<(), Failure> {
+        let max_bytes = caller.message_bytes.saturating_sub(email.content_bytes());
+        let request = FetchRequest { url: remote.url.clone(), max_bytes };
+        let fetched = self.client.fetch(&caller.token, &request).await.map_err(|error| match error {
+            DeliveryError::Refused { status: status @ (413 | 422), text, .. } => {
+                Error::new(status, "invalid_attachment", format!("`{}`: {text}", remote.path)).into()
+            }
+            error => Failure::from(error),
+        })?;
+        if let Some(attachment) = email.attachments.get_mut(remote.index) {
+            attachment::fill(attachment, fetched);
+        }
+        Ok(check_size(caller, email)?)
+    }
+
+    fn submission(&self, caller: &AuthAnswer, email: Email, envelope: Envelope, id: Uuid) -> Submission {
         let now_s = self.moment.now_s;
-        let message_id = format!("<{}@{}>", self.moment.id, email.from.address.domain());
-        let (draft, template) = email.into_draft(message_id, i64::try_from(now_s).unwrap_or(i64::MAX));
+        let message_id = format!("<{id}@{}>", email.from.address.domain());
+        // A message says when it goes out: by then, the time it was written at may be weeks ago.
+        let date_s = email.scheduled_ms.map_or(i64::try_from(now_s).unwrap_or(i64::MAX), |ms| ms / 1000);
+        let (draft, template) = email.into_draft(message_id, date_s);
         Submission {
             envelope,
             content: Content::Draft { draft: Box::new(draft), template },
@@ -211,8 +316,27 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
     }
 }
 
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    One,
+    Batch(Mode),
+}
+
+/// The templates that one request has asked for, by what it called them.
+#[derive(Default)]
+pub(crate) struct Templates(Vec<(String, StoredTemplate)>);
+
+/// A message, ready to be handed over.
+pub(crate) struct Made {
+    pub(crate) meta: MessageMeta,
+    pub(crate) message: Vec<u8>,
+    pub(crate) ignored: Vec<&'static str>,
+    pub(crate) warnings: Vec<String>,
+}
+
 /// Why a message was not handed over.
-enum Failure {
+pub(crate) enum Failure {
     /// What `auth` said is out of date: ask anew, once.
     Stale(String),
     Final(Error),
@@ -221,6 +345,15 @@ enum Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         Failure::Final(error)
+    }
+}
+
+impl From<DeliveryError> for Failure {
+    fn from(error: DeliveryError) -> Failure {
+        match error {
+            error @ (DeliveryError::StaleRevision | DeliveryError::Credential) => Failure::Stale(error.to_string()),
+            error => Failure::Final(error.into()),
+        }
     }
 }
 
@@ -252,6 +385,19 @@ fn check_from(caller: &AuthAnswer, domain: &Domain) -> Result<(), Error> {
     Err(Error::new(403, "invalid_from_address", text))
 }
 
+/// What a message is made of must not be larger than the message may be.
+fn check_size(caller: &AuthAnswer, email: &Email) -> Result<(), Error> {
+    let bytes = email.content_bytes();
+    if bytes <= caller.message_bytes {
+        return Ok(());
+    }
+    let text = format!(
+        "the message has more than {bytes} bytes before it is encoded: at most {} are allowed",
+        caller.message_bytes
+    );
+    Err(Refusal::new(FindingClass::TooLarge, None, text).into())
+}
+
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let key = std::str::from_utf8(value.as_bytes()).unwrap_or_default();
@@ -279,4 +425,4 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 #[path = "service_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -19,11 +19,13 @@ const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 const LEAST: &str = r#"{"from":"Acme <a@src.test>","to":["b@dst.test"],"subject":"Hi","text":"x"}"#;
 
 /// The host: answers `auth` and `messages` from two lists, each answer once and the last one for ever.
-struct Host {
-    auth: RefCell<Vec<(u16, String)>>,
-    messages: RefCell<Vec<(u16, String)>>,
-    seen: RefCell<Vec<Request<Vec<u8>>>>,
-    gone: bool,
+pub(crate) struct Host {
+    pub(crate) auth: RefCell<Vec<(u16, String)>>,
+    pub(crate) messages: RefCell<Vec<(u16, String)>>,
+    /// Answers to templates and files, by path: status and body.
+    pub(crate) resources: Vec<(&'static str, u16, String)>,
+    pub(crate) seen: RefCell<Vec<Request<Vec<u8>>>>,
+    pub(crate) gone: bool,
 }
 
 impl Http for &Host {
@@ -40,7 +42,10 @@ impl Http for &Host {
         let (status, body) = match path.as_str() {
             AUTH_PATH => next(&self.auth),
             MESSAGES_PATH => next(&self.messages),
-            path => (200, format!("host: {path}")),
+            path => match self.resources.iter().find(|(known, _, _)| *known == path) {
+                Some((_, status, body)) => (*status, body.clone()),
+                None => (200, format!("host: {path}")),
+            },
         };
         Ok(Response::builder().status(status).body(body.into_bytes()).unwrap())
     }
@@ -64,7 +69,7 @@ fn accepted() -> (u16, String) {
     (200, format!(r#"[{{"result":"accepted","id":"{ID}","replayed":false}}]"#))
 }
 
-fn error(status: u16, name: &str) -> (u16, String) {
+pub(crate) fn error(status: u16, name: &str) -> (u16, String) {
     (status, format!(r#"{{"statusCode":{status},"name":"{name}","message":"the host says so"}}"#))
 }
 
@@ -73,6 +78,7 @@ impl Default for Host {
         Host {
             auth: RefCell::new(vec![(200, auth_answer(&[], true, 7))]),
             messages: RefCell::new(vec![accepted()]),
+            resources: Vec::new(),
             seen: RefCell::default(),
             gone: false,
         }
@@ -81,17 +87,22 @@ impl Default for Host {
 
 impl Host {
     /// Path, delivery token and Authorization of what was asked.
-    fn calls(&self) -> Vec<String> {
+    pub(crate) fn calls(&self) -> Vec<String> {
         self.seen.borrow().iter().map(|request| request.uri().path().to_owned()).collect()
     }
 
     /// Metadata and message of the last frame.
     fn message(&self) -> (MessageMeta, String) {
+        self.frames().remove(0)
+    }
+
+    /// Metadata and message of all frames of the last request.
+    pub(crate) fn frames(&self) -> Vec<(MessageMeta, String)> {
         let seen = self.seen.borrow();
         let request = seen.iter().rev().find(|request| request.uri().path() == MESSAGES_PATH).unwrap();
-        let limits = FrameLimits { frames: 1, meta_bytes: 1 << 20, message_bytes: 1 << 20 };
-        let frame = decode_frames(request.body(), limits).unwrap().remove(0);
-        (frame.meta, String::from_utf8(frame.message.to_vec()).unwrap())
+        let limits = FrameLimits { frames: 100, meta_bytes: 1 << 20, message_bytes: 1 << 20 };
+        let frames = decode_frames(request.body(), limits).unwrap();
+        frames.into_iter().map(|it| (it.meta, String::from_utf8(it.message.to_vec()).unwrap())).collect()
     }
 }
 
@@ -135,7 +146,7 @@ impl Stages for Doubles {
     }
 }
 
-struct Bytes(Vec<u8>);
+pub(crate) struct Bytes(pub(crate) Vec<u8>);
 
 impl Body for Bytes {
     async fn read(self, limit: usize) -> Result<Vec<u8>, BodyError> {
@@ -158,7 +169,7 @@ fn answer_with<B: Body>(host: &Host, cache: &AuthCache, request: Request<B>) -> 
     block_on(Service { client, stages: &Doubles, cache, moment }.answer(request)).0
 }
 
-fn answer(host: &Host, request: Request<Bytes>) -> Response<Vec<u8>> {
+pub(crate) fn answer(host: &Host, request: Request<Bytes>) -> Response<Vec<u8>> {
     answer_with(host, &AuthCache::new(), request)
 }
 
@@ -167,7 +178,7 @@ fn post(body: &str) -> Request<Bytes> {
     Request::post("http://edge.test/emails").header("authorization", "Bearer re_1").body(body).unwrap()
 }
 
-fn check_error(response: Response<Vec<u8>>, status: u16, name: &str, words: &str) {
+pub(crate) fn check_error(response: Response<Vec<u8>>, status: u16, name: &str, words: &str) {
     let body: ErrorAnswer = serde_json::from_slice(response.body()).unwrap();
     assert_eq!((response.status().as_u16(), body.status_code), (status, status), "{}", body.message);
     assert_eq!(body.name, name, "{}", body.message);
@@ -424,4 +435,89 @@ fn routes() {
         check_error(response, 405, "method_not_allowed", "POST");
     }
     assert_eq!(host.calls().len(), passed);
+}
+
+#[test]
+fn a_scheduled_message_says_when_it_goes_out() {
+    let host = Host::default();
+    let email = |at: &str| LEAST.replace("\"text\"", &format!("\"scheduled_at\":\"{at}\",\"text\""));
+    assert_eq!(answer(&host, post(&email("in 1 hour"))).status(), 200);
+    let (meta, message) = host.message();
+    assert_eq!(meta.scheduled_ms, Some((1_795_294_952 + 3600) * 1000));
+    assert!(message.contains("Date: Sat, 21 Nov 2026 22:02:32 +0000\r\n"), "{message}");
+    check_error(answer(&host, post(&email("soon"))), 422, "validation_error", "`scheduled_at`");
+    answer(&host, post(LEAST));
+    assert_eq!(host.message().0.scheduled_ms, None);
+}
+
+#[test]
+fn another_time_is_read_here_and_kept_there() {
+    let host = Host::default();
+    let patch = |body: &str, key: bool| {
+        let mut request = Request::patch(format!("http://edge.test/emails/{ID}"));
+        if key {
+            request = request.header("authorization", "Bearer re_1");
+        }
+        answer(&host, request.body(Bytes(body.as_bytes().to_vec())).unwrap())
+    };
+    assert_eq!(patch(r#"{"scheduled_at":"in 1 min"}"#, true).status(), 200);
+    let body = String::from_utf8(host.seen.borrow()[0].body().clone()).unwrap();
+    assert_eq!(body, r#"{"scheduled_at":"2026-11-21T21:03:32.000Z"}"#);
+    check_error(patch("{}", true), 422, "missing_required_field", "`scheduled_at`");
+    check_error(patch(r#"{"scheduled_at":"later"}"#, true), 422, "validation_error", "`scheduled_at`");
+    check_error(patch(r#"{"scheduled_at":"in 1 min","to":"x"}"#, true), 422, "validation_error", "`to`");
+    check_error(patch(r#"{"scheduled_at":"in 1 min"}"#, false), 401, "missing_api_key", "missing");
+    assert_eq!(host.calls().len(), 1);
+}
+
+#[test]
+fn a_stored_template_is_asked_of_the_host() {
+    let template = r#"{"id":"0198","from":"T <t@src.test>","reply_to":[],"subject":"S","html":null,"text":"{{vars}}",
+        "variables":[{"key":"A","type":"string","fallback_value":"b"}]}"#;
+    let host = Host {
+        resources: vec![
+            ("/delivery/v1/templates/order", 200, template.to_owned()),
+            ("/delivery/v1/templates/none", 404, error(404, "not_found").1),
+        ],
+        ..Default::default()
+    };
+    let email = r#"{"to":"b@dst.test","template":{"id":"order"}}"#;
+    assert_eq!(answer(&host, post(email)).status(), 200);
+    assert_eq!(host.calls(), [AUTH_PATH, "/delivery/v1/templates/order", MESSAGES_PATH]);
+    assert_eq!(host.seen.borrow()[1].headers()["authorization"], "Bearer token-7");
+    let (meta, message) = host.message();
+    assert_eq!(meta.sender.as_deref(), Some("t@src.test"));
+    assert!(message.contains("Subject: S\r\n") && message.contains(r#"{"A":"b"}"#), "{message}");
+    let unknown = email.replace("order", "none");
+    check_error(answer(&host, post(&unknown)), 422, "validation_error", "`template.id`: the host says so");
+    check_error(
+        answer(&host, post(r#"{"to":"b@dst.test","template":{"id":"a/b"}}"#)),
+        422,
+        "validation_error",
+        "no id",
+    );
+}
+
+#[test]
+fn attachments_are_fetched_by_the_host() {
+    let host = |status: u16, body: &str| Host {
+        resources: vec![("/delivery/v1/fetch", status, body.to_owned())],
+        ..Default::default()
+    };
+    let email =
+        LEAST.replace("\"text\"", r#""attachments":[{"path":"https://x.test/a.pdf","filename":"a.pdf"}],"text""#);
+    let good = host(200, "%PDF");
+    assert_eq!(answer(&good, post(&email)).status(), 200);
+    let request = String::from_utf8(good.seen.borrow()[1].body().clone()).unwrap();
+    assert_eq!(request, r#"{"url":"https://x.test/a.pdf","max_bytes":99999}"#);
+    assert!(good.message().1.contains("JVBERg=="), "{}", good.message().1);
+    let (_, refusal) = error(422, "validation_error");
+    check_error(
+        answer(&host(422, &refusal), post(&email)),
+        422,
+        "invalid_attachment",
+        "`attachments[0].path`: the host says so",
+    );
+    check_error(answer(&host(200, &"x".repeat(100_000)), post(&email)), 413, "validation_error", "100001 bytes");
+    check_error(answer(&host(503, ""), post(&email)), 503, "application_error", "again later");
 }

@@ -171,9 +171,10 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Problem {
         let (status, name) = match &error {
             StoreError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
-            StoreError::Exists(_) | StoreError::DuplicateId | StoreError::IdempotencyMismatch => {
-                (StatusCode::CONFLICT, "exists")
-            }
+            StoreError::Exists(_)
+            | StoreError::DuplicateId
+            | StoreError::IdempotencyMismatch
+            | StoreError::NotScheduled(_) => (StatusCode::CONFLICT, "exists"),
             StoreError::Full => (StatusCode::INSUFFICIENT_STORAGE, "full"),
             StoreError::Io(_) => (StatusCode::INTERNAL_SERVER_ERROR, "storage"),
         };

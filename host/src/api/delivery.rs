@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use delivery_client::wire::{
     AUTH_PATH, AuthAnswer, AuthRequest, Frame, FrameError, FrameLimits, MESSAGES_PATH, MessageAnswer, MessageMeta,
-    decode_frames,
+    SCHEDULE_DAYS, decode_frames,
 };
 use http::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
@@ -189,15 +189,19 @@ impl Delivery {
         if is_stale || !caller.runs_stages(&tenant) {
             return fault(StatusCode::CONFLICT, "stale_revision", "The tenant's components have changed: ask again.");
         }
-        let mut answers = Vec::with_capacity(frames.len());
+        let with_all = frames.iter().any(|frame| frame.meta.with_all);
+        let mut messages = Vec::with_capacity(frames.len());
         for Frame { meta, message } in frames {
-            let message = body.slice_ref(message);
-            answers.push(self.message(&tenant, caller, meta, message, now).await.unwrap_or_else(Into::into));
+            messages.push(self.message(&tenant, caller, meta, body.slice_ref(message), now).await);
         }
-        json(StatusCode::OK, &answers)
+        if with_all && messages.iter().any(Result::is_err) {
+            let answers = messages.into_iter().map(|message| message.map_or_else(Into::into, |_| left_out().into()));
+            return json(StatusCode::OK, &answers.collect::<Vec<MessageAnswer>>());
+        }
+        json(StatusCode::OK, &self.accept(messages).await)
     }
 
-    /// Takes one message to the commit point.
+    /// One message, checked, as it is to be stored.
     async fn message(
         &self,
         tenant: &str,
@@ -205,20 +209,40 @@ impl Delivery {
         meta: MessageMeta,
         message: Bytes,
         now: Timestamp,
-    ) -> Result<MessageAnswer, Refused> {
+    ) -> Result<NewMessage, Refused> {
         self.check_author(tenant, &message).await?;
         let new = self.new_message(tenant, meta, message, now)?;
-        let new = match caller {
+        match caller {
             // Signed on the way here, by the pipeline of this process.
-            Caller::Inside => new,
-            Caller::Edge { components, .. } => self.signed(components, new).await?,
-        };
-        let id = new.id;
-        match self.intake.accept(new).await {
-            Ok(Accepted::Stored) => Ok(MessageAnswer::Accepted { id: id.to_string(), replayed: false }),
-            Ok(Accepted::Replayed(first)) => Ok(MessageAnswer::Accepted { id: first.to_string(), replayed: true }),
-            Err(error) => Err(refused(&error)),
+            Caller::Inside => Ok(new),
+            Caller::Edge { components, .. } => self.signed(components, new).await,
         }
+    }
+
+    /// Takes the messages that are good to the commit point, all in one transaction.
+    async fn accept(&self, messages: Vec<Result<NewMessage, Refused>>) -> Vec<MessageAnswer> {
+        let mut good = Vec::new();
+        let mut answers: Vec<Result<String, Refused>> = Vec::with_capacity(messages.len());
+        for message in messages {
+            answers.push(message.map(|message| {
+                let id = message.id.to_string();
+                good.push(message);
+                id
+            }));
+        }
+        let mut accepted = self.intake.accept_all(good).await.into_iter();
+        let answer = |answer: Result<String, Refused>| match answer {
+            Err(refused) => refused.into(),
+            Ok(id) => match accepted.next() {
+                Some(Ok(Accepted::Stored)) => MessageAnswer::Accepted { id, replayed: false },
+                Some(Ok(Accepted::Replayed(first))) => {
+                    MessageAnswer::Accepted { id: first.to_string(), replayed: true }
+                }
+                Some(Err(error)) => refused(&error).into(),
+                None => refused(&StoreError::Io("the store gave no answer".to_owned())).into(),
+            },
+        };
+        answers.into_iter().map(answer).collect()
     }
 
     /// The message with a signature of ours that verifies: the edge's own, or one made here.
@@ -296,7 +320,7 @@ impl Delivery {
         if meta.attributes.len() > PAIRS || meta.tags.len() > PAIRS {
             return Err(wrong(format!("The message has more than {PAIRS} attributes or tags.")));
         }
-        let idempotency = meta.idempotency.map(|it| Idempotency { key: it.key, digest: it.digest });
+        let idempotency = meta.idempotency.map(|it| Idempotency { key: it.key, digest: it.digest, item: it.item });
         if idempotency.as_ref().is_some_and(|it| it.key.is_empty() || it.key.chars().count() > IDEMPOTENCY_CHARS) {
             return Err(Refused {
                 status: StatusCode::BAD_REQUEST,
@@ -315,6 +339,7 @@ impl Delivery {
             tags: meta.tags,
             idempotency,
             accepted_at,
+            scheduled_at: meta.scheduled_ms.map(|ms| scheduled_at(ms, accepted_at)).transpose()?,
         })
     }
 
@@ -326,6 +351,22 @@ impl Delivery {
 
 fn address(text: &str) -> Result<Address, Refused> {
     Address::parse(text).map_err(|error| wrong(format!("An address of the envelope is wrong: {error}.")))
+}
+
+/// The time of sending that an edge names: its clock may differ from ours, by less than a day.
+fn scheduled_at(ms: i64, now: Timestamp) -> Result<Timestamp, Refused> {
+    let latest = now.as_second().saturating_add((SCHEDULE_DAYS + 1) * 86_400);
+    let at = Timestamp::from_millisecond(ms).ok().filter(|at| at.as_second() <= latest);
+    at.ok_or_else(|| wrong(format!("A message can be scheduled at most {SCHEDULE_DAYS} days ahead.")))
+}
+
+/// The answer for a good message of a request that is stored as a whole or not at all.
+fn left_out() -> Refused {
+    Refused {
+        status: StatusCode::FAILED_DEPENDENCY,
+        name: "validation_error",
+        text: "Another message of the request was refused, so none was stored.".to_owned(),
+    }
 }
 
 fn wrong(text: impl Into<String>) -> Refused {
@@ -353,6 +394,7 @@ fn refused(error: &StoreError) -> Refused {
         StoreError::DuplicateId
         | StoreError::Exists(_)
         | StoreError::NotFound(_)
+        | StoreError::NotScheduled(_)
         | StoreError::Full
         | StoreError::Io(_) => {
             tracing::error!(%error, "a message was not accepted");

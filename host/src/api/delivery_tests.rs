@@ -119,6 +119,8 @@ pub fn meta() -> MessageMeta {
         tags: vec![("category".to_owned(), "welcome".to_owned())],
         idempotency: None,
         component_revision: 0,
+        scheduled_ms: None,
+        with_all: false,
     }
 }
 
@@ -153,7 +155,7 @@ async fn a_message_is_durable_and_a_repetition_is_the_same() {
     let view = world.store.message("acme", Uuid::parse_str(&id).unwrap()).await.unwrap();
     assert_eq!(world.store.body(&view.body).await.unwrap(), MESSAGE);
     assert_eq!(view.bcc.len(), 1);
-    let key = |digest: &str| Some(wire::Idempotency { key: "k-1".to_owned(), digest: digest.to_owned() });
+    let key = |digest: &str| Some(wire::Idempotency { key: "k-1".to_owned(), digest: digest.to_owned(), item: 0 });
     let first = MessageMeta { idempotency: key("d1"), ..super::tests::meta() };
     let again = MessageMeta { idempotency: key("d1"), ..super::tests::meta() };
     let other = MessageMeta { idempotency: key("d2"), ..super::tests::meta() };
@@ -191,7 +193,7 @@ async fn nothing_an_edge_says_is_believed() {
     check(MessageMeta { recipients: four, bcc: Vec::new(), ..meta() }, MESSAGE, 422, "4 recipients: at most 3").await;
     check(MessageMeta { bcc: list(&["stranger@d.test"]), ..meta() }, MESSAGE, 422, "Bcc").await;
     check(MessageMeta { sender: Some("x\r\ny@d.test".to_owned()), ..meta() }, MESSAGE, 422, "envelope").await;
-    let long = wire::Idempotency { key: "k".repeat(257), digest: String::new() };
+    let long = wire::Idempotency { key: "k".repeat(257), digest: String::new(), item: 0 };
     check(MessageMeta { idempotency: Some(long), ..meta() }, MESSAGE, 400, "1 to 256 characters").await;
     assert_eq!(world.store.queued().await.unwrap(), 0);
     // A subdomain of a registered domain may be used; a null sender too.
@@ -223,4 +225,30 @@ async fn a_development_host_takes_any_domain() {
     let world = World::new(true).await;
     let answer = world.send(&meta(), &MESSAGE.replace("src.test", "anything.test")).await;
     assert!(matches!(answer, MessageAnswer::Accepted { .. }), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_batch_is_stored_whole_or_not_at_all() {
+    let world = World::new(false).await;
+    let foreign = MESSAGE.replace("a@src.test", "a@foreign.test");
+    let send = async |with_all: bool, messages: &[&str]| -> Vec<MessageAnswer> {
+        let mut body = Vec::new();
+        for message in messages {
+            let meta = MessageMeta { with_all, ..meta() };
+            body.append(&mut encode_frame(&meta, message.as_bytes().to_vec()).unwrap());
+        }
+        read(&world.post(&world.token().await, body).await)
+    };
+    let statuses = |answers: &[MessageAnswer]| -> Vec<u16> {
+        let status = |answer: &MessageAnswer| match answer {
+            MessageAnswer::Accepted { .. } => 200,
+            MessageAnswer::Refused { status, .. } => *status,
+        };
+        answers.iter().map(status).collect()
+    };
+    assert_eq!(statuses(&send(true, &[MESSAGE, &foreign, MESSAGE]).await), [424, 403, 424]);
+    assert_eq!(world.store.queued().await.unwrap(), 0);
+    assert_eq!(statuses(&send(false, &[MESSAGE, &foreign, MESSAGE]).await), [200, 403, 200]);
+    assert_eq!(statuses(&send(true, &[MESSAGE, MESSAGE]).await), [200, 200]);
+    assert_eq!(world.store.queued().await.unwrap(), 8);
 }

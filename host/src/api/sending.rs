@@ -1,4 +1,5 @@
-//! The reading side of the sending API, in the shape of Resend's: a message, its events, the list of messages.
+//! What the host answers of the sending API, in the shape of Resend's: a message, its events, the list of messages,
+//! and another time or none for a message that is scheduled.
 //!
 //! A caller sees its own tenant's messages; another's are not found.
 
@@ -10,7 +11,7 @@ use http::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
 use mail::message::Parsed;
 use mail::{Address, Mailbox};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -45,7 +46,7 @@ const SMALL_OCTETS: u64 = 256 << 10;
 const PERMIT_BYTES: usize = 1024;
 const ROOM: Duration = Duration::from_secs(10);
 
-/// Answers `GET /emails`, `GET /emails/{id}` and `GET /emails/{id}/events`.
+/// Answers `GET /emails`, `GET` and `PATCH /emails/{id}`, `GET /emails/{id}/events` and `POST /emails/{id}/cancel`.
 pub struct Sending {
     store: Arc<dyn Store>,
     directory: Arc<dyn Directory>,
@@ -93,7 +94,6 @@ struct Email {
     cc: Vec<String>,
     reply_to: Vec<String>,
     last_event: Option<String>,
-    /// Never set yet.
     scheduled_at: Option<String>,
     #[serde(flatten)]
     content: Option<Content>,
@@ -105,6 +105,12 @@ struct Content {
     html: Option<String>,
     text: Option<String>,
     tags: serde_json::Value,
+}
+
+/// `PATCH /emails/{id}`.
+#[derive(Deserialize)]
+struct Reschedule {
+    scheduled_at: Timestamp,
 }
 
 #[derive(Serialize)]
@@ -139,15 +145,15 @@ impl Sending {
             Ok(key) => key.tenant,
             Err(response) => return response,
         };
-        if request.method() != Method::GET {
-            return fault(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Only GET is answered here.");
-        }
         let query = request.uri().query().unwrap_or_default();
         let path: Vec<&str> = request.uri().path().trim_matches('/').split('/').skip(1).collect();
-        let answer = match path.as_slice() {
-            [] => self.list(&tenant, query).await,
-            [id] => self.email(&tenant, id).await,
-            [id, "events"] => self.events(&tenant, id, query).await,
+        let answer = match (request.method(), path.as_slice()) {
+            (&Method::GET, []) => self.list(&tenant, query).await,
+            (&Method::GET, [id]) => self.email(&tenant, id).await,
+            (&Method::GET, [id, "events"]) => self.events(&tenant, id, query).await,
+            (&Method::PATCH, [id]) => self.reschedule(&tenant, id, request.body()).await,
+            (&Method::POST, [id, "cancel"]) => self.cancel(&tenant, id).await,
+            (_, [] | [_] | [_, "events" | "cancel"]) => Err(Failure::Method),
             _ => Err(Failure::NotFound),
         };
         answer.unwrap_or_else(Failure::into_response)
@@ -160,6 +166,22 @@ impl Sending {
         let response = json(StatusCode::OK, &email(view, parsed, true));
         let Some(room) = room else { return Ok(response) };
         Ok(response.map(|bytes| Bytes::from_owner(Roomy { bytes, _room: room })))
+    }
+
+    /// The body is the trigger's: a moment, in whatever way the caller wrote it.
+    async fn reschedule(&self, tenant: &str, id: &str, body: &[u8]) -> Result<Response<Bytes>, Failure> {
+        let id = message_id(id)?;
+        let Ok(Reschedule { scheduled_at }) = serde_json::from_slice(body) else {
+            return Err(Failure::Wrong("`scheduled_at` must be a time with its offset."));
+        };
+        self.store.reschedule(tenant, id, scheduled_at).await?;
+        Ok(changed(id))
+    }
+
+    async fn cancel(&self, tenant: &str, id: &str) -> Result<Response<Bytes>, Failure> {
+        let id = message_id(id)?;
+        self.store.cancel(tenant, id, Timestamp::now()).await?;
+        Ok(changed(id))
     }
 
     /// Waits until a message of so many octets may be read whole.
@@ -251,6 +273,11 @@ impl Sending {
     }
 }
 
+/// A message was changed.
+fn changed(id: Uuid) -> Response<Bytes> {
+    json(StatusCode::OK, &serde_json::json!({ "object": "email", "id": id.to_string() }))
+}
+
 /// What a stored message says; nothing once its body is gone. Large ones are read off the reactor.
 async fn parsed(body: Result<Bytes, StoreError>) -> Result<Parsed, Failure> {
     let bytes = match body {
@@ -265,6 +292,10 @@ async fn parsed(body: Result<Bytes, StoreError>) -> Result<Parsed, Failure> {
 /// Why a request is not answered with what it asked for.
 enum Failure {
     NotFound,
+    /// There is such a resource, but not with this method.
+    Method,
+    /// The message waits for no time of its own (any more): since when not.
+    NotScheduled(&'static str),
     /// The request is wrong; the text tells its author.
     Wrong(&'static str),
     /// No room became free in time.
@@ -276,6 +307,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         match error {
             StoreError::NotFound(_) => Failure::NotFound,
+            StoreError::NotScheduled(why) => Failure::NotScheduled(why),
             error => Failure::Store(error),
         }
     }
@@ -285,6 +317,13 @@ impl Failure {
     fn into_response(self) -> Response<Bytes> {
         match self {
             Failure::NotFound => fault(StatusCode::NOT_FOUND, "not_found", "Email not found."),
+            Failure::Method => {
+                fault(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This method is not answered here.")
+            }
+            Failure::NotScheduled(why) => {
+                let text = format!("The email is not scheduled and cannot be changed: {why}.");
+                fault(StatusCode::UNPROCESSABLE_ENTITY, "validation_error", text)
+            }
             Failure::Wrong(text) => fault(StatusCode::UNPROCESSABLE_ENTITY, "validation_error", text),
             Failure::Busy => unavailable("Too many large messages at once. Try again later."),
             Failure::Store(error) => {
@@ -336,7 +375,7 @@ fn email(view: MessageView, parsed: Parsed, whole: bool) -> Email {
         cc: shown(&parsed.cc),
         reply_to: shown(&parsed.reply_to),
         last_event: view.last_event,
-        scheduled_at: None,
+        scheduled_at: view.scheduled_at.map(time),
         content: whole.then(|| Content {
             message_id: parsed.message_id,
             html: parsed.html.map(|html| as_given(html, is_alone)),

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+use delivery_client::wire;
 use http::header::AUTHORIZATION;
 use mail::{Event, EventKind};
 use serde_json::{Value, json};
@@ -20,8 +21,12 @@ impl Reader {
     }
 
     async fn get(&self, key: &str, path: &str) -> (u16, Value) {
-        let request = Request::get(path).header(AUTHORIZATION, format!("Bearer {key}"));
-        let response = self.sending.answer(request.body(Bytes::new()).unwrap()).await;
+        self.ask(key, Method::GET, path, "").await
+    }
+
+    async fn ask(&self, key: &str, method: Method, path: &str, body: &'static str) -> (u16, Value) {
+        let request = Request::builder().method(method).uri(path).header(AUTHORIZATION, format!("Bearer {key}"));
+        let response = self.sending.answer(request.body(Bytes::from_static(body.as_bytes())).unwrap()).await;
         (response.status().as_u16(), serde_json::from_slice(response.body()).unwrap())
     }
 
@@ -154,4 +159,51 @@ async fn large_messages_wait_for_room() {
     assert!(matches!(sending.room_for(LARGE).await, Err(Failure::Busy)));
     drop(answer);
     assert!(sending.room_for(u64::MAX).await.is_ok_and(|room| room.is_some()));
+}
+
+#[tokio::test]
+async fn a_scheduled_message_is_moved_and_canceled_until_it_is_sent() {
+    let reader = Reader::new().await;
+    let scheduled = async |ms: i64| {
+        let meta = delivery_client::wire::MessageMeta { scheduled_ms: Some(ms), ..meta() };
+        let answer = reader.world.send(&meta, MESSAGE).await;
+        (meta.id, answer)
+    };
+    let later = Timestamp::now().as_millisecond() + 3_600_000;
+    let (id, _) = scheduled(later).await;
+    let (email, cancel) = (format!("/emails/{id}"), format!("/emails/{id}/cancel"));
+    let (_, shown) = reader.get(KEY, &email).await;
+    assert_eq!(shown["last_event"], "scheduled");
+    let moment = |shown: &Value| shown["scheduled_at"].as_str().unwrap().parse::<Timestamp>().unwrap();
+    assert_eq!(moment(&shown).as_millisecond(), later);
+    let (_, listed) = reader.get(KEY, "/emails").await;
+    assert_eq!(moment(&listed["data"][0]).as_millisecond(), later);
+
+    let body = r#"{"scheduled_at":"2030-01-02T03:04:05.678Z"}"#;
+    assert_eq!(reader.ask(OTHERS_KEY, Method::PATCH, &email, body).await.0, 404);
+    assert_eq!(reader.ask(OTHERS_KEY, Method::POST, &cancel, "").await.0, 404);
+    let (status, answer) = reader.ask(KEY, Method::PATCH, &email, body).await;
+    assert_eq!((status, answer), (200, json!({ "object": "email", "id": id })));
+    assert_eq!(moment(&reader.get(KEY, &email).await.1).to_string(), "2030-01-02T03:04:05.678Z");
+    assert_eq!(reader.ask(KEY, Method::PATCH, &email, "{}").await.0, 422);
+
+    let (status, answer) = reader.ask(KEY, Method::POST, &cancel, "").await;
+    assert_eq!((status, answer), (200, json!({ "object": "email", "id": id })));
+    let (_, shown) = reader.get(KEY, &email).await;
+    assert_eq!((&shown["last_event"], &shown["text"]), (&json!("canceled"), &json!("It works.")));
+    let (_, events) = reader.get(KEY, &format!("/emails/{id}/events")).await;
+    let kinds: Vec<&str> =
+        events["data"].as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["email.scheduled", "email.scheduled", "email.canceled", "email.canceled"]);
+    for (method, path) in [(Method::POST, &cancel), (Method::PATCH, &email)] {
+        let (status, error) = reader.ask(KEY, method, path, body).await;
+        assert_eq!((status, error["name"].as_str()), (422, Some("validation_error")));
+        assert!(error["message"].as_str().unwrap().contains("it was canceled"), "{error}");
+    }
+    let sent = reader.sent("at once").await;
+    let (status, error) = reader.ask(KEY, Method::POST, &format!("/emails/{sent}/cancel"), "").await;
+    assert!(status == 422 && error["message"].as_str().unwrap().contains("sent at once"), "{error}");
+
+    let (_, answer) = scheduled(later + 40 * 86_400_000).await;
+    assert!(matches!(answer, wire::MessageAnswer::Refused { status: 422, .. }), "{answer:?}");
 }

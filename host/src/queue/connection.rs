@@ -139,6 +139,7 @@ fn unreadable(error: &StoreError) -> Outcome {
         StoreError::IdempotencyMismatch
         | StoreError::DuplicateId
         | StoreError::Exists(_)
+        | StoreError::NotScheduled(_)
         | StoreError::Full
         | StoreError::Io(_) => (Verdict::Deferred, EnhancedCode::new(4, 3, 0)),
     };

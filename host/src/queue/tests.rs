@@ -202,6 +202,7 @@ impl Running {
             tags: Vec::new(),
             idempotency: None,
             accepted_at,
+            scheduled_at: None,
         };
         self.store.accept(vec![message]).await.pop().unwrap().unwrap();
     }

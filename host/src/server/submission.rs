@@ -164,6 +164,7 @@ where
             tags: Vec::new(),
             idempotency: None,
             accepted_at: now,
+            scheduled_at: None,
         })
     }
 }
@@ -224,7 +225,8 @@ fn store_reply(error: &StoreError) -> Reply {
         | StoreError::IdempotencyMismatch
         | StoreError::DuplicateId
         | StoreError::Exists(_)
-        | StoreError::NotFound(_) => {
+        | StoreError::NotFound(_)
+        | StoreError::NotScheduled(_) => {
             tracing::error!(%error, "a message could not be accepted");
             reply(451, (4, 3, 0), "The message could not be stored: try again later")
         }

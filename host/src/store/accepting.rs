@@ -1,15 +1,16 @@
-//! What an accept writes: the message, its recipients, its idempotency key and the `email.sent` event of each
-//! recipient, all in the group's transaction; the body in the group's segment.
+//! What an accept writes: the message, its recipients, its idempotency key and the first event of each recipient
+//! (`email.sent`, or `email.scheduled` where it is to be sent later), all in the group's transaction; the body in the group's segment.
 
 use std::collections::HashMap;
 
+use mail::EventKind;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::segment::{Spool, digest};
 use super::writer::GroupError;
-use super::{Accepted, Idempotency, NewMessage, StoreError, history};
+use super::{Accepted, Idempotency, NewMessage, StoreError, history, scheduling};
 
 /// How long an idempotency key is kept.
 pub(super) const IDEMPOTENCY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -25,6 +26,8 @@ pub(super) struct Prepared {
     digest: u64,
     idempotency: Option<Idempotency>,
     accepted_ms: i64,
+    /// Of a message that is sent later.
+    send_ms: Option<i64>,
 }
 
 /// What few messages have: one JSON column, NULL where all of it is empty.
@@ -54,17 +57,20 @@ impl Prepared {
             let text = serde_json::to_string(&extra);
             Some(text.map_err(|error| StoreError::Io(format!("attributes or tags cannot be stored: {error}")))?)
         };
+        let accepted_ms = message.accepted_at.as_millisecond();
+        let send_ms = message.scheduled_at.map(|at| at.as_millisecond()).filter(|send_ms| *send_ms > accepted_ms);
         Ok(Prepared {
             id: message.id,
             tenant: message.tenant,
             sender: message.sender.map(|sender| sender.to_string()),
-            // The ids of their `email.sent` events are made here, off the writer's thread.
+            // The ids of their first events are made here, off the writer's thread.
             recipients: message.recipients.iter().map(|address| (address.to_string(), Uuid::new_v4())).collect(),
             extra,
             digest: digest(&message.body),
             body: message.body,
             idempotency: message.idempotency,
-            accepted_ms: message.accepted_at.as_millisecond(),
+            accepted_ms,
+            send_ms,
         })
     }
 }
@@ -99,24 +105,30 @@ pub(super) fn accept(
     let Some(key) = insert_message(connection, spool, counters, tenant, message)? else {
         return Ok((same_id(connection, tenant, message)?, None));
     };
+    let due_ms = message.send_ms.unwrap_or(message.accepted_ms);
+    let kind = if message.send_ms.is_some() { EventKind::Scheduled } else { EventKind::Sent };
+    if let Some(send_ms) = message.send_ms {
+        scheduling::add(connection, key, send_ms)?;
+    }
     for (place, (address, event)) in message.recipients.iter().enumerate() {
         connection
             .prepare_cached(
                 "INSERT INTO recipient (message, place, address, attempts, due_ms) VALUES (?1, ?2, ?3, 0, ?4)",
             )?
-            .execute(params![key, place as i64, address, message.accepted_ms])?;
+            .execute(params![key, place as i64, address, due_ms])?;
         counters.seq += 1;
-        history::record_sent(connection, (key, counters.seq), *event, message.accepted_ms, address)?;
+        history::record_plain(connection, (key, counters.seq), *event, kind, message.accepted_ms, address)?;
     }
-    if let Some(Idempotency { key, digest }) = &message.idempotency {
+    if let Some(Idempotency { key, digest, item }) = &message.idempotency {
         // REPLACE: an expired one may stand there still.
         connection
             .prepare_cached(
-                "INSERT OR REPLACE INTO idempotency (tenant, key, digest, message, at_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT OR REPLACE INTO idempotency (tenant, key, item, digest, message, at_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?
-            .execute(params![tenant, key, digest, message.id.as_bytes(), message.accepted_ms])?;
+            .execute(params![tenant, key, item, digest, message.id.as_bytes(), message.accepted_ms])?;
     }
-    let due = NewlyDue { key, recipients: message.recipients.len(), due_ms: message.accepted_ms };
+    let due = NewlyDue { key, recipients: message.recipients.len(), due_ms };
     Ok((Ok(Accepted::Stored), Some(due)))
 }
 
@@ -144,15 +156,22 @@ fn replay(
     message: &Prepared,
 ) -> rusqlite::Result<Option<Result<Accepted, StoreError>>> {
     let Some(idempotency) = &message.idempotency else { return Ok(None) };
+    let Idempotency { key, digest, item } = idempotency;
+    // The message's own place in the request first; any other of the same key tells whether the request is the same.
     let found = connection
-        .prepare_cached("SELECT digest, message FROM idempotency WHERE tenant = ?1 AND key = ?2 AND at_ms >= ?3")?
-        .query_row(params![tenant, idempotency.key, message.accepted_ms - IDEMPOTENCY_MS], |row| {
-            Ok((row.get::<_, String>(0)?, Uuid::from_bytes(row.get(1)?)))
+        .prepare_cached(
+            "SELECT digest, message, item FROM idempotency WHERE tenant = ?1 AND key = ?2 AND at_ms >= ?3
+             ORDER BY item = ?4 DESC LIMIT 1",
+        )?
+        .query_row(params![tenant, key, message.accepted_ms - IDEMPOTENCY_MS, item], |row| {
+            Ok((row.get::<_, String>(0)?, Uuid::from_bytes(row.get(1)?), row.get::<_, u32>(2)?))
         })
         .optional()?;
-    Ok(found.map(|(digest, id)| {
-        if digest == idempotency.digest { Ok(Accepted::Replayed(id)) } else { Err(StoreError::IdempotencyMismatch) }
-    }))
+    Ok(match found {
+        None => None,
+        Some((first, _, _)) if first != *digest => Some(Err(StoreError::IdempotencyMismatch)),
+        Some((_, id, place)) => (place == *item).then_some(Ok(Accepted::Replayed(id))),
+    })
 }
 
 /// Adds body and message row; `None` where the id is taken.

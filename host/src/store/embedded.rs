@@ -233,6 +233,16 @@ impl Store for Embedded {
         answers
     }
 
+    async fn reschedule(&self, tenant: &str, message: Uuid, to: Timestamp) -> Result<(), StoreError> {
+        let tenant = tenant.to_owned();
+        self.ask(|answer| Job::Reschedule { tenant, message, to, answer }).await?
+    }
+
+    async fn cancel(&self, tenant: &str, message: Uuid, at: Timestamp) -> Result<(), StoreError> {
+        let tenant = tenant.to_owned();
+        self.ask(|answer| Job::Cancel { tenant, message, at, answer }).await?
+    }
+
     async fn lease(&self, now: Timestamp, limit: usize) -> Result<Vec<Leased>, StoreError> {
         self.ask(|answer| Job::Lease { now, limit, answer }).await?
     }

@@ -5,7 +5,7 @@
 //! event may stand in both, never in neither; who reads both drops the double by `seq`.
 
 use jiff::Timestamp;
-use mail::{Event, Outcome, Reply};
+use mail::{Event, EventKind, Outcome, Reply};
 use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
@@ -18,18 +18,19 @@ const COLUMNS: &str = "message, seq, id, kind, at_ms, recipient, reason, attempt
 /// An event's place: its message's key and its `seq`.
 pub(super) type EventKey = (i64, i64);
 
-/// Records that a recipient's message was accepted. The common case, with as few columns as it needs.
-pub(super) fn record_sent(
+/// Records an event that says no more than its kind. The common case, with as few columns as it needs.
+pub(super) fn record_plain(
     connection: &Connection,
     (message, seq): EventKey,
     id: Uuid,
+    kind: EventKind,
     at_ms: i64,
     recipient: &str,
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO outbox (message, seq, id, kind, at_ms, recipient) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?;
-    let kind = codes::kind_to(mail::EventKind::Sent);
+    let kind = codes::kind_to(kind);
     statement.execute(params![message, seq, id.as_bytes(), kind, at_ms, recipient])?;
     Ok(())
 }

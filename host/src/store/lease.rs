@@ -18,8 +18,9 @@ use super::{Leased, LeasedRecipient, StoreError};
 // CROSS JOIN keeps the order: the due index leads.
 pub(super) const DUE: &str = "
     SELECT r.due_ms, r.message, r.place, r.address, r.attempts,
-           m.id, t.name, m.sender, m.segment, m.position, m.size, m.accepted_ms
+           m.id, t.name, m.sender, m.segment, m.position, m.size, coalesce(s.send_ms, m.accepted_ms)
     FROM recipient r CROSS JOIN message m ON m.key = r.message CROSS JOIN tenant t ON t.key = m.tenant
+         LEFT JOIN schedule s ON s.message = m.key
     WHERE r.due_ms <= ?1 AND (r.due_ms, r.message, r.place) > (?2, ?3, ?4)
     ORDER BY r.due_ms, r.message, r.place";
 
@@ -205,6 +206,7 @@ mod tests {
                  INSERT INTO recipient VALUES (1, 1, 0, 'x@a.test', 0), (2, 2, 0, 'x@a.test', 0), (3, 3, 0, 'x@a.test', 0);
                  CREATE TABLE tenant (key, name);
                  INSERT INTO tenant VALUES (1, 'default');
+                 CREATE TABLE schedule (message INTEGER PRIMARY KEY, send_ms);
                  CREATE TABLE trouble (key);
                  INSERT INTO trouble VALUES (2);
                  CREATE TABLE stored (key, id);

@@ -11,6 +11,8 @@
 //! | handed in | nothing | the writer, into a group | nothing; its sender has no answer and repeats |
 //! | appended | a frame in the segment, behind the last committed one | the writer, by a sync | a torn or whole frame that nothing names: overwritten |
 //! | synced | the same, durable | the writer, by a commit | the same |
+//! | scheduled | message, recipients with `due_ms` ahead, `state` 1 in the schedule, `email.scheduled` in the outbox | the writer before a lease, or a cancellation | scheduled |
+//! | canceled | `due_ms` NULL, `done_ms` set, `state` 3, `email.canceled` in the outbox | the retention | canceled |
 //! | queued | message, recipients with `due_ms`, event in the outbox | the queue, by a lease | queued; where its sender had no answer, a repetition is `Replayed` |
 //! | leased | the same: leases are in memory | the queue, by a completion | queued, due at once; an attempt under way may repeat |
 //! | waiting | `due_ms` ahead; after an attempt it is counted and its event is in the outbox | time | waiting |
@@ -38,8 +40,10 @@ mod housekeeping;
 mod lease;
 pub(crate) mod private;
 mod reading;
+mod scheduling;
 mod schema;
 mod segment;
+mod sending_schema;
 mod writer;
 
 #[cfg(test)]
@@ -69,6 +73,9 @@ pub enum StoreError {
     /// The disk is full or over its reserve.
     #[error("no space left to store mail")]
     Full,
+    /// The message waits for no time of its own (any more); the text says since when not.
+    #[error("the message is not scheduled: {0}")]
+    NotScheduled(&'static str),
     /// Storage failed. After a failed sync nothing is accepted any more.
     #[error("storage failed: {0}")]
     Io(String),
@@ -102,13 +109,17 @@ pub struct NewMessage {
     pub tags: Vec<(String, String)>,
     pub idempotency: Option<Idempotency>,
     pub accepted_at: Timestamp,
+    /// When it is to be sent, where that is later.
+    pub scheduled_at: Option<Timestamp>,
 }
 
-/// An idempotency key and the digest of the request it came with. Kept for 24 h.
+/// An idempotency key, the digest of the request it came with, and the message's place in that request, from 0. Kept
+/// for 24 h. A key of another request is a mismatch for each of its messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idempotency {
     pub key: String,
     pub digest: String,
+    pub item: u32,
 }
 
 /// What became of a message that was to be accepted.
@@ -128,6 +139,7 @@ pub struct Leased {
     pub sender: ReversePath,
     pub body: BodyRef,
     pub size_bytes: u64,
+    /// Since when delivery is owed: when it was accepted, or the time it was scheduled for.
     pub accepted_at: Timestamp,
     pub recipients: Vec<LeasedRecipient>,
 }
@@ -175,6 +187,8 @@ pub struct MessageView {
     pub body: BodyRef,
     pub size_bytes: u64,
     pub accepted_at: Timestamp,
+    /// The time it was or is to be sent at, where it had one of its own.
+    pub scheduled_at: Option<Timestamp>,
     pub tags: Vec<(String, String)>,
     /// The latest of its recipients' events.
     pub last_event: Option<String>,
@@ -203,12 +217,19 @@ pub struct Page<T> {
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Makes messages durable, each on its own: the answers stand in order. `Ok` means that body, envelope, idempotency
-    /// key and the `email.sent` event of each recipient survive a power cut. Repeating a call with the same id, tenant and digest is
-    /// answered `Replayed`.
+    /// key and the first event of each recipient (`email.sent`, or `email.scheduled`) survive a power cut. Repeating a call with the
+    /// same id, tenant and digest is answered `Replayed`. A batch is stored in one transaction.
     async fn accept(&self, batch: Vec<NewMessage>) -> Vec<Result<Accepted, StoreError>>;
 
+    /// Gives a message that waits for its time another one. `NotScheduled` once it is sent or canceled.
+    async fn reschedule(&self, tenant: &str, message: Uuid, to: Timestamp) -> Result<(), StoreError>;
+
+    /// Ends a message that waits for its time, with `email.canceled` for each recipient. `NotScheduled` once it is sent
+    /// or canceled. What was canceled is never leased.
+    async fn cancel(&self, tenant: &str, message: Uuid, at: Timestamp) -> Result<(), StoreError>;
+
     /// Recipients due at `now`, at most `limit` of them, oldest due first, and leased to the caller. A restart of the process owes no
-    /// wait: what was leased is due again.
+    /// wait: what was leased is due again. What was scheduled gets its `email.sent` before it is leased, once.
     async fn lease(&self, now: Timestamp, limit: usize) -> Result<Vec<Leased>, StoreError>;
 
     /// Resolves when something may be due that no lease has handed out: after an accept or a release, or at the time

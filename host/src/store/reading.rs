@@ -18,8 +18,8 @@ const READERS: usize = 8;
 /// Items of one page, whatever the caller asks for.
 const PAGE: usize = 1000;
 
-const MESSAGE: &str =
-    "SELECT key, id, sender, segment, position, size, accepted_ms, extra FROM message m WHERE tenant = ?1";
+const MESSAGE: &str = "SELECT key, id, sender, segment, position, size, accepted_ms, extra, send_ms
+                       FROM message LEFT JOIN schedule ON message = key WHERE tenant = ?1";
 
 pub(super) struct Readers {
     layout: Layout,
@@ -175,6 +175,7 @@ fn view(connection: &Connection, row: &Row<'_>, tenant: &str) -> Result<(i64, Me
             body: place.to_ref(),
             size_bytes: u64::from(place.size),
             accepted_at: time(row.get(6)?),
+            scheduled_at: row.get::<_, Option<i64>>(8)?.map(time),
             tags: extra.tags,
             last_event: history::latest(connection, key)?,
         },

@@ -22,7 +22,7 @@ use super::faults::{Faults, Point};
 use super::history::{self, EventKey};
 use super::lease::{self, DueKey, Leases};
 use super::segment::Spool;
-use super::{Accepted, Completion, Leased, Next, StoreError};
+use super::{Accepted, Completion, Leased, Next, StoreError, TenantId, scheduling};
 
 /// Bounds of a group: rows (messages, completions, events) and octets of bodies.
 const GROUP_ROWS: usize = 1024;
@@ -45,6 +45,18 @@ pub(super) enum Job {
     },
     Complete {
         batch: Vec<Completion>,
+        answer: Answer<()>,
+    },
+    Reschedule {
+        tenant: TenantId,
+        message: Uuid,
+        to: Timestamp,
+        answer: Answer<()>,
+    },
+    Cancel {
+        tenant: TenantId,
+        message: Uuid,
+        at: Timestamp,
         answer: Answer<()>,
     },
     Record {
@@ -81,7 +93,12 @@ impl Job {
             Job::Accept { messages, .. } => (messages.len(), messages.iter().map(|message| message.body.len()).sum()),
             Job::Complete { batch, .. } => (batch.len(), 0),
             Job::Forget { keys, .. } => (keys.len(), 0),
-            Job::Record { .. } | Job::Change { .. } | Job::Retire { .. } | Job::Lease { .. } => (1, 0),
+            Job::Reschedule { .. }
+            | Job::Cancel { .. }
+            | Job::Record { .. }
+            | Job::Change { .. }
+            | Job::Retire { .. }
+            | Job::Lease { .. } => (1, 0),
         }
     }
 }
@@ -257,6 +274,14 @@ impl Writer {
                 let result = batch.iter().try_for_each(|completion| self.complete(completion, effects));
                 (Pending::Unit(answer, Ok(())), result)
             }
+            Job::Reschedule { tenant, message, to, answer } => match self.reschedule(&tenant, message, to, effects) {
+                Ok(told) => (Pending::Unit(answer, told), Ok(())),
+                Err(error) => (Pending::Unit(answer, Ok(())), Err(error)),
+            },
+            Job::Cancel { tenant, message, at, answer } => match self.cancel(&tenant, message, at, effects) {
+                Ok(told) => (Pending::Unit(answer, told), Ok(())),
+                Err(error) => (Pending::Unit(answer, Ok(())), Err(error)),
+            },
             Job::Record { message, events, at, answer } => match self.record(message, &events, at, effects) {
                 Ok(told) => (Pending::Unit(answer, told), Ok(())),
                 Err(error) => (Pending::Unit(answer, Ok(())), Err(error)),
@@ -293,6 +318,33 @@ impl Writer {
             answers.push(answer);
         }
         Ok(())
+    }
+
+    fn reschedule(
+        &mut self,
+        tenant: &str,
+        message: Uuid,
+        to: Timestamp,
+        effects: &mut Effects,
+    ) -> Result<Result<(), StoreError>, GroupError> {
+        let to_ms = to.as_millisecond();
+        let key = scheduling::reschedule(&self.connection, tenant, message, to_ms)?;
+        effects.due_again.extend(key.as_ref().ok().map(|key| (to_ms, *key, 0)));
+        Ok(key.map(drop))
+    }
+
+    fn cancel(
+        &mut self,
+        tenant: &str,
+        message: Uuid,
+        at: Timestamp,
+        effects: &mut Effects,
+    ) -> Result<Result<(), StoreError>, GroupError> {
+        let at_ms = at.as_millisecond();
+        let ended = scheduling::cancel(&self.connection, &mut self.counters, tenant, message, at_ms)?;
+        effects.done += ended.as_ref().unwrap_or(&0);
+        effects.events = true;
+        Ok(ended.map(drop))
     }
 
     fn complete(&mut self, completion: &Completion, effects: &mut Effects) -> Result<(), GroupError> {
@@ -423,6 +475,11 @@ impl Writer {
         for (message, place, key) in effects.ended {
             self.leases.restore(message, place, key);
         }
+        self.report(error);
+        effects.pending.into_iter().for_each(|pending| pending.tell(Some(error)));
+    }
+
+    fn report(&self, error: &GroupError) {
         match error {
             GroupError::Full => tracing::error!("the disk is full: mail is refused until there is space"),
             GroupError::Failed(text) => tracing::error!(error = %text, "a group of writes failed"),
@@ -432,7 +489,6 @@ impl Writer {
                 }
             }
         }
-        effects.pending.into_iter().for_each(|pending| pending.tell(Some(error)));
     }
 
     fn lease(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Leased>, StoreError> {
@@ -440,7 +496,9 @@ impl Writer {
             return Err(StoreError::Io(text.clone()));
         }
         let now_ms = now.as_millisecond();
-        let (leased, more) = self.leases.take(&self.connection, now_ms, limit)?;
+        let until_ms = self.send_scheduled(now_ms)?;
+        let (leased, more) = self.leases.take(&self.connection, until_ms, limit)?;
+        let more = more || until_ms < now_ms;
         // What is leased is handed out, whatever comes of this question.
         let next_due = || {
             lease::next_due(&self.connection, now_ms).unwrap_or_else(|error| {
@@ -451,6 +509,32 @@ impl Writer {
         let next = if more { i64::MIN } else { next_due().unwrap_or(i64::MAX) };
         self.shared.next_due_ms.store(next, Ordering::Release);
         Ok(leased)
+    }
+
+    /// Marks scheduled messages whose time has come as sent, durably, so that what is leased was sent. The answer is the
+    /// time up to which all were.
+    fn send_scheduled(&mut self, now_ms: i64) -> Result<i64, StoreError> {
+        if !scheduling::is_due(&self.connection, now_ms)? {
+            return Ok(now_ms);
+        }
+        let mut work = || -> Result<i64, GroupError> {
+            self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+            let until_ms = scheduling::send_due(&self.connection, &mut self.counters, now_ms)?;
+            self.commit()?;
+            Ok(until_ms)
+        };
+        match work() {
+            Ok(until_ms) => {
+                self.shared.outbox.store(true, Ordering::Release);
+                Ok(until_ms)
+            }
+            Err(error) => {
+                // Fails where the transaction never began or SQLite ended it itself.
+                let _ = self.connection.execute_batch("ROLLBACK");
+                self.report(&error);
+                Err(error.to_store())
+            }
+        }
     }
 
     /// Whether the disk has less than its reserve left. Where that cannot be told, writing will.
@@ -491,9 +575,11 @@ fn without_result(job: Job) -> Option<Pending> {
         Job::Accept { answer, messages } => {
             Some(Pending::Accept { answer, answers: Vec::new(), count: messages.len() })
         }
-        Job::Complete { answer, .. } | Job::Record { answer, .. } | Job::Change { answer, .. } => {
-            Some(Pending::Unit(answer, Ok(())))
-        }
+        Job::Complete { answer, .. }
+        | Job::Reschedule { answer, .. }
+        | Job::Cancel { answer, .. }
+        | Job::Record { answer, .. }
+        | Job::Change { answer, .. } => Some(Pending::Unit(answer, Ok(()))),
         Job::Forget { answer, .. } | Job::Retire { answer, .. } => Some(Pending::Done(answer)),
         Job::Lease { .. } => None,
     }

@@ -8,6 +8,7 @@ mod edges;
 mod events;
 mod leases;
 mod mail_rows;
+mod scheduling;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -59,11 +60,12 @@ fn message(number: u128, second: i64, recipients: usize) -> NewMessage {
         tags: Vec::new(),
         idempotency: None,
         accepted_at: at(second),
+        scheduled_at: None,
     }
 }
 
 fn with_key(mut message: NewMessage, key: &str, digest: &str) -> NewMessage {
-    message.idempotency = Some(Idempotency { key: key.to_owned(), digest: digest.to_owned() });
+    message.idempotency = Some(Idempotency { key: key.to_owned(), digest: digest.to_owned(), item: 0 });
     message
 }
 
