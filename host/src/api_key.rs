@@ -1,13 +1,18 @@
-//! API keys: `ph_` and 40 letters and digits from the system's randomness, which is more than 238 bits.
+//! API keys and delivery tokens: `ph_` or `phd_` and 40 letters and digits from the system's randomness, which is more
+//! than 238 bits.
 //!
-//! A key is shown once. What is stored is its SHA-256, which needs no salt at this length, and its first characters.
+//! Each is shown once. What is stored is its SHA-256, which needs no salt at this length, and its first characters. The
+//! two lie in tables of their own: neither is ever taken for the other.
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-/// What every key begins with, so that scanners for leaked secrets know it.
-const MARK: &str = "ph_";
+/// What every API key begins with, so that scanners for leaked secrets know it.
+pub const API_KEY: &str = "ph_";
+
+/// The same of delivery tokens.
+pub const DELIVERY_TOKEN: &str = "phd_";
 
 /// Characters behind the mark.
 const LENGTH: usize = 40;
@@ -22,16 +27,16 @@ const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 #[error("the system's random number generator failed")]
 pub struct NoRandomness;
 
-/// A fresh key.
-pub fn generate() -> Result<String, NoRandomness> {
-    let mut key = String::with_capacity(MARK.len() + LENGTH);
-    key.push_str(MARK);
+/// A fresh key with this mark in front.
+pub fn generate(mark: &str) -> Result<String, NoRandomness> {
+    let mut key = String::with_capacity(mark.len() + LENGTH);
+    key.push_str(mark);
     let mut octets = [0; 64];
-    while key.len() < MARK.len() + LENGTH {
+    while key.len() < mark.len() + LENGTH {
         SystemRandom::new().fill(&mut octets).map_err(|_| NoRandomness)?;
         // Six bits each; the two values that have no letter are thrown away, so that all letters are as likely.
         let letters = octets.iter().filter_map(|octet| ALPHABET.get(usize::from(octet & 0x3f)));
-        key.extend(letters.map(|&letter| char::from(letter)).take(MARK.len() + LENGTH - key.len()));
+        key.extend(letters.map(|&letter| char::from(letter)).take(mark.len() + LENGTH - key.len()));
     }
     Ok(key)
 }
@@ -53,7 +58,7 @@ mod tests {
 
     #[test]
     fn keys_have_their_form_and_differ() {
-        let (one, other) = (generate().unwrap(), generate().unwrap());
+        let (one, other) = (generate(API_KEY).unwrap(), generate(API_KEY).unwrap());
         for key in [&one, &other] {
             assert_eq!(key.len(), 43);
             assert!(key.starts_with("ph_") && key[3..].bytes().all(|byte| byte.is_ascii_alphanumeric()), "{key}");
@@ -64,7 +69,8 @@ mod tests {
 
     #[test]
     fn every_letter_comes_up() {
-        let letters: std::collections::BTreeSet<u8> = (0..200).flat_map(|_| generate().unwrap().into_bytes()).collect();
+        let letters: std::collections::BTreeSet<u8> =
+            (0..200).flat_map(|_| generate(API_KEY).unwrap().into_bytes()).collect();
         assert_eq!(letters.len(), ALPHABET.len() + 1, "the alphabet and the underscore");
     }
 

@@ -5,6 +5,7 @@
 
 mod cache;
 mod dns;
+mod edge_key;
 mod master;
 mod pair;
 
@@ -19,7 +20,9 @@ use mail::dkim::Algorithm;
 use uuid::Uuid;
 
 pub use dns::{DnsRecord, RecordType, dns_records};
+pub use edge_key::{NewEdgeKey, SelectorError, make_edge_keys};
 pub use master::{MASTER_KEY_VARIABLE, MasterKey, MasterKeyError, SealError};
+pub use pair::verifies;
 
 use crate::store::{Directory, DkimKey, SendingDomain, StoreError};
 use cache::Cache;
@@ -85,7 +88,8 @@ impl Keyring {
         for algorithm in [Algorithm::RsaSha256, Algorithm::Ed25519Sha256] {
             keys.push(self.create_key(algorithm, now).await?);
         }
-        let created = SendingDomain { tenant: tenant.to_owned(), domain: domain.clone(), created_at: now, keys };
+        let (tenant, domain) = (tenant.to_owned(), domain.clone());
+        let created = SendingDomain { tenant, domain, created_at: now, keys, edge_keys: Vec::new() };
         self.directory.add_domain(created.clone()).await?;
         Ok(created)
     }
@@ -104,7 +108,7 @@ impl Keyring {
     }
 
     /// The nearest registered one of a domain and its parents. A top-level domain covers nothing but itself.
-    async fn find(&self, tenant: &str, domain: &Domain) -> Result<Option<SendingDomain>, StoreError> {
+    pub async fn find(&self, tenant: &str, domain: &Domain) -> Result<Option<SendingDomain>, StoreError> {
         if domain.is_literal() {
             return Ok(None);
         }

@@ -16,7 +16,8 @@ use crate::DEFAULT_TENANT;
 use crate::accept::Intake;
 use crate::api::control::{self, Control};
 use crate::api::credential;
-use crate::api::delivery::{Delivery, Terms};
+use crate::api::delivery::{self, Delivery, Terms};
+use crate::api::network::Network;
 use crate::api::seam::Seam;
 use crate::api::sending::Sending;
 use crate::api::socket;
@@ -118,6 +119,7 @@ impl Opened {
         Control {
             store: self.store.clone(),
             directory: self.store.clone(),
+            edges: self.store.clone(),
             keyring: self.keyring.clone(),
             hostname: config.hostname.clone(),
             tenants: config.tenants.keys().cloned().collect(),
@@ -195,7 +197,7 @@ impl Host {
             learn_key(&opened, &development.api_key).await.map_err(StartError::Key)?;
         }
         let listeners = Listeners::bind(&config).await?;
-        let edge = edge(&config, &opened, development.is_some()).await?;
+        let (edge, network) = edge(&config, &opened, development.is_some()).await?;
         let tls = match config.https.is_some() || !listeners.smtp.is_empty() {
             true => Some(
                 blocking(&config, |config| Ok(tls::load(config.tls.as_ref(), &config.data, &config.hostname)?)).await?,
@@ -220,7 +222,8 @@ impl Host {
             let example = curl_line(&url, &development.api_key);
             Arc::new(Inbox::new(opened.store.clone(), opened.store.clone(), example))
         });
-        let web = Web { config: &config, store: &opened.store, edge: &edge, stop: &stop, tasks: &tasks };
+        let web =
+            Web { config: &config, store: &opened.store, edge: &edge, network: &network, stop: &stop, tasks: &tasks };
         let on_main = development.map(|_| control.clone());
         let main = web.server(inbox, on_main);
         listeners.http.into_iter().for_each(|listener| main.serve(listener, None));
@@ -266,19 +269,19 @@ impl Host {
     }
 }
 
-/// The WASM side, which answers its own requests through the delivery API.
-async fn edge(config: &Config, opened: &Opened, any_domain: bool) -> Result<Arc<Edge>, StartError> {
+/// The WASM side, which answers its own requests through the delivery API, and the same API for edges elsewhere.
+async fn edge(config: &Config, opened: &Opened, any_domain: bool) -> Result<(Arc<Edge>, Arc<Network>), StartError> {
     let terms = Terms { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients, any_domain };
     let intake = Arc::new(Intake::new(opened.store.clone()));
-    let delivery = Delivery::new(opened.store.clone(), opened.keyring.clone(), intake, terms);
+    let delivery = Arc::new(Delivery::new(opened.store.clone(), opened.keyring.clone(), intake, terms));
     let sending = Sending::new(opened.store.clone(), opened.store.clone());
-    let (backend, keys) = (Arc::new(Seam::new(delivery, sending)), opened.keyring.clone());
+    let (backend, keys) = (Arc::new(Seam::new(delivery.clone(), sending)), opened.keyring.clone());
     if BuiltIn::embedded().submit.is_none() {
         tracing::error!(
             "no components are built into this binary: it takes no mail; build it with `cargo xtask build`"
         );
     }
-    blocking(config, move |config| {
+    let edge = blocking(config, move |config| {
         let settings = Settings {
             cache: &config.data.join("cache"),
             components: &config.components,
@@ -288,7 +291,9 @@ async fn edge(config: &Config, opened: &Opened, any_domain: bool) -> Result<Arc<
         };
         Ok(Arc::new(Edge::new(&settings, BuiltIn::embedded(), backend, keys)?))
     })
-    .await
+    .await?;
+    let network = Arc::new(Network::new(delivery, edge.clone(), opened.store.clone()));
+    Ok((edge, network))
 }
 
 fn serve_smtp(
@@ -321,6 +326,7 @@ struct Web<'a> {
     config: &'a Config,
     store: &'a Arc<Embedded>,
     edge: &'a Arc<Edge>,
+    network: &'a Arc<Network>,
     stop: &'a CancellationToken,
     tasks: &'a TaskTracker,
 }
@@ -330,13 +336,21 @@ impl Web<'_> {
         let store = self.store.clone();
         let obstacles =
             move || store.failure().map(|why| format!("the store takes nothing: {why}")).into_iter().collect();
-        let routes = Routes { edge: self.edge.clone(), inbox, control, obstacles: Box::new(obstacles) };
+        let network = Some(self.network.clone());
+        let routes = Routes { edge: self.edge.clone(), network, inbox, control, obstacles: Box::new(obstacles) };
         let limits = &self.config.limits;
         let one_body = limits.message_bytes.saturating_mul(BODY_PER_MESSAGE);
         let directory = self.store.clone();
-        let admits: Admits = Box::new(move |headers| {
-            let (directory, headers) = (directory.clone(), headers.clone());
-            Box::pin(async move { credential::caller(&*directory, &headers).await.map(drop) })
+        let network = self.network.clone();
+        let admits: Admits = Box::new(move |parts| {
+            let (directory, network, headers) = (directory.clone(), network.clone(), parts.headers.clone());
+            let is_of_an_edge = parts.uri.path().starts_with(delivery::PREFIX);
+            Box::pin(async move {
+                match is_of_an_edge {
+                    true => network.admit(&headers).await.map(drop),
+                    false => credential::caller(&*directory, &headers).await.map(drop),
+                }
+            })
         });
         let budget = Budget::new(limits.http_body_bytes, one_body, admits);
         HttpServer::new(routes, budget, Deadlines::default(), self.stop.clone(), self.tasks.clone())

@@ -14,7 +14,7 @@ use crate::frame::{FrameError, encode_frame};
 use crate::wire::{
     AUTH_PATH, AuthAnswer, AuthRequest, DELIVERY_TOKEN_HEADER, ErrorAnswer, HAND_OVER_HEADER, INVALID_DELIVERY_TOKEN,
     MESSAGES_PATH, MESSAGES_TYPE, MessageAnswer, MessageMeta, OUR_HEADERS, REQUEST_ID_HEADER, SEAM_HEADER,
-    SEAM_VERSION,
+    SEAM_VERSION, UNSUPPORTED_SEAM,
 };
 
 /// Seconds a caller is told to wait where the host did not say how long.
@@ -48,6 +48,12 @@ pub enum DeliveryError {
     /// The host does not know this edge; the operator corrects `delivery_token`.
     #[error("the host does not accept this edge's delivery token")]
     DeliveryToken,
+    /// The two sides speak different versions; the operator updates one. The text is the host's and names both.
+    #[error("the host does not understand this edge: {0}")]
+    Seam(String),
+    /// What answers has no delivery API; the operator corrects `delivery_url`.
+    #[error("what answers at `delivery_url` is no host of this service: {0}")]
+    NoHost(String),
     /// The caller's credential is wrong; or the token that stood for it is no longer good.
     #[error("the credential is not good")]
     Credential,
@@ -205,6 +211,8 @@ fn expect_ok(response: Response<Vec<u8>>) -> Result<Vec<u8>, DeliveryError> {
         let cause = format!("status {} without an error of ours", status.as_u16());
         return Err(match status {
             StatusCode::UNAUTHORIZED => DeliveryError::Credential,
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => DeliveryError::NoHost(cause),
+            status if status.is_redirection() => DeliveryError::NoHost(cause),
             status if status.is_server_error() => {
                 DeliveryError::Unreachable { cause, retry_after_s: retry_after_s.unwrap_or(RETRY_AFTER_S) }
             }
@@ -214,6 +222,10 @@ fn expect_ok(response: Response<Vec<u8>>) -> Result<Vec<u8>, DeliveryError> {
     Err(match status {
         StatusCode::FORBIDDEN if error.name == INVALID_DELIVERY_TOKEN => DeliveryError::DeliveryToken,
         StatusCode::UNAUTHORIZED => DeliveryError::Credential,
+        StatusCode::BAD_REQUEST if error.name == UNSUPPORTED_SEAM => DeliveryError::Seam(error.message),
+        // Nothing that a sender did: what we wrote is not what the host reads.
+        StatusCode::BAD_REQUEST => DeliveryError::Nonsense(error.message),
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => DeliveryError::NoHost(error.message),
         StatusCode::SERVICE_UNAVAILABLE => {
             DeliveryError::Unreachable { cause: error.message, retry_after_s: retry_after_s.unwrap_or(RETRY_AFTER_S) }
         }
@@ -368,7 +380,7 @@ mod tests {
             text: text.to_owned(),
             retry_after_s,
         };
-        let table: [(Host, DeliveryError); 8] = [
+        let table: [(Host, DeliveryError); 12] = [
             (host(401, "", ""), DeliveryError::Credential),
             (host(401, "", r#"{"statusCode":401,"name":"x","message":"y"}"#), DeliveryError::Credential),
             (
@@ -376,6 +388,19 @@ mod tests {
                 DeliveryError::DeliveryToken,
             ),
             (host(403, "", r#"{"statusCode":403,"name":"x","message":"y"}"#), refused(403, "x", "y", None)),
+            (
+                host(400, "", r#"{"statusCode":400,"name":"unsupported_seam","message":"2, not 1"}"#),
+                DeliveryError::Seam("2, not 1".to_owned()),
+            ),
+            (
+                host(400, "", r#"{"statusCode":400,"name":"validation_error","message":"cut short"}"#),
+                DeliveryError::Nonsense("cut short".to_owned()),
+            ),
+            (
+                host(404, "", r#"{"statusCode":404,"name":"not_found","message":"nothing"}"#),
+                DeliveryError::NoHost("nothing".to_owned()),
+            ),
+            (host(301, "", ""), DeliveryError::NoHost("status 301 without an error of ours".to_owned())),
             (host(409, "", "whatever"), DeliveryError::StaleRevision),
             (host(429, "3", r#"{"statusCode":429,"name":"x","message":"y"}"#), refused(429, "x", "y", Some(3))),
             (

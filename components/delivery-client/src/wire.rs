@@ -3,7 +3,8 @@
 //! A request to `POST messages` is a row of frames, one a message (`frame`). The answer is a JSON array of
 //! `MessageAnswer`, one a frame, in order. What is wrong with a request as a whole is answered with its status and an
 //! `ErrorAnswer`: 401 where the credential (or the token that stands for it) is not good, 403 with
-//! `INVALID_DELIVERY_TOKEN`, 409 for a stale component revision, 429 and 503 with `Retry-After`.
+//! `INVALID_DELIVERY_TOKEN`, 400 with `UNSUPPORTED_SEAM`, 409 for a stale component revision, 429 and 503 with
+//! `Retry-After`.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,20 @@ pub const MESSAGES_PATH: &str = "/delivery/v1/messages";
 pub const MESSAGES_TYPE: &str = "application/vnd.posthaste.messages";
 /// The `name` of the 403 that an unknown delivery token gets.
 pub const INVALID_DELIVERY_TOKEN: &str = "invalid_delivery_token";
+
+/// The `name` of the 400 for a version of the seam that the host does not speak. Its text names both.
+pub const UNSUPPORTED_SEAM: &str = "unsupported_seam";
+
+/// The id that whoever served a request before gave it: a UUID with hyphens, in lower case. It is a label for logs and
+/// proves nothing, so it is taken from anybody; what looks otherwise is not one of ours.
+pub fn request_id(headers: &http::HeaderMap) -> Option<&str> {
+    let id = headers.get(REQUEST_ID_HEADER)?.to_str().ok()?;
+    let fits = |(place, byte): (usize, u8)| match place {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte),
+    };
+    (id.len() == 36 && id.bytes().enumerate().all(fits)).then_some(id)
+}
 
 /// Where an edge takes events, with the delivery token: `POST {edge}/notify`.
 pub const NOTIFY_PATH: &str = "/notify";
@@ -128,4 +143,27 @@ pub struct ErrorAnswer {
     pub status_code: u16,
     pub name: String,
     pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn request_ids_are_uuids() {
+        let check = |id: &str, fits: bool| {
+            let headers = http::HeaderMap::from_iter([(REQUEST_ID_HEADER.parse().unwrap(), id.parse().unwrap())]);
+            assert_eq!(request_id(&headers), fits.then_some(id), "{id}");
+        };
+        check("01890a5d-ac96-774b-bcce-b302099a8057", true);
+        check("01890A5D-ac96-774b-bcce-b302099a8057", false);
+        check("01890a5d-ac96-774b-bcce-b302099a805", false);
+        check("01890a5d-ac96-774b-bcce-b302099a80577", false);
+        check("01890a5dxac96-774b-bcce-b302099a8057", false);
+        check("0189-0a5dac96-774b-bcce-b302099a8057", false);
+        check("", false);
+        assert_eq!(request_id(&http::HeaderMap::new()), None);
+    }
 }

@@ -51,6 +51,14 @@ pub enum SignatureError {
     FromUnsigned,
 }
 
+/// Who a signature says it is of, whatever else stands in it: `d=` and `s=`, in lower case. `None` where it does not say.
+pub fn claim(field: Field<'_>) -> Option<(String, String)> {
+    let text = std::str::from_utf8(field.value).ok()?;
+    let tags = tags(text).ok()?;
+    let tag = |name| tags.iter().find(|(other, _)| *other == name).map(|(_, value)| value.to_ascii_lowercase());
+    Some((tag("d")?, tag("s")?))
+}
+
 impl Signature {
     /// Reads a DKIM-Signature field.
     pub fn parse(field: Field<'_>) -> Result<Signature, SignatureError> {
@@ -183,6 +191,20 @@ mod tests {
         assert_eq!((signature.body_hash, signature.signature), (vec![0, 0, 0], vec![1, 2, 3]));
         assert!(Signature::parse(field(&GOOD.replace("t=17", "i=a@Sub.X.test"))).is_ok());
         assert_eq!((signature.timestamp_s, signature.expires_s), (Some(17), None));
+    }
+
+    #[test]
+    fn says_whose_it_is_even_where_it_is_not_understood() {
+        let check = |value: &str, expect: Option<(&str, &str)>| {
+            let found = claim(field(value));
+            let found = found.as_ref().map(|(domain, selector)| (domain.as_str(), selector.as_str()));
+            assert_eq!(found, expect, "{value:?}");
+        };
+        check(GOOD, Some(("x.test", "s1")));
+        check("a=rsa-sha1; s=S1;\r\n d=X.test; l=0", Some(("x.test", "s1")));
+        check("d=x.test", None);
+        check("d=x.test; s=1; d=y.test", None);
+        check("", None);
     }
 
     #[test]

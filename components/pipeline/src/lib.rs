@@ -20,7 +20,7 @@ use mail::Envelope;
 use mail::compose::Draft;
 
 pub use refusal::Refusal;
-pub use road::run;
+pub use road::{run, sign};
 
 /// The swappable stages, as the road calls them. One implementation per side: WIT imports at an edge, component
 /// calls in the host. Each does what the WIT interface of the same name promises.

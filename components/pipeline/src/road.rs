@@ -52,8 +52,24 @@ pub async fn run(stages: &impl Stages, submission: Submission) -> Result<Ready, 
         true => transform(stages, &peers, message, author, limits, &mut notes).await?,
         false => (message, author),
     };
-    let (message, signed) = sign(stages, message, author, now_s, &mut notes).await?;
+    let (message, signed) = put_signatures(stages, message, author, now_s, &mut notes).await?;
     Ok(Ready { envelope, message, attributes: notes.attributes, warnings: notes.warnings, signed })
+}
+
+/// Signs a message that went through all stages but this one: at an edge that has no keys. Gives it back with the
+/// signatures in front, and the attributes with what the signer added.
+pub async fn sign(
+    stages: &impl Stages,
+    message: Vec<u8>,
+    attributes: Attributes,
+    now_s: u64,
+) -> Result<(Vec<u8>, Attributes), Refusal> {
+    let (_, body) =
+        header::split(&message).map_err(|error| Refusal::new(FindingClass::Malformed, None, error.to_string()))?;
+    let author = author(&message::parse(message.get(..body).unwrap_or_default()));
+    let mut notes = Notes { attributes, warnings: Vec::new() };
+    let (message, _) = put_signatures(stages, message, author, now_s, &mut notes).await?;
+    Ok((message, notes.attributes))
 }
 
 /// What the stages have said so far.
@@ -225,7 +241,7 @@ async fn transform(
 }
 
 /// Puts signatures in front. The second value says whether there are any.
-async fn sign(
+async fn put_signatures(
     stages: &impl Stages,
     message: Vec<u8>,
     author: Author,

@@ -119,6 +119,8 @@ impl From<DeliveryError> for Error {
             DeliveryError::Unreachable { cause, retry_after_s } => Error::later(cause, retry_after_s),
             DeliveryError::Origin(_)
             | DeliveryError::DeliveryToken
+            | DeliveryError::Seam(_)
+            | DeliveryError::NoHost(_)
             | DeliveryError::StaleRevision
             | DeliveryError::Nonsense(_)
             | DeliveryError::Frame(_) => Error::later(error.to_string(), RETRY_AFTER_S),
@@ -197,6 +199,8 @@ mod tests {
         for ours in [
             DeliveryError::DeliveryToken,
             DeliveryError::StaleRevision,
+            DeliveryError::Seam("secret".to_owned()),
+            DeliveryError::NoHost("secret".to_owned()),
             DeliveryError::Nonsense("secret".to_owned()),
             DeliveryError::Origin("secret".to_owned()),
         ] {

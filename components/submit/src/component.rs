@@ -6,10 +6,10 @@ use contract::{
     Acceptance, Rendered, RendererInput, Signatures, SignerInput, StageError, Transformed, TransformerInput,
     ValidatorInput, Wants,
 };
-use delivery_client::wire::REQUEST_ID_HEADER;
+use delivery_client::wire::{REQUEST_ID_HEADER, request_id};
 use delivery_client::{Client, Http, HttpError, Settings};
 use http::header::{CONTENT_LENGTH, HeaderValue};
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use spin_sdk::http::{FullBody, box_body};
 use uuid::Uuid;
 
@@ -34,8 +34,6 @@ mod bindings {
     });
 }
 
-/// Characters of a request id that comes from outside.
-const REQUEST_ID_LENGTH: usize = 64;
 /// Bytes of an answer of the host.
 const ANSWER_BYTES: usize = 64 << 20;
 
@@ -44,7 +42,7 @@ static CACHE: AuthCache = AuthCache::new();
 #[allow(unsafe_code)]
 #[spin_sdk::http_service]
 async fn handle(request: spin_sdk::http::Request) -> Response<spin_sdk::http::BoxBody> {
-    let request_id = request_id(request.headers());
+    let request_id = request_id(request.headers()).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
     let (mut response, cause) = match settings().await {
         Ok(settings) => {
             let moment = Moment { now_s: now_s(), id: Uuid::now_v7() };
@@ -73,14 +71,6 @@ async fn settings() -> Result<Settings, String> {
     // Absent where the host serves this trigger itself.
     let token = spin_sdk::variables::get("delivery_token").await.unwrap_or_default();
     Settings::new(&url, &token).map_err(|error| error.to_string())
-}
-
-/// The id that whoever served the request first gave it, or a new one.
-fn request_id(headers: &HeaderMap) -> String {
-    let given = headers.get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let is_fit = (1..=REQUEST_ID_LENGTH).contains(&given.len())
-        && given.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-    if is_fit { given.to_owned() } else { Uuid::now_v7().to_string() }
 }
 
 fn now_s() -> u64 {

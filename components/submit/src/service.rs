@@ -3,7 +3,9 @@
 use std::future::Future;
 
 use contract::FindingClass;
-use delivery_client::wire::{AuthAnswer, AuthRequest, HAND_OVER_HEADER, Idempotency, MessageAnswer, MessageMeta};
+use delivery_client::wire::{
+    AuthAnswer, AuthRequest, HAND_OVER_HEADER, Idempotency, MessageAnswer, MessageMeta, SEAM_HEADER,
+};
 use delivery_client::{Client, DeliveryError, Http};
 use http::{HeaderMap, Method, Request, Response, request};
 use mail::{Domain, Envelope};
@@ -77,6 +79,10 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
         if is_hidden(path) {
             return Err(Error::not_found());
         }
+        if parts.headers.contains_key(SEAM_HEADER) {
+            // A host takes this off: here it would go round in circles.
+            return Err(Error::later("`delivery_url` leads to an edge: give the host's own address", 60));
+        }
         match (path, &parts.method) {
             ("/emails", &Method::POST) => self.send(parts, body).await,
             ("/emails", &Method::GET | &Method::HEAD) => self.pass(parts, body).await,
@@ -117,9 +123,12 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
             }
             match self.submit(&caller, email, idempotency.clone()).await {
                 Ok(response) => return Ok(response),
-                Err(Failure::Stale(cause)) if is_retry || body.is_empty() => return Err(Error::later(cause, 1)),
-                Err(Failure::Stale(_)) => {
+                Err(Failure::Stale(cause)) => {
+                    // The next request asks anew too, where this one cannot be made again.
                     self.cache.forget(&credential);
+                    if is_retry || body.is_empty() {
+                        return Err(Error::later(cause, 1));
+                    }
                     caller = self.caller(&credential).await?;
                     is_retry = true;
                 }

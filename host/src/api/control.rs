@@ -4,6 +4,8 @@
 //! themselves because no host runs. Who may call is decided by whoever serves it (the socket's file mode, the admin
 //! listener's keys); everything here is for an operator. Answers are JSON; errors are `{"name", "message"}`.
 
+pub mod edges;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use crate::DEFAULT_TENANT;
 use crate::api_key;
 use crate::config::{TENANT_NAME_BYTES, is_tenant_name};
 use crate::keyring::{self, Keyring};
-use crate::store::{ApiKey, Directory, SendingDomain, Store, StoreError};
+use crate::store::{ApiKey, Directory, Edges, SendingDomain, Store, StoreError};
 
 /// Where all routes of this API begin.
 pub const PREFIX: &str = "/control/v1/";
@@ -46,7 +48,7 @@ pub struct Status {
     pub smtp: Vec<SocketAddr>,
 }
 
-/// `POST keys`.
+/// `POST keys` and `POST delivery-tokens`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewKey {
@@ -183,6 +185,7 @@ impl From<StoreError> for Problem {
 pub struct Control {
     pub store: Arc<dyn Store>,
     pub directory: Arc<dyn Directory>,
+    pub edges: Arc<dyn Edges>,
     pub keyring: Arc<Keyring>,
     pub hostname: Domain,
     /// Tenants named in the configuration.
@@ -217,6 +220,9 @@ impl Control {
         let tenant = tenant.as_deref();
         let ok = StatusCode::OK;
         match (request.method(), path) {
+            (_, ["delivery-tokens", ..] | ["domains", _, "edge-keys", ..]) => {
+                self.edge_route(path, request, tenant).await
+            }
             (&Method::GET, ["status"]) => Ok(json(ok, &self.status().await?)),
             (&Method::GET, ["tenants"]) => Ok(json(ok, &Listing { data: self.tenants().await? })),
             (&Method::GET, ["queue"]) => Ok(json(ok, &self.queue(tenant.unwrap_or(DEFAULT_TENANT)).await?)),
@@ -247,7 +253,7 @@ impl Control {
                 Ok(json(ok, &serde_json::json!({ "domain": domain.domain.as_str(), "removed": true })))
             }
             (method, path) => {
-                let known = ["status", "tenants", "queue", "keys", "domains"];
+                let known = ["status", "tenants", "queue", "keys", "delivery-tokens", "domains"];
                 match path.first().filter(|first| known.contains(first)) {
                     Some(_) => Err(Problem::new(
                         StatusCode::METHOD_NOT_ALLOWED,
@@ -280,6 +286,7 @@ impl Control {
         let mut names: BTreeSet<String> = self.tenants.iter().cloned().collect();
         names.insert(DEFAULT_TENANT.to_owned());
         names.extend(self.directory.keys(None).await?.into_iter().map(|key| key.tenant));
+        names.extend(self.edges.delivery_tokens(None).await?.into_iter().filter_map(|token| token.tenant));
         names.extend(self.directory.domains(None).await?.into_iter().map(|domain| domain.tenant));
         Ok(names.into_iter().collect())
     }
@@ -301,13 +308,8 @@ impl Control {
 
     async fn create_key(&self, new: NewKey, now: Timestamp) -> Result<CreatedKey, Problem> {
         let tenant = named_tenant(new.tenant)?;
-        let name = new.name.unwrap_or_default();
-        if name.len() > KEY_NAME_BYTES || name.chars().any(char::is_control) {
-            return Err(Problem::invalid(format!(
-                "the key's name is at most {KEY_NAME_BYTES} bytes without control characters"
-            )));
-        }
-        let key = api_key::generate()
+        let name = key_name(new.name)?;
+        let key = api_key::generate(api_key::API_KEY)
             .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "random", error.to_string()))?;
         let view = add_key(self.directory.as_ref(), &key, tenant, name, now).await?;
         Ok(CreatedKey { key, view: view.into() })
@@ -397,6 +399,16 @@ pub async fn add_key(
     };
     directory.add_key(view.clone(), api_key::hash(key)).await?;
     Ok(view)
+}
+
+fn key_name(name: Option<String>) -> Result<String, Problem> {
+    let name = name.unwrap_or_default();
+    match name.len() > KEY_NAME_BYTES || name.chars().any(char::is_control) {
+        true => Err(Problem::invalid(format!(
+            "the key's name is at most {KEY_NAME_BYTES} bytes without control characters"
+        ))),
+        false => Ok(name),
+    }
 }
 
 fn named_tenant(tenant: Option<String>) -> Result<String, Problem> {

@@ -8,12 +8,12 @@ use crate::api::socket;
 use crate::config::Config;
 use crate::serve::{Host, Options};
 
-fn config(folder: &std::path::Path) -> Config {
+pub(super) fn config(folder: &std::path::Path) -> Config {
     let loopback = "127.0.0.1:0".parse().unwrap();
     Config::development(folder.join("data"), loopback, loopback).unwrap()
 }
 
-async fn ask(control: &Control, method: Method, path: &str, body: Value) -> (u16, Value) {
+pub(super) async fn ask(control: &Control, method: Method, path: &str, body: Value) -> (u16, Value) {
     let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
     let answer = control.answer(socket::request(method, path, body).unwrap()).await;
     (answer.status().as_u16(), serde_json::from_slice(answer.body()).unwrap())

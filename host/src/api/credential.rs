@@ -1,7 +1,8 @@
 //! API keys and the short-lived tokens that stand for them.
 //!
 //! A key is looked up by its SHA-256 and never stored. A token is the tenant and an expiry under a MAC whose key lives
-//! and dies with the process: nothing is remembered, so nothing can be filled up.
+//! and dies with the process: nothing is remembered, so nothing can be filled up. The MAC covers its bearer too: what one
+//! edge was given is good for no other edge and for no trigger in this process.
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -14,8 +15,8 @@ use sha2::{Digest, Sha256};
 use super::fault::{fault, unavailable};
 use crate::store::{ApiKey, Directory, StoreError};
 
-/// How long a token is good.
-const TOKEN_S: i64 = 60;
+/// How long a token is good: for the minute that an edge keeps it, and for a minute of work on what was begun at its end.
+const TOKEN_S: i64 = 120;
 
 /// Longer ones are not looked up.
 const KEY_BYTES: usize = 256;
@@ -67,20 +68,20 @@ impl Tokens {
         Tokens { key: hmac::Key::new(hmac::HMAC_SHA256, &secret) }
     }
 
-    /// A token for a tenant. `now_s` counts from 1970.
-    pub fn issue(&self, tenant: &str, now_s: i64) -> String {
+    /// A token for a tenant, in the hands of `bearer`. `now_s` counts from 1970.
+    pub fn issue(&self, tenant: &str, bearer: &str, now_s: i64) -> String {
         let mut token = now_s.saturating_add(TOKEN_S).to_be_bytes().to_vec();
         token.extend_from_slice(tenant.as_bytes());
-        let tag = hmac::sign(&self.key, &token);
+        let tag = hmac::sign(&self.key, &covered(&token, bearer));
         token.extend_from_slice(tag.as_ref());
         URL_SAFE_NO_PAD.encode(token)
     }
 
-    /// The tenant of a good token.
-    pub fn tenant(&self, token: &str, now_s: i64) -> Option<String> {
+    /// The tenant of a good token that `bearer` was given.
+    pub fn tenant(&self, token: &str, bearer: &str, now_s: i64) -> Option<String> {
         let token = URL_SAFE_NO_PAD.decode(token).ok()?;
         let (said, tag) = token.split_at_checked(token.len().checked_sub(TAG_BYTES)?)?;
-        hmac::verify(&self.key, said, tag).ok()?;
+        hmac::verify(&self.key, &covered(said, bearer), tag).ok()?;
         let (expiry, tenant) = said.split_first_chunk::<EXPIRY_BYTES>()?;
         if i64::from_be_bytes(*expiry) < now_s {
             return None;
@@ -89,25 +90,32 @@ impl Tokens {
     }
 }
 
+/// What the MAC covers: what the token says, and its bearer. No tenant's name holds a NUL, so neither runs into the other.
+fn covered(said: &[u8], bearer: &str) -> Vec<u8> {
+    [said, b"\0", bearer.as_bytes()].concat()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
-    fn tokens_are_good_for_a_minute_and_for_their_maker() {
+    fn tokens_are_good_for_two_minutes_and_for_their_bearer() {
         let tokens = Tokens::new();
-        let token = tokens.issue("acme", 1000);
-        assert_eq!(tokens.tenant(&token, 1000).as_deref(), Some("acme"));
-        assert_eq!(tokens.tenant(&token, 1060).as_deref(), Some("acme"));
-        assert_eq!(tokens.tenant(&token, 1061), None);
-        assert_eq!(Tokens::new().tenant(&token, 1000), None);
+        let token = tokens.issue("acme", "dlv_1", 1000);
+        assert_eq!(tokens.tenant(&token, "dlv_1", 1000).as_deref(), Some("acme"));
+        assert_eq!(tokens.tenant(&token, "dlv_1", 1120).as_deref(), Some("acme"));
+        assert_eq!(tokens.tenant(&token, "dlv_1", 1121), None);
+        assert_eq!(tokens.tenant(&token, "dlv_2", 1000), None);
+        assert_eq!(tokens.tenant(&token, "", 1000), None);
+        assert_eq!(Tokens::new().tenant(&token, "dlv_1", 1000), None);
         for wrong in ["", "x", "AAAA", &token[1..], &token[..token.len() - 2], &format!("{token}AA")] {
-            assert_eq!(tokens.tenant(wrong, 1000), None, "{wrong}");
+            assert_eq!(tokens.tenant(wrong, "dlv_1", 1000), None, "{wrong}");
         }
         let mut changed = URL_SAFE_NO_PAD.decode(&token).unwrap();
         changed[EXPIRY_BYTES] ^= 1;
-        assert_eq!(tokens.tenant(&URL_SAFE_NO_PAD.encode(changed), 1000), None);
+        assert_eq!(tokens.tenant(&URL_SAFE_NO_PAD.encode(changed), "dlv_1", 1000), None);
     }
 
     #[test]

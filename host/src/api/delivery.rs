@@ -1,8 +1,9 @@
 //! `/delivery/v1/`: where triggers ask who their caller is and hand over messages.
 //!
-//! Answered in-process for the triggers inside the host. Nothing an edge says is believed: the tenant comes from the
-//! token, the authors' domains are looked up again, sizes and counts are checked again. `POST messages` reaches the commit
-//! point; its answer says for each message whether it is durable.
+//! Answered in-process for the triggers inside the host, and for edges over the network (`network`). Nothing an edge says
+//! is believed: the tenant comes from the token, the authors' domains are looked up again, sizes and counts are checked
+//! again, and a signature is verified. `POST messages` reaches the commit point; its answer says for each message whether
+//! it is durable.
 
 use std::sync::Arc;
 
@@ -20,9 +21,10 @@ use super::credential::{self, Tokens};
 use super::fault::{fault, json, unavailable};
 use crate::accept::Intake;
 use crate::author::{self, AuthorFault};
-use crate::edge::Answer;
+use crate::edge::{Answer, Components, Edge};
 use crate::keyring::Keyring;
-use crate::store::{Accepted, Directory, Idempotency, NewMessage, StoreError};
+use crate::signed::{self, SignedFault};
+use crate::store::{Accepted, DeliveryToken, Directory, Idempotency, NewMessage, StoreError};
 
 /// Where all routes of this API begin.
 pub const PREFIX: &str = "/delivery/";
@@ -39,8 +41,11 @@ const IDEMPOTENCY_CHARS: usize = 256;
 /// Attributes and tags of one message: what a sender and all stages may add.
 const PAIRS: usize = 256;
 
-/// What a trigger inside this host is told of the tenant's components: they are fixed while it runs.
-const REVISION: u64 = 0;
+/// What a trigger inside this host is told of the tenant's components: they are fixed while it runs, and it may run all.
+const INSIDE: Components = Components { are_configured: false, revision: 0 };
+
+/// From this size on a message is verified and signed beside the reactor: hashing it would hold up everybody else.
+const LARGE_OCTETS: usize = 256 << 10;
 
 const BUSY: &str = "The message cannot be stored now. Nothing was stored; try again later.";
 
@@ -51,6 +56,49 @@ pub struct Terms {
     pub recipients: usize,
     /// Any From domain may be used (a development host).
     pub any_domain: bool,
+}
+
+/// Who calls.
+#[derive(Clone, Copy)]
+pub enum Caller<'a> {
+    /// A trigger inside this host: nobody outside can be one.
+    Inside,
+    /// An edge that has proved itself with this token. What it has not signed is signed by these components.
+    Edge { token: &'a DeliveryToken, components: &'a Arc<Edge> },
+}
+
+impl Caller<'_> {
+    /// Whom short-lived tokens are given to.
+    fn bearer(&self) -> &str {
+        match self {
+            Caller::Inside => "",
+            Caller::Edge { token, .. } => &token.id,
+        }
+    }
+
+    /// Whether it may act for this tenant at all.
+    fn serves(&self, tenant: &str) -> bool {
+        match self {
+            Caller::Inside => true,
+            Caller::Edge { token, .. } => token.tenant.as_deref().is_none_or(|only| only == tenant),
+        }
+    }
+
+    fn components(&self, tenant: &str) -> Components {
+        match self {
+            Caller::Inside => INSIDE,
+            Caller::Edge { components, .. } => components.components(tenant),
+        }
+    }
+
+    /// Whether it may run this tenant's stages: not where the operator configured some, unless the token was made for this
+    /// very tenant, whose owner then saw to it.
+    fn runs_stages(&self, tenant: &str) -> bool {
+        match self {
+            Caller::Inside => true,
+            Caller::Edge { token, .. } => token.tenant.is_some() || !self.components(tenant).are_configured,
+        }
+    }
 }
 
 /// Answers `/delivery/v1/`.
@@ -75,11 +123,11 @@ impl Delivery {
     }
 
     /// Answers one request of a trigger.
-    pub async fn answer(&self, request: Request<Bytes>) -> Answer {
+    pub async fn answer(&self, request: Request<Bytes>, caller: Caller<'_>) -> Answer {
         let now = Timestamp::now();
         match (request.method(), request.uri().path()) {
-            (&Method::POST, AUTH_PATH) => self.auth(request.body(), now).await,
-            (&Method::POST, MESSAGES_PATH) => self.messages(&request, now).await.into(),
+            (&Method::POST, AUTH_PATH) => self.auth(request.body(), caller, now).await,
+            (&Method::POST, MESSAGES_PATH) => self.messages(&request, caller, now).await.into(),
             (_, AUTH_PATH | MESSAGES_PATH) => {
                 fault(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Use POST here.").into()
             }
@@ -87,7 +135,7 @@ impl Delivery {
         }
     }
 
-    async fn auth(&self, body: &[u8], now: Timestamp) -> Answer {
+    async fn auth(&self, body: &[u8], caller: Caller<'_>, now: Timestamp) -> Answer {
         let AuthRequest::Bearer { key } = match serde_json::from_slice(body) {
             Ok(credential) => credential,
             Err(error) => {
@@ -100,26 +148,30 @@ impl Delivery {
             Ok(None) => return fault(StatusCode::UNAUTHORIZED, "invalid_api_key", "The API key is not valid.").into(),
             Err(error) => return self.store_failed(&error).into(),
         };
+        if !caller.serves(&found.tenant) {
+            let text = "The API key is good, but this edge does not serve its account: use the edge that does.";
+            return fault(StatusCode::FORBIDDEN, "invalid_access", text).into();
+        }
         let domains = match self.directory.domains(Some(&found.tenant)).await {
             Ok(domains) => domains.into_iter().map(|domain| domain.domain.as_str().to_owned()).collect(),
             Err(error) => return self.store_failed(&error).into(),
         };
         let answer = AuthAnswer {
-            token: self.tokens.issue(&found.tenant, now.as_second()),
+            token: self.tokens.issue(&found.tenant, caller.bearer(), now.as_second()),
+            run_stages: caller.runs_stages(&found.tenant),
+            component_revision: caller.components(&found.tenant).revision,
             tenant: found.tenant,
             message_bytes: self.terms.message_bytes,
             recipients: self.terms.recipients,
             domains,
             any_domain: self.terms.any_domain,
-            run_stages: true,
-            component_revision: REVISION,
         };
         Answer { response: json(StatusCode::OK, &answer), tenant: Some(answer.tenant) }
     }
 
-    async fn messages(&self, request: &Request<Bytes>, now: Timestamp) -> Response<Bytes> {
+    async fn messages(&self, request: &Request<Bytes>, caller: Caller<'_>, now: Timestamp) -> Response<Bytes> {
         let token = credential::bearer(request.headers());
-        let Some(tenant) = token.and_then(|token| self.tokens.tenant(token, now.as_second())) else {
+        let Some(tenant) = token.and_then(|token| self.tokens.tenant(token, caller.bearer(), now.as_second())) else {
             return fault(StatusCode::UNAUTHORIZED, "invalid_token", "The token is not good (any more): ask again.");
         };
         let body = request.body();
@@ -132,13 +184,15 @@ impl Delivery {
             Ok(frames) => frames,
             Err(error) => return fault(frame_status(&error), "validation_error", format!("The {error}.")),
         };
-        if frames.iter().any(|frame| frame.meta.component_revision != REVISION) {
+        let revision = caller.components(&tenant).revision;
+        let is_stale = frames.iter().any(|frame| frame.meta.component_revision != revision);
+        if is_stale || !caller.runs_stages(&tenant) {
             return fault(StatusCode::CONFLICT, "stale_revision", "The tenant's components have changed: ask again.");
         }
         let mut answers = Vec::with_capacity(frames.len());
         for Frame { meta, message } in frames {
             let message = body.slice_ref(message);
-            answers.push(self.message(&tenant, meta, message, now).await.unwrap_or_else(Into::into));
+            answers.push(self.message(&tenant, caller, meta, message, now).await.unwrap_or_else(Into::into));
         }
         json(StatusCode::OK, &answers)
     }
@@ -147,18 +201,55 @@ impl Delivery {
     async fn message(
         &self,
         tenant: &str,
+        caller: Caller<'_>,
         meta: MessageMeta,
         message: Bytes,
         now: Timestamp,
     ) -> Result<MessageAnswer, Refused> {
         self.check_author(tenant, &message).await?;
         let new = self.new_message(tenant, meta, message, now)?;
+        let new = match caller {
+            // Signed on the way here, by the pipeline of this process.
+            Caller::Inside => new,
+            Caller::Edge { components, .. } => self.signed(components, new).await?,
+        };
         let id = new.id;
         match self.intake.accept(new).await {
             Ok(Accepted::Stored) => Ok(MessageAnswer::Accepted { id: id.to_string(), replayed: false }),
             Ok(Accepted::Replayed(first)) => Ok(MessageAnswer::Accepted { id: first.to_string(), replayed: true }),
             Err(error) => Err(refused(&error)),
         }
+    }
+
+    /// The message with a signature of ours that verifies: the edge's own, or one made here.
+    async fn signed(&self, components: &Arc<Edge>, mut new: NewMessage) -> Result<NewMessage, Refused> {
+        let (keyring, stages) = (self.keyring.clone(), components.stages(&new.tenant));
+        let (tenant, attributes, octets) = (new.tenant.clone(), std::mem::take(&mut new.attributes), new.body.len());
+        let (body, now) = (new.body.clone(), new.accepted_at);
+        let work = async move { signed::ensure(&keyring, &stages, &tenant, body, attributes, now).await };
+        let done = match octets < LARGE_OCTETS {
+            true => work.await,
+            false => {
+                let runtime = tokio::runtime::Handle::current();
+                let done = tokio::task::spawn_blocking(move || runtime.block_on(work)).await;
+                done.map_err(|error| refused(&StoreError::Io(format!("the work was broken off: {error}"))))?
+            }
+        };
+        (new.body, new.attributes) = done.map_err(|fault| match &fault {
+            SignedFault::Unknown { .. } | SignedFault::Wrong { .. } | SignedFault::TooMany(_) => {
+                wrong(format!("The DKIM signature is not good: {fault}."))
+            }
+            SignedFault::Store(error) => refused(error),
+            SignedFault::Unsigned(refusal) => {
+                if let pipeline::Refusal::Unavailable { stage, text } = refusal {
+                    tracing::error!(stage, text, "a stage could not tell");
+                }
+                let (status, name) = refusal.http();
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+                Refused { status, name, text: refusal.text() }
+            }
+        })?;
+        Ok(new)
     }
 
     /// The authors' domains must be the tenant's: the edge that checked them may be anybody's.

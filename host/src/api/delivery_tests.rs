@@ -46,6 +46,7 @@ impl World {
             domain: mail::Domain::parse("src.test").unwrap(),
             created_at: Timestamp::UNIX_EPOCH,
             keys: Vec::new(),
+            edge_keys: Vec::new(),
         };
         store.add_domain(domain).await.unwrap();
         let terms = Terms { message_bytes: 10_000, recipients: 3, any_domain };
@@ -54,17 +55,26 @@ impl World {
     }
 
     /// Another API over the same store and keys.
-    pub fn seam(&self) -> crate::api::seam::Seam {
+    pub fn other_delivery(&self) -> Delivery {
         let terms = Terms { message_bytes: 1 << 20, recipients: 50, any_domain: false };
         let intake = Arc::new(Intake::new(self.store.clone()));
-        let delivery = Delivery::new(self.store.clone(), self.keyring.clone(), intake, terms);
+        Delivery::new(self.store.clone(), self.keyring.clone(), intake, terms)
+    }
+
+    /// What triggers reach through it.
+    pub fn seam(&self) -> crate::api::seam::Seam {
+        let delivery = self.other_delivery();
         let sending = crate::api::sending::Sending::new(self.store.clone(), self.store.clone());
-        crate::api::seam::Seam::new(delivery, sending)
+        crate::api::seam::Seam::new(Arc::new(delivery), sending)
+    }
+
+    async fn ask(&self, request: Request<Bytes>) -> Answer {
+        self.delivery.answer(request, Caller::Inside).await
     }
 
     async fn auth(&self, key: &str) -> Answer {
         let body = serde_json::to_vec(&AuthRequest::Bearer { key: key.to_owned() }).unwrap();
-        self.delivery.answer(Request::post(AUTH_PATH).body(body.into()).unwrap()).await
+        self.ask(Request::post(AUTH_PATH).body(body.into()).unwrap()).await
     }
 
     pub async fn token(&self) -> String {
@@ -73,7 +83,7 @@ impl World {
 
     async fn post(&self, token: &str, body: Vec<u8>) -> Response<Bytes> {
         let request = Request::post(MESSAGES_PATH).header(AUTHORIZATION, format!("Bearer {token}"));
-        self.delivery.answer(request.body(body.into()).unwrap()).await.response
+        self.ask(request.body(body.into()).unwrap()).await.response
     }
 
     /// One message, one answer.
@@ -129,12 +139,9 @@ async fn keys_become_tokens() {
         assert_eq!(answer.tenant, None);
     }
     let nonsense = Request::post(AUTH_PATH).body(Bytes::from("{}")).unwrap();
-    assert_eq!(world.delivery.answer(nonsense).await.response.status(), 400);
-    assert_eq!(world.delivery.answer(Request::get(AUTH_PATH).body(Bytes::new()).unwrap()).await.response.status(), 405);
-    assert_eq!(
-        world.delivery.answer(Request::post("/delivery/v2").body(Bytes::new()).unwrap()).await.response.status(),
-        404
-    );
+    assert_eq!(world.ask(nonsense).await.response.status(), 400);
+    assert_eq!(world.ask(Request::get(AUTH_PATH).body(Bytes::new()).unwrap()).await.response.status(), 405);
+    assert_eq!(world.ask(Request::post("/delivery/v2").body(Bytes::new()).unwrap()).await.response.status(), 404);
 }
 
 #[tokio::test]

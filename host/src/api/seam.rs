@@ -1,22 +1,24 @@
 //! What triggers reach: the delivery API, and the rest of the sending API with their callers' own credentials.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 
-use super::delivery::{self, Delivery};
+use super::delivery::{self, Caller, Delivery};
 use super::fault::fault;
 use super::sending::{self, Sending};
 use crate::edge::{Answer, Backend};
 
 /// Answers triggers in-process.
 pub struct Seam {
-    delivery: Delivery,
+    delivery: Arc<Delivery>,
     sending: Sending,
 }
 
 impl Seam {
-    pub fn new(delivery: Delivery, sending: Sending) -> Seam {
+    pub fn new(delivery: Arc<Delivery>, sending: Sending) -> Seam {
         Seam { delivery, sending }
     }
 }
@@ -26,7 +28,7 @@ impl Backend for Seam {
     async fn answer(&self, request: Request<Bytes>) -> Answer {
         let path = request.uri().path();
         if path.starts_with(delivery::PREFIX) {
-            return self.delivery.answer(request).await;
+            return self.delivery.answer(request, Caller::Inside).await;
         }
         let below = path.strip_prefix(sending::PREFIX);
         if below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {

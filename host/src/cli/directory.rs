@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use http::Method;
 use jiff::Timestamp;
 
+use super::edges::{self, EdgeKey};
 use super::link::Link;
 use super::{Failure, Target, say};
 use crate::api::control::{CreatedKey, DnsRecord, DomainView, KeyView, Listing, NewDomain, NewKey, QueueView, Status};
@@ -13,17 +14,17 @@ use crate::api::control::{CreatedKey, DnsRecord, DomainView, KeyView, Listing, N
 pub(crate) struct OfTenant {
     /// The tenant: lower-case letters, digits, `-` and `_`.
     #[arg(long, value_name = "NAME")]
-    tenant: Option<String>,
+    pub(super) tenant: Option<String>,
 }
 
 impl OfTenant {
-    fn query(&self) -> String {
+    pub(super) fn query(&self) -> String {
         self.tenant.as_ref().map_or(String::new(), |tenant| format!("?tenant={}", encode(tenant)))
     }
 }
 
 /// Escapes what a user typed for a place in a path or query.
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
@@ -45,6 +46,9 @@ pub(crate) enum Key {
         /// What the key is for, to know it by in lists.
         #[arg(long, default_value = "")]
         name: String,
+        /// A delivery token for edges instead of an API key: for all tenants, or with --tenant for that one alone.
+        #[arg(long)]
+        delivery: bool,
     },
     /// List keys: id, first characters, tenant, name.
     List {
@@ -52,20 +56,29 @@ pub(crate) enum Key {
         target: Target,
         #[command(flatten)]
         of: OfTenant,
+        /// Delivery tokens instead of API keys.
+        #[arg(long)]
+        delivery: bool,
     },
     /// Revoke a key: what it is used for is refused from now on.
     Revoke {
         #[command(flatten)]
         target: Target,
-        /// The key's id as `key list` shows it (`key_…`).
+        /// The key's id as `key list` shows it (`key_…`, `dlv_…`).
         id: String,
+        /// The id is that of a delivery token.
+        #[arg(long)]
+        delivery: bool,
     },
 }
 
 impl Key {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
-            Key::Create { target, of, name } => {
+            Key::Create { target, of, name, delivery: true } => edges::create_token(&target, of, name).await?,
+            Key::List { target, of, delivery: true } => edges::list_tokens(&target, &of).await?,
+            Key::Revoke { target, id, delivery: true } => edges::revoke_token(&target, &id).await?,
+            Key::Create { target, of, name, delivery: false } => {
                 let new = NewKey { tenant: of.tenant, name: Some(name) };
                 let link = Link::open(&target).await?;
                 let created: CreatedKey = link.call(Method::POST, "keys", &new).await?;
@@ -76,7 +89,7 @@ impl Key {
                     return Err(unseen);
                 }
             }
-            Key::List { target, of } => {
+            Key::List { target, of, delivery: false } => {
                 let path = format!("keys{}", of.query());
                 let keys: Listing<KeyView> = Link::open(&target).await?.call(Method::GET, &path, &()).await?;
                 let rows = keys.data.into_iter().map(|key| {
@@ -85,7 +98,7 @@ impl Key {
                 });
                 table(["ID", "KEY", "TENANT", "STATE", "CREATED", "NAME"], rows)?;
             }
-            Key::Revoke { target, id } => {
+            Key::Revoke { target, id, delivery: false } => {
                 let path = format!("keys/{}", encode(&id));
                 let _: serde_json::Value = Link::open(&target).await?.call(Method::DELETE, &path, &()).await?;
                 say(format_args!("{id} is revoked"))?;
@@ -122,6 +135,9 @@ pub(crate) enum Domain {
         /// The domain as `domain list` shows it.
         domain: String,
     },
+    /// Make DKIM keys for an edge: prints the value of its variable `dkim_keys` on stdout, this once, and the DNS records
+    /// to publish on stderr. The private keys are kept nowhere else.
+    EdgeKey(EdgeKey),
     /// Print the DNS records of a sending domain again.
     Records {
         #[command(flatten)]
@@ -150,6 +166,7 @@ impl Domain {
                 });
                 table(["DOMAIN", "TENANT", "KEYS", "CREATED"], rows)?;
             }
+            Domain::EdgeKey(edge_key) => edge_key.run().await?,
             Domain::Remove { target, of, domain } => {
                 let path = format!("domains/{}{}", encode(&domain), of.query());
                 let _: serde_json::Value = Link::open(&target).await?.call(Method::DELETE, &path, &()).await?;
@@ -263,12 +280,12 @@ fn duration(seconds: u64) -> String {
     parts.join(" ")
 }
 
-fn day(at: Timestamp) -> String {
+pub(super) fn day(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d").to_string()
 }
 
 /// Prints rows in columns as wide as their widest cell.
-fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> Result<(), Failure> {
+pub(super) fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> Result<(), Failure> {
     let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();

@@ -4,6 +4,7 @@
 mod check;
 mod dev;
 mod directory;
+mod edges;
 mod link;
 mod send;
 mod serve;
@@ -44,7 +45,7 @@ enum Verb {
     Status(Target),
     /// Send a test mail by the sending API of a running host.
     Send(send::Send),
-    /// API keys: what applications send with.
+    /// API keys, what applications send with, and delivery tokens, what edges prove themselves with.
     #[command(subcommand)]
     Key(directory::Key),
     /// Sending domains and their DKIM keys.
@@ -188,6 +189,13 @@ mod tests {
         check("posthaste key list --data d", true);
         check("posthaste key list --data d --config a.toml", false);
         check("posthaste key revoke --config a.toml key_1", true);
+        check("posthaste key create --config a.toml --delivery --tenant acme", true);
+        check("posthaste key list --data d --delivery", true);
+        check("posthaste key revoke --delivery --config a.toml dlv_1", true);
+        check("posthaste domain edge-key example.com --config a.toml --algorithm ed25519 --selector s1", true);
+        check("posthaste domain edge-key example.com --config a.toml --algorithm dsa", false);
+        check("posthaste domain edge-key example.com --config a.toml --remove s1", true);
+        check("posthaste domain edge-key example.com --config a.toml --remove s1 --selector s2", false);
         check("posthaste domain add --config a.toml example.com", true);
         check("posthaste domain records example.com --config a.toml", true);
         check("posthaste check --config a.toml --probe-domain example.com", true);

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use contract::Wants;
+use sha2::{Digest, Sha256};
 use tokio::sync::{OnceCell, watch};
 use wasmtime::Engine;
 
@@ -99,11 +100,26 @@ impl Slot {
     }
 }
 
+/// The stages of a submission, which an edge may have components for too.
+const OF_SUBMISSIONS: [Stage; 4] = [Stage::Renderer, Stage::Validator, Stage::Transformer, Stage::Signer];
+
+/// What an edge must know of a tenant's components.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Components {
+    /// Whether a stage of its submissions is one that the operator configured, for it or for all. No edge has those.
+    pub are_configured: bool,
+    /// Another one whenever a stage of its submissions is answered by another component. Of 53 bits, which every reader of
+    /// JSON keeps.
+    pub revision: u64,
+}
+
 /// Which component answers for whom.
 pub struct Library {
     submit: Arc<Slot>,
     defaults: HashMap<Stage, Arc<Slot>>,
     tenants: HashMap<String, HashMap<Stage, Arc<Slot>>>,
+    /// Stages that are the operator's for all tenants.
+    configured: Vec<Stage>,
     slots: Vec<Arc<Slot>>,
 }
 
@@ -118,6 +134,7 @@ impl Library {
             None => shelf.missing("built-in submit"),
         };
         let mut defaults = shelf.files(settings.components)?;
+        let configured = defaults.keys().copied().collect();
         for stage in [Stage::Validator, Stage::Signer, Stage::Renderer] {
             if defaults.contains_key(&stage) {
                 continue;
@@ -134,7 +151,7 @@ impl Library {
             tenants.insert(name.clone(), shelf.files(&tenant.components)?);
         }
         compile_all(engine, shelf.jobs);
-        Ok(Library { submit, defaults, tenants, slots: shelf.slots })
+        Ok(Library { submit, defaults, tenants, configured, slots: shelf.slots })
     }
 
     /// The sending API.
@@ -145,6 +162,21 @@ impl Library {
     /// The component of a tenant's stage: its own, the host's default, or none.
     pub fn find(&self, tenant: &str, stage: Stage) -> Option<&Arc<Slot>> {
         self.tenants.get(tenant).and_then(|own| own.get(&stage)).or_else(|| self.defaults.get(&stage))
+    }
+
+    /// What an edge must know of a tenant's components.
+    pub fn components(&self, tenant: &str) -> Components {
+        let own = |stage| self.tenants.get(tenant).is_some_and(|own| own.contains_key(stage));
+        let mut digests = Sha256::new();
+        for stage in OF_SUBMISSIONS {
+            let digest = self.find(tenant, stage).map_or("none", |slot| slot.digest.as_str());
+            digests.update(format!("{stage} {digest}\n"));
+        }
+        let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(digests.finalize());
+        Components {
+            are_configured: OF_SUBMISSIONS.iter().any(|stage| own(stage) || self.configured.contains(stage)),
+            revision: u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 11,
+        }
     }
 
     /// Why not everything is ready; empty when it is.

@@ -38,7 +38,7 @@ use tokio::time::timeout;
 use wasmtime::Engine;
 
 pub use component::{InspectError, Inspection, Stage, inspect};
-pub use library::BuiltIn;
+pub use library::{BuiltIn, Components};
 
 use crate::api::fault;
 use crate::config::{ComponentFiles, Limits, StageLimits, Tenant};
@@ -193,6 +193,11 @@ impl Edge {
     /// The stages of a tenant, to be called by the host itself (SMTP).
     pub fn stages(self: &Arc<Self>, tenant: &str) -> TenantStages {
         TenantStages::new(self.inner.clone(), tenant.into())
+    }
+
+    /// What an edge must know of a tenant's components.
+    pub fn components(&self, tenant: &str) -> Components {
+        self.inner.library.components(tenant)
     }
 
     /// Why not every component is ready; empty when all are.

@@ -35,7 +35,7 @@ fn guest(name: &str) -> PathBuf {
     folder.join(format!("{name}.wasm"))
 }
 
-fn bytes(name: &str) -> &'static [u8] {
+pub fn bytes(name: &str) -> &'static [u8] {
     std::fs::read(guest(name)).unwrap().leak()
 }
 
@@ -149,6 +149,15 @@ impl Setup {
             stages: &self.stages,
         };
         Edge::new(&settings, built_in, backend, keys).map(Arc::new)
+    }
+
+    /// Gives a tenant a validator of its own.
+    pub fn give_validator(&mut self, tenant: &str, component: &[u8]) {
+        std::fs::create_dir_all(&self.folder.0).unwrap();
+        let path = self.folder.0.join(format!("{tenant}.wasm"));
+        std::fs::write(&path, component).unwrap();
+        let components = ComponentFiles { validator: Some(path), ..ComponentFiles::default() };
+        self.tenants.insert(tenant.to_owned(), Tenant { components });
     }
 
     pub fn edge(&self) -> Arc<Edge> {

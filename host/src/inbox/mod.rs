@@ -6,7 +6,7 @@
 
 mod capture;
 mod page;
-mod verdict;
+pub(crate) mod verdict;
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -12,7 +12,7 @@ use mail_auth::common::parse::TxtRecordParser;
 use mail_auth::common::verify::DomainKey;
 use mail_auth::{AuthenticatedMessage, DkimResult, MessageAuthenticator, Parameters, ResolverCache, Txt};
 
-use crate::store::{DkimKey, SendingDomain};
+use crate::store::SendingDomain;
 
 /// What is known of one signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,19 +67,25 @@ struct Records(HashMap<Box<str>, Txt>);
 
 impl Records {
     fn new(domains: &[SendingDomain]) -> Records {
-        let name = |domain: &SendingDomain, key: &DkimKey| format!("{}._domainkey.{}.", key.selector, domain.domain);
-        let records =
-            domains.iter().flat_map(|domain| domain.keys.iter().map(move |key| (name(domain, key), record(key))));
-        Records(records.filter_map(|(name, txt)| Some((name.to_lowercase().into_boxed_str(), txt?))).collect())
+        let mut records = HashMap::new();
+        for domain in domains {
+            let own = domain.keys.iter().map(|key| (&key.selector, key.algorithm, &key.public));
+            let edges = domain.edge_keys.iter().map(|key| (&key.selector, key.algorithm, &key.public));
+            for (selector, algorithm, public) in own.chain(edges) {
+                let name = format!("{selector}._domainkey.{}.", domain.domain).to_lowercase();
+                records.extend(record(algorithm, public).map(|txt| (name.into_boxed_str(), txt)));
+            }
+        }
+        Records(records)
     }
 }
 
-fn record(key: &DkimKey) -> Option<Txt> {
-    let kind = match key.algorithm {
+fn record(algorithm: mail::dkim::Algorithm, public: &[u8]) -> Option<Txt> {
+    let kind = match algorithm {
         mail::dkim::Algorithm::RsaSha256 => "rsa",
         mail::dkim::Algorithm::Ed25519Sha256 => "ed25519",
     };
-    let text = format!("v=DKIM1; k={kind}; p={}", STANDARD.encode(&key.public));
+    let text = format!("v=DKIM1; k={kind}; p={}", STANDARD.encode(public));
     Some(Txt::DomainKey(DomainKey::parse(text.as_bytes()).ok()?.into()))
 }
 

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use mail::Domain;
 use mail::dkim::Algorithm;
 
-use crate::store::{DkimKey, SendingDomain};
+use crate::store::SendingDomain;
 
 /// Longest string within a TXT record (RFC 1035 s3.3).
 const STRING_OCTETS: usize = 255;
@@ -66,17 +66,19 @@ impl DnsRecord {
 /// What to publish so that mail of this domain, sent by the host of this name, verifies.
 pub fn dns_records(sending: &SendingDomain, hostname: &Domain) -> Vec<DnsRecord> {
     let domain = &sending.domain;
-    let mut records: Vec<_> = sending.keys.iter().map(|key| dkim(domain, key)).collect();
+    let own = sending.keys.iter().map(|key| dkim(domain, &key.selector, key.algorithm, &key.public));
+    let edges = sending.edge_keys.iter().map(|key| dkim(domain, &key.selector, key.algorithm, &key.public));
+    let mut records: Vec<_> = own.chain(edges).collect();
     records.push(DnsRecord::txt(domain.to_string(), format!("v=spf1 a:{hostname} ~all"), false));
     records.push(DnsRecord::txt(format!("_dmarc.{domain}"), "v=DMARC1; p=none".to_owned(), false));
     records
 }
 
-fn dkim(domain: &Domain, key: &DkimKey) -> DnsRecord {
-    let kind = match key.algorithm {
+fn dkim(domain: &Domain, selector: &str, algorithm: Algorithm, public: &[u8]) -> DnsRecord {
+    let kind = match algorithm {
         Algorithm::RsaSha256 => "rsa",
         Algorithm::Ed25519Sha256 => "ed25519",
     };
-    let value = format!("v=DKIM1; k={kind}; p={}", STANDARD.encode(&key.public));
-    DnsRecord::txt(format!("{}._domainkey.{domain}", key.selector), value, true)
+    let value = format!("v=DKIM1; k={kind}; p={}", STANDARD.encode(public));
+    DnsRecord::txt(format!("{selector}._domainkey.{domain}"), value, true)
 }

@@ -5,8 +5,20 @@ use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::error::{KeyRejected, Unspecified};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{self, KeySize};
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256};
+use aws_lc_rs::signature::{
+    ED25519, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, UnparsedPublicKey,
+};
 use mail::dkim::Algorithm;
+
+/// Whether a signature is one of this SHA-256 digest by the private half of a public key, as `KeyPair::public` gives it.
+pub fn verifies(algorithm: Algorithm, public: &[u8], digest: &[u8; 32], signature: &[u8]) -> bool {
+    match algorithm {
+        Algorithm::RsaSha256 => Digest::import_less_safe(digest, &SHA256).is_ok_and(|digest| {
+            UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, public).verify_digest(&digest, signature).is_ok()
+        }),
+        Algorithm::Ed25519Sha256 => UnparsedPublicKey::new(&ED25519, public).verify(digest, signature).is_ok(),
+    }
+}
 
 /// Made once, used by many calls at a time.
 pub enum KeyPair {

@@ -243,7 +243,7 @@ impl HttpServer {
         scheme: &'static str,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
         let (parts, body) = request.into_parts();
-        let response = match self.budget.read(&parts.headers, body, self.deadlines.body_piece).await {
+        let response = match self.budget.read(&parts, body, self.deadlines.body_piece).await {
             Ok((body, _held)) => self.routes.answer(Request::from_parts(parts, body), scheme).await,
             Err(refused) => refused.into_response(),
         };

@@ -12,7 +12,7 @@ use super::embedded::Embedded;
 use super::history::time;
 use super::reading::tenant_key;
 use super::writer::{Change, Job};
-use super::{ApiKey, Directory, DkimKey, SendingDomain, StoreError, accepting, codes};
+use super::{ApiKey, Directory, DkimKey, EdgeKey, SendingDomain, StoreError, accepting, codes};
 
 /// Live keys remembered; at more, all are forgotten and read again.
 const CACHED_KEYS: usize = 4096;
@@ -20,26 +20,30 @@ const CACHED_KEYS: usize = 4096;
 const KEY: &str = "SELECT k.id, t.name, k.name, k.prefix, k.created_ms, k.revoked_ms
                    FROM api_key k JOIN tenant t ON t.key = k.tenant";
 
-/// Live keys by hash. Only those that are: strangers' guesses take no memory.
-#[derive(Default)]
-pub(super) struct KeyCache {
-    inner: Arc<Mutex<Cached>>,
+/// Live keys (or delivery tokens) by hash. Only those that are: strangers' guesses take no memory.
+pub(super) struct KeyCache<K> {
+    inner: Arc<Mutex<Cached<K>>>,
 }
 
-#[derive(Default)]
-struct Cached {
-    keys: HashMap<[u8; 32], ApiKey>,
+struct Cached<K> {
+    keys: HashMap<[u8; 32], K>,
     /// Counts changes, so that a read that began before one does not bring back what it removed.
     changes: u64,
 }
 
-impl KeyCache {
-    fn get(&self, hash: &[u8; 32]) -> (Option<ApiKey>, u64) {
+impl<K> Default for KeyCache<K> {
+    fn default() -> KeyCache<K> {
+        KeyCache { inner: Arc::new(Mutex::new(Cached { keys: HashMap::new(), changes: 0 })) }
+    }
+}
+
+impl<K: Clone> KeyCache<K> {
+    pub(super) fn get(&self, hash: &[u8; 32]) -> (Option<K>, u64) {
         let cached = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         (cached.keys.get(hash).cloned(), cached.changes)
     }
 
-    fn put(&self, hash: [u8; 32], key: &ApiKey, changes: u64) {
+    pub(super) fn put(&self, hash: [u8; 32], key: &K, changes: u64) {
         let mut cached = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if cached.changes != changes {
             return;
@@ -50,7 +54,7 @@ impl KeyCache {
         cached.keys.insert(hash, key.clone());
     }
 
-    fn forget(&self) {
+    pub(super) fn forget(&self) {
         let mut cached = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         cached.changes += 1;
         cached.keys.clear();
@@ -169,7 +173,7 @@ impl Directory for Embedded {
 }
 
 impl Embedded {
-    async fn change(&self, change: Change) -> Result<(), StoreError> {
+    pub(super) async fn change(&self, change: Change) -> Result<(), StoreError> {
         self.ask(|answer| Job::Change { change, answer }).await?
     }
 }
@@ -209,23 +213,29 @@ fn read_domains(
         let name: String = row.get(2)?;
         let domain = Domain::parse(&name)
             .map_err(|error| StoreError::Io(format!("the stored domain `{name}` cannot be read: {error}")))?;
-        let keys = read_dkim_keys(connection, row.get(0)?)?;
-        domains.push(SendingDomain { tenant: row.get(1)?, domain, created_at: time(row.get(3)?), keys });
+        let (keys, edge_keys) = read_dkim_keys(connection, row.get(0)?)?;
+        domains.push(SendingDomain { tenant: row.get(1)?, domain, created_at: time(row.get(3)?), keys, edge_keys });
     }
     Ok(domains)
 }
 
-fn read_dkim_keys(connection: &Connection, domain: i64) -> Result<Vec<DkimKey>, StoreError> {
+/// The keys of a domain: those whose private half is here, and those of edges, where it never was.
+fn read_dkim_keys(connection: &Connection, domain: i64) -> Result<(Vec<DkimKey>, Vec<EdgeKey>), StoreError> {
     let mut statement = connection.prepare_cached(
         "SELECT id, selector, algorithm, public, private FROM dkim_key WHERE domain = ?1 ORDER BY selector",
     )?;
     let mut rows = statement.query([domain])?;
-    let mut keys = Vec::new();
+    let (mut keys, mut edge_keys) = (Vec::new(), Vec::new());
     while let Some(row) = rows.next()? {
         let id: String = row.get(0)?;
         let algorithm = codes::algorithm_from(row.get(2)?)
             .ok_or_else(|| StoreError::Io(format!("the algorithm of DKIM key {id} cannot be read")))?;
-        keys.push(DkimKey { id, selector: row.get(1)?, algorithm, public: row.get(3)?, sealed_private: row.get(4)? });
+        let (selector, public) = (row.get(1)?, row.get(3)?);
+        let sealed_private: Vec<u8> = row.get(4)?;
+        match sealed_private.is_empty() {
+            true => edge_keys.push(EdgeKey { selector, algorithm, public }),
+            false => keys.push(DkimKey { id, selector, algorithm, public, sealed_private }),
+        }
     }
-    Ok(keys)
+    Ok((keys, edge_keys))
 }

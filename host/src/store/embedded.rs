@@ -30,7 +30,10 @@ use super::reading::Readers;
 use super::schema::{self, Layout, OpenError};
 use super::segment::{self, BodyError, Place, Spool};
 use super::writer::{Job, Writer};
-use super::{Accepted, BodyRef, Completion, EventRecord, Leased, MessageView, NewMessage, Page, Store, StoreError};
+use super::{
+    Accepted, ApiKey, BodyRef, Completion, DeliveryToken, EventRecord, Leased, MessageView, NewMessage, Page, Store,
+    StoreError,
+};
 
 /// Jobs that may wait for the writer; whoever comes later waits to hand in.
 const WAITING_JOBS: usize = 1024;
@@ -82,7 +85,8 @@ pub struct Embedded {
     /// `None` only while closing.
     jobs: Option<mpsc::Sender<Job>>,
     pub(super) readers: Arc<Readers>,
-    pub(super) key_cache: KeyCache,
+    pub(super) key_cache: KeyCache<ApiKey>,
+    pub(super) delivery_tokens: KeyCache<DeliveryToken>,
     housekeeper: Arc<Mutex<Housekeeper>>,
     wake: std_mpsc::Sender<Wake>,
     threads: Vec<JoinHandle<()>>,
@@ -143,8 +147,17 @@ impl Embedded {
             spawn("store-keeper", move || Housekeeper::run(&keeper, &woken)).map_err(io(folder))?,
             spawn("store-writer", move || writer.run(waiting)).map_err(io(folder))?,
         ];
-        let key_cache = KeyCache::default();
-        Ok(Arc::new(Embedded { shared, jobs: Some(jobs), readers, key_cache, housekeeper, wake, threads, _lock: lock }))
+        Ok(Arc::new(Embedded {
+            shared,
+            jobs: Some(jobs),
+            readers,
+            key_cache: KeyCache::default(),
+            delivery_tokens: KeyCache::default(),
+            housekeeper,
+            wake,
+            threads,
+            _lock: lock,
+        }))
     }
 
     /// Moves all events out of the outbox now, rather than at the next interval.

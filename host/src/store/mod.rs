@@ -30,6 +30,7 @@ use uuid::Uuid;
 mod accepting;
 mod codes;
 mod directory;
+mod edges;
 mod embedded;
 mod faults;
 mod history;
@@ -44,6 +45,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use edges::{DeliveryToken, EdgeKey, Edges};
 pub use embedded::{Embedded, Options};
 pub use faults::{Faults, NoFaults, Point};
 pub use schema::OpenError;
@@ -264,6 +266,8 @@ pub struct SendingDomain {
     pub domain: mail::Domain,
     pub created_at: Timestamp,
     pub keys: Vec<DkimKey>,
+    /// Keys that edges sign with.
+    pub edge_keys: Vec<EdgeKey>,
 }
 
 /// A DKIM key pair; the private half is sealed.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
-use super::private;
+use super::{edges, private};
 
 /// Wait for a lock that another connection of this process holds (checkpoints, the reader's first page).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -120,10 +120,10 @@ CREATE TABLE dkim_key (
   selector  TEXT NOT NULL,
   algorithm INTEGER NOT NULL,
   public    BLOB NOT NULL,
-  private   BLOB NOT NULL,         -- sealed
+  private   BLOB NOT NULL,         -- sealed; empty for the key of an edge
   UNIQUE (domain, selector)
 ) STRICT;
-"];
+", edges::SCHEMA];
 
 /// Migrations of `events.db`, oldest first.
 pub(super) const EVENTS: &[&str] = &["

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
+use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -54,8 +55,8 @@ const TURN: Duration = Duration::from_secs(60);
 const DISCARDED_BYTES: usize = 256 << 20;
 const DISCARDING: Duration = Duration::from_secs(30);
 
-/// Says whether a request's key is known, and if not, what it is answered.
-pub type Admits = Box<dyn Fn(&HeaderMap) -> Admitting + Send + Sync>;
+/// Says whether a request's key is known (or, of an edge, its delivery token), and if not, what it is answered.
+pub type Admits = Box<dyn Fn(&Parts) -> Admitting + Send + Sync>;
 pub type Admitting = Pin<Box<dyn Future<Output = Result<(), Response<Bytes>>> + Send>>;
 
 /// The budget of all bodies, and the limit of each.
@@ -136,18 +137,13 @@ impl Budget {
     }
 
     /// Reads a body. What it takes of the budget comes back with it, to be held until the answer is there.
-    pub async fn read(
-        &self,
-        headers: &HeaderMap,
-        mut body: Incoming,
-        piece: Duration,
-    ) -> Result<(Bytes, Held), Refused> {
+    pub async fn read(&self, parts: &Parts, mut body: Incoming, piece: Duration) -> Result<(Bytes, Held), Refused> {
         use hyper::body::Body as _;
         let mut held = Held::default();
         if body.is_end_stream() {
             return Ok((Bytes::new(), held));
         }
-        let refused = match self.collect(headers, &mut body, piece, &mut held).await {
+        let refused = match self.collect(parts, &mut body, piece, &mut held).await {
             Ok(bytes) => return Ok((bytes, held)),
             Err(refused) => refused,
         };
@@ -159,12 +155,12 @@ impl Budget {
 
     async fn collect(
         &self,
-        headers: &HeaderMap,
+        parts: &Parts,
         body: &mut Incoming,
         piece: Duration,
         held: &mut Held,
     ) -> Result<Bytes, Refused> {
-        let said = length(headers).unwrap_or(0);
+        let said = length(&parts.headers).unwrap_or(0);
         let mut is_admitted = false;
         let mut bytes = BytesMut::new();
         let mut started = Instant::now();
@@ -176,7 +172,7 @@ impl Budget {
             // Our own waits are not the peer's.
             let waiting = Instant::now();
             if length > STRANGERS_BYTES && !is_admitted {
-                (self.admits)(headers).await.map_err(Refused::Stranger)?;
+                (self.admits)(parts).await.map_err(Refused::Stranger)?;
                 is_admitted = true;
                 bytes.reserve(said);
             }

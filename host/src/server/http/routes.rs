@@ -1,18 +1,20 @@
-//! Who answers what: health and readiness here, the inbox and the control API where this host has them, and everything
-//! else the sending API.
+//! Who answers what: health and readiness here, the inbox, the control API and the delivery API for edges where this host
+//! has them, and everything else the sending API.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
-use delivery_client::wire::{OUR_HEADERS, REQUEST_ID_HEADER};
+use delivery_client::wire::{self, OUR_HEADERS, REQUEST_ID_HEADER};
 use http::header::{self, HeaderName};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use uuid::Uuid;
 
 use crate::api::control::{self, Control};
 use crate::api::delivery;
 use crate::api::fault::fault;
+use crate::api::network::Network;
 use crate::edge::Edge;
 use crate::inbox::Inbox;
 
@@ -29,9 +31,14 @@ const OF_ONE_HOP: [HeaderName; 6] = [
     header::UPGRADE,
 ];
 
+/// Of a path, what the log shows.
+const PATH_SHOWN: usize = 200;
+
 /// What stands behind the listeners.
 pub struct Routes {
     pub edge: Arc<Edge>,
+    /// For edges elsewhere.
+    pub network: Option<Arc<Network>>,
     /// A development host's page.
     pub inbox: Option<Arc<Inbox>>,
     /// For an admin listener, or a development host's only one: there it answers loopback names alone.
@@ -52,10 +59,6 @@ impl Routes {
         match (&self.inbox, &self.control) {
             _ if path == "/healthz" => return plain(StatusCode::OK, "ok\n".to_owned()),
             _ if path == "/readyz" => return self.readiness(),
-            // From outside the seam is for edges with a delivery token, of which there are none yet.
-            _ if path.starts_with(delivery::PREFIX) => {
-                return fault(StatusCode::NOT_FOUND, "not_found", "There is nothing at this path.");
-            }
             (Some(inbox), _) if is_below("/inbox") => return inbox.handle(request).await,
             (Some(_), _) if path == "/" => return to_inbox(),
             (_, Some(control)) if path.starts_with(control::PREFIX) => {
@@ -67,12 +70,24 @@ impl Routes {
             }
             (Some(_) | None, Some(_) | None) => {}
         }
-        let id = prepare(request.headers_mut());
-        let mut response = self.edge.serve(request).await;
+        let served = Served::begin(&request);
+        let mut response = match path.starts_with(delivery::PREFIX) {
+            true => match &self.network {
+                Some(network) => network.answer(request).await,
+                None => fault(StatusCode::NOT_FOUND, "not_found", "There is nothing at this path."),
+            },
+            false => {
+                prepare(request.headers_mut(), &served.id);
+                self.edge.serve(request).await
+            }
+        };
+        served.end(response.status());
         let headers = response.headers_mut();
         // The body is whole: its length is ours to say.
         headers.remove(header::CONTENT_LENGTH);
         OF_ONE_HOP.iter().for_each(|name| drop(headers.remove(name)));
+        // A UUID is always a field value.
+        let id = HeaderValue::from_str(&served.id).unwrap_or(HeaderValue::from_static("none"));
         headers.insert(REQUEST_ID_HEADER, id);
         response
     }
@@ -87,15 +102,47 @@ impl Routes {
     }
 }
 
-/// Takes off what only we may say and what belongs to the connection, and gives the request an id.
-fn prepare(headers: &mut HeaderMap) -> HeaderValue {
+/// A request as the log tells of it.
+struct Served {
+    /// The one that an edge gave it, so that the logs of both sides name the same request, or a new one. It is a label and
+    /// nothing else, so it is taken from anybody.
+    id: String,
+    /// It came from an edge, or from somebody who wants to find it in the log.
+    is_given: bool,
+    method: Method,
+    path: String,
+    started: Instant,
+}
+
+impl Served {
+    fn begin(request: &Request<Bytes>) -> Served {
+        let given = wire::request_id(request.headers());
+        Served {
+            id: given.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned),
+            is_given: given.is_some(),
+            method: request.method().clone(),
+            path: request.uri().path().chars().take(PATH_SHOWN).collect(),
+            started: Instant::now(),
+        }
+    }
+
+    fn end(&self, status: StatusCode) {
+        let Served { id, method, path, .. } = self;
+        let (status, ms) = (status.as_u16(), self.started.elapsed().as_millis() as u64);
+        match self.is_given {
+            true => tracing::info!(request = id, %method, path, status, ms, "served an edge"),
+            false => tracing::debug!(request = id, %method, path, status, ms, "served"),
+        }
+    }
+}
+
+/// Takes off what only we may say and what belongs to the connection, and gives the request its id.
+fn prepare(headers: &mut HeaderMap, id: &str) {
     let ours: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(OUR_HEADERS)).cloned().collect();
     ours.iter().chain(&OF_ONE_HOP).for_each(|name| drop(headers.remove(name)));
-    let id = Uuid::new_v4().to_string();
-    // A UUID is always a field value.
-    let id = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("none"));
-    headers.insert(REQUEST_ID_HEADER, id.clone());
-    id
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert(REQUEST_ID_HEADER, id);
+    }
 }
 
 /// The request's target with scheme and authority, as a trigger wants it.
@@ -177,11 +224,22 @@ mod tests {
     fn strangers_cannot_speak_for_us() {
         let fields =
             [("x-posthaste-hand-over", "1"), ("x-posthaste-request-id", "theirs"), ("te", "x"), ("accept", "*")];
-        let mut headers = request("/", &fields).into_parts().0.headers;
-        let id = prepare(&mut headers);
+        let request = request("/", &fields);
+        let id = Served::begin(&request).id;
+        let mut headers = request.into_parts().0.headers;
+        prepare(&mut headers, &id);
         let names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(names.len(), 2, "{names:?}");
-        assert_eq!(headers.get(REQUEST_ID_HEADER), Some(&id));
+        assert_eq!(headers.get(REQUEST_ID_HEADER).unwrap(), id.as_str());
         assert!(id != "theirs" && headers.contains_key("accept"));
+    }
+
+    #[test]
+    fn an_id_that_came_along_is_kept() {
+        let given = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let served = Served::begin(&request("/emails/1?x=y", &[("x-posthaste-request-id", given)]));
+        assert_eq!((served.id.as_str(), served.is_given, served.path.as_str()), (given, true, "/emails/1"));
+        let fresh = Served::begin(&request("/", &[("x-posthaste-request-id", "1")]));
+        assert!(!fresh.is_given && Uuid::parse_str(&fresh.id).is_ok());
     }
 }

@@ -20,8 +20,13 @@ struct World {
 
 fn world(deadlines: Deadlines, tls: Option<Arc<ServerConfig>>) -> World {
     let setup = Setup::new();
-    let routes =
-        Routes { edge: setup.edge(), inbox: None, control: None, obstacles: Box::new(|| vec!["the disk".to_owned()]) };
+    let routes = Routes {
+        edge: setup.edge(),
+        network: None,
+        inbox: None,
+        control: None,
+        obstacles: Box::new(|| vec!["the disk".to_owned()]),
+    };
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
     let server =
         HttpServer::new(routes, Budget::new(4 * LIMIT, LIMIT, admits()), deadlines, shutdown.clone(), tasks.clone());
@@ -34,8 +39,8 @@ fn world(deadlines: Deadlines, tls: Option<Arc<ServerConfig>>) -> World {
 
 /// Knows every key but `stranger`.
 fn admits() -> Admits {
-    Box::new(|headers| {
-        let is_known = crate::api::credential::bearer(headers) != Some("stranger");
+    Box::new(|parts| {
+        let is_known = crate::api::credential::bearer(&parts.headers) != Some("stranger");
         let refused = || crate::api::fault::fault(http::StatusCode::FORBIDDEN, "invalid_api_key", "It is not valid.");
         Box::pin(async move { if is_known { Ok(()) } else { Err(refused()) } })
     })

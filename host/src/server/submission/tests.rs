@@ -110,7 +110,7 @@ const MESSAGE: &str = "From: A <a@acme.test>\r\nTo: b@rcpt.test\r\nSubject: x\r\
 #[tokio::test]
 async fn a_key_is_who_holds_it() {
     let desk = desk();
-    let key = api_key::generate().unwrap();
+    let key = api_key::generate(api_key::API_KEY).unwrap();
     let stored = ApiKey {
         id: "key_1".to_owned(),
         tenant: "acme".to_owned(),

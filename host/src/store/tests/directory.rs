@@ -27,6 +27,7 @@ fn domain(tenant: &str, name: &str, ids: &[&str]) -> SendingDomain {
         domain: mail::Domain::parse(name).unwrap(),
         created_at: at(0),
         keys: keys.collect(),
+        edge_keys: Vec::new(),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod crashes;
 mod directory;
+mod edges;
 mod events;
 mod leases;
 mod mail_rows;
