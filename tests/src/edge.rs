@@ -1,6 +1,6 @@
 //! An edge that is not the host: runs an HTTP trigger as Spin or another WASI host does, in an engine of its own.
 //!
-//! A request gets a fresh instance. Variables and environment are what the test says; requests that go out are answered
+//! Requests get a fresh instance each, or one that serves many. Variables and environment are what the test says; requests that go out are answered
 //! by a `Web`, for example by what listens on loopback.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use wasmtime::{Cache, CacheConfig, Config, Engine, InstanceAllocationStrategy, P
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p3::Request as GuestRequest;
-use wasmtime_wasi_http::p3::bindings::ServicePre;
+use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
 use wasmtime_wasi_http::{
     Error as WebError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
@@ -125,6 +125,11 @@ impl Runner {
 
     /// Serves one request with a fresh instance.
     pub async fn serve(&self, request: Request<Bytes>) -> Result<Served> {
+        self.instance().await?.serve(request).await
+    }
+
+    /// An instance for one request after the other.
+    pub async fn instance(&self) -> Result<Instance> {
         let log = MemoryOutputPipe::new(LOG_BYTES);
         let wasi = WasiCtxBuilder::new().stderr(log.clone()).envs(&self.environment).build();
         let guest = Guest {
@@ -135,8 +140,23 @@ impl Runner {
             variables: self.variables.clone(),
         };
         let mut store = Store::new(&self.engine, guest);
-        let served = exchange(&mut store, &self.service, request).await;
-        let log = String::from_utf8_lossy(&log.contents()).into_owned();
+        let service = self.service.instantiate_async(&mut store).await?;
+        Ok(Instance { store, service, log })
+    }
+}
+
+/// A live component.
+pub struct Instance {
+    store: Store<Guest>,
+    service: Service,
+    log: MemoryOutputPipe,
+}
+
+impl Instance {
+    /// Serves one request. The log is that of all requests until now.
+    pub async fn serve(&mut self, request: Request<Bytes>) -> Result<Served> {
+        let served = exchange(&mut self.store, &self.service, request).await;
+        let log = String::from_utf8_lossy(&self.log.contents()).into_owned();
         Ok(Served { response: served.with_context(|| format!("its log: {log}"))?, log })
     }
 }
@@ -168,12 +188,7 @@ fn engine() -> Result<Engine> {
     Ok(Engine::new(&config)?)
 }
 
-async fn exchange(
-    store: &mut Store<Guest>,
-    service: &ServicePre<Guest>,
-    request: Request<Bytes>,
-) -> Result<Response<Bytes>> {
-    let service = service.instantiate_async(&mut *store).await?;
+async fn exchange(store: &mut Store<Guest>, service: &Service, request: Request<Bytes>) -> Result<Response<Bytes>> {
     let answer = store
         .run_concurrent(async |accessor| {
             let request =

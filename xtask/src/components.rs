@@ -12,8 +12,8 @@ const TARGET: &str = "wasm32-wasip2";
 /// The components that are shipped: what the host embeds, and what only edges use (`track`, `keys`, `vars`).
 pub const SHIPPED: &[&str] = &["validate", "render", "sign", "submit", "shape", "notify", "track", "keys", "vars"];
 
-/// Components that only tests of the whole system use.
-const GUESTS: &[&str] = &["misbehave"];
+/// Components that only tests of the whole system and benchmarks use.
+const GUESTS: &[&str] = &["misbehave", "bare"];
 
 /// Components that the edge's own tests build where they lack. Built by the same command as there, so that the tests
 /// find them done.

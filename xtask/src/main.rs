@@ -21,7 +21,7 @@ const VERBS: &[(&str, &str, &str)] = &[
     ("dev", "[-- ARGS]", "build all and start a development host on loopback; ARGS go to `posthaste dev`"),
     ("build", "[--release|--components]", "build the components and the host with the components embedded"),
     ("test", "[ARGS]", "set up what the tests need and run them all; ARGS (a test's name) go to the test runner"),
-    ("bench", "NAME [ARGS]", "measure: `bench pipeline`, `bench relay --vs postfix`"),
+    ("bench", "NAME [ARGS]", "measure: `bench pipeline`, `bench edge`, `bench relay --vs postfix`"),
     ("check-tidy", "", "check the house rules: who depends on whom, file sizes, documents that drift"),
     ("fuzz", "", "not yet"),
     ("soak", "", "not yet"),

@@ -26,6 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("notify", &["contract", "delivery-client"]),
     // No component's shell: the host runs components, it is not made of them.
     ("posthaste", LIBRARIES),
+    ("bare", &[]),
     ("misbehave", &["contract"]),
     ("guest-signer", &["contract"]),
     ("guest-stage", &["contract"]),
@@ -34,7 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that do not build natively.
-const WASM_ONLY: &[&str] = &["misbehave", "guest-signer", "guest-stage", "guest-trigger"];
+const WASM_ONLY: &[&str] = &["bare", "misbehave", "guest-signer", "guest-stage", "guest-trigger"];
 
 /// Licences whose terms a binary of ours meets, as crates spell them. A new spelling is added when it was read.
 const LICENCES: &[&str] = &[
