@@ -21,7 +21,14 @@ impl<H: Http> Client<H> {
     /// escaping in a path.
     pub async fn template(&self, token: &str, id: &str) -> Result<TemplateAnswer, DeliveryError> {
         let path = format!("{TEMPLATES_PATH}/{id}");
-        read(&expect_ok(self.call(Method::GET, &path, "application/json", Some(token), Vec::new()).await?)?)
+        let response = self.call(Method::GET, &path, "application/json", Some(token), Vec::new()).await?;
+        match expect_ok(response) {
+            // The token is the host's: it is there, and the template is not.
+            Err(DeliveryError::NoHost(text)) => {
+                Err(DeliveryError::Refused { status: 404, name: "not_found".to_owned(), text, retry_after_s: None })
+            }
+            answer => read(&answer?),
+        }
     }
 
     /// Has the host fetch a file from the web. `Refused` with 422 where it cannot be had, with the reason.
