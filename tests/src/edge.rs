@@ -113,8 +113,13 @@ impl Runner {
 
     /// The component's Spin variables.
     pub fn variables(mut self, variables: &[(&str, &str)]) -> Runner {
-        self.variables = Arc::new(variables.iter().map(|(name, value)| owned(name, value)).collect());
+        self.set_variables(variables);
         self
+    }
+
+    /// The variables of instances that are made from now on.
+    pub fn set_variables(&mut self, variables: &[(&str, &str)]) {
+        self.variables = Arc::new(variables.iter().map(|(name, value)| owned(name, value)).collect());
     }
 
     /// The component's environment.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use contract::{HttpRequest, ShaperInput, StageError};
-use delivery_client::wire::{NOTIFY_HEAD_BYTES, REQUEST_ID_HEADER};
+use delivery_client::wire::{self, NOTIFY_HEAD_BYTES};
 use delivery_client::{Http, HttpError};
 use http::{Request, Response};
 use spin_sdk::http::{FullBody, box_body};
@@ -44,7 +44,7 @@ async fn handle(request: spin_sdk::http::Request) -> Response<spin_sdk::http::Bo
     let (head, body) = request.into_parts();
     let (response, cause) = service.answer(&head, async |limit| collect(body, limit).await).await;
     if let Some(cause) = cause {
-        let request_id = head.headers.get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok()).unwrap_or("-");
+        let request_id = wire::request_id(&head.headers).unwrap_or("-");
         eprintln!("notify: request {request_id}: {cause}");
     }
     response.map(|body| box_body(FullBody::new(body.into())))

@@ -4,7 +4,7 @@ use contract::{HttpRequest, ShaperInput, StageError};
 use delivery_client::Http;
 use delivery_client::wire::{
     DELIVERY_TOKEN_HEADER, ErrorAnswer, INVALID_DELIVERY_TOKEN, NOTIFY_HEAD_BYTES, NOTIFY_PATH, NotifyAnswer,
-    SEAM_HEADER, SEAM_VERSION,
+    SEAM_HEADER, SEAM_VERSION, UNSUPPORTED_SEAM,
 };
 use http::header::{
     ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
@@ -102,11 +102,9 @@ impl<H: Http, S: Shaper> Service<'_, H, S> {
             Some(version) => {
                 let version = String::from_utf8_lossy(version);
                 let text = format!("this edge speaks version {SEAM_VERSION} of the seam, not `{version}`");
-                Err(Refusal::new(400, "unsupported_seam_version", text))
+                Err(Refusal::new(400, UNSUPPORTED_SEAM, text))
             }
-            None => {
-                Err(Refusal::new(400, "unsupported_seam_version", format!("the header `{SEAM_HEADER}` is missing")))
-            }
+            None => Err(Refusal::new(400, UNSUPPORTED_SEAM, format!("the header `{SEAM_HEADER}` is missing"))),
         }
     }
 

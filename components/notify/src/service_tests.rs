@@ -192,7 +192,7 @@ fn other_requests() {
 #[test]
 fn versions_are_refused_by_name() {
     let token = (DELIVERY_TOKEN_HEADER, "secret");
-    let name = "unsupported_seam_version";
+    let name = UNSUPPORTED_SEAM;
     check_refused("secret", &head("POST", NOTIFY_PATH, &[token]), 400, name, false);
     let newer = head("POST", NOTIFY_PATH, &[token, (SEAM_HEADER, "2")]);
     check_refused("secret", &newer, 400, name, false);

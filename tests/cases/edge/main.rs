@@ -7,5 +7,6 @@
 mod judge;
 mod manifest;
 mod notifying;
+mod running;
 mod scripted;
 mod sending;

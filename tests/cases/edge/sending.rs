@@ -16,6 +16,8 @@ use tests::spin::Manifest;
 use crate::judge::{Fate, Keys, judged};
 use crate::scripted::{Asked, Reply, Scripted};
 
+const REQUEST_ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
 const LIMITS: FrameLimits = FrameLimits { frames: 10, meta_bytes: 1 << 20, message_bytes: 1 << 20 };
 
 /// A host that knows one edge and one key, and takes every message.
@@ -56,12 +58,13 @@ fn json(status: u16, value: &Value) -> Reply {
     (status, "content-type: application/json\r\n".to_owned(), value.to_string().into_bytes())
 }
 
-fn mail(from: &str) -> Request<Bytes> {
+/// A request with an application's key.
+pub fn request(key: &str, from: &str) -> Request<Bytes> {
     let body = json!({"from": from, "to": ["friend@dst.test"], "subject": "Hello", "html": "<p>Grüße</p>"});
     Request::post("http://edge.test/emails")
-        .header("authorization", "Bearer re_key")
+        .header("authorization", format!("Bearer {key}"))
         .header("content-type", "application/json")
-        .header(REQUEST_ID_HEADER, "request-1")
+        .header(REQUEST_ID_HEADER, REQUEST_ID)
         .body(body.to_string().into())
         .unwrap()
 }
@@ -86,8 +89,10 @@ fn message(asked: &[Asked]) -> Vec<u8> {
     frames[0].message.to_vec()
 }
 
-fn count(message: &[u8], words: &str) -> usize {
-    String::from_utf8_lossy(message).matches(words).count()
+/// How many fields of that name a message has.
+fn header_count(message: &[u8], name: &str) -> usize {
+    let (fields, _) = mail::header::split(message).unwrap();
+    fields.iter().filter(|field| field.is(name)).count()
 }
 
 #[tokio::test]
@@ -99,22 +104,23 @@ async fn mail_is_signed_at_the_edge() {
         ("delivery_token", "edge-token"),
         ("dkim_keys", &EdgeKey::variable(&keys)),
     ]);
-    let (status, body, served) = serve(&runner, mail("You <you@news.src.test>")).await;
+    let (status, body, served) = serve(&runner, request("re_key", "You <you@news.src.test>")).await;
     assert_eq!((status, served.log.as_str()), (200, ""), "{body}");
-    assert_eq!(served.response.headers()[REQUEST_ID_HEADER], "request-1");
+    assert_eq!(served.response.headers()[REQUEST_ID_HEADER], REQUEST_ID);
 
     let asked = host.asked();
     for request in &asked {
         assert_eq!(request.header(SEAM_HEADER), Some("1"));
-        assert_eq!(request.header(REQUEST_ID_HEADER), Some("request-1"));
+        assert_eq!(request.header(REQUEST_ID_HEADER), Some(REQUEST_ID));
         assert_eq!(request.header(DELIVERY_TOKEN_HEADER), Some("edge-token"));
     }
     let message = message(&asked);
     let mut published = Keys::default();
     keys.iter().for_each(|key| published.publish(&key.name, &key.record));
     assert_eq!(judged(&message, &published).await, [Fate::Pass, Fate::Pass]);
+    let text = String::from_utf8_lossy(&message);
     for selector in ["s=edge-r;", "s=edge-e;"] {
-        assert_eq!(count(&message, selector), 1, "{}", String::from_utf8_lossy(&message));
+        assert_eq!(text.matches(selector).count(), 1, "{text}");
     }
     let meta = decode_frames(&asked[1].body, LIMITS).unwrap().remove(0).meta;
     assert_eq!(body["id"], meta.id);
@@ -131,9 +137,9 @@ async fn mail_without_a_key_stays_unsigned() {
         let asked = host.asked().len();
         let variables = [("delivery_url", url.as_str()), ("delivery_token", "edge-token"), ("dkim_keys", keys)];
         let edge = runner.take().unwrap().variables(&variables);
-        let (status, body, _) = serve(&edge, mail("you@src.test")).await;
+        let (status, body, _) = serve(&edge, request("re_key", "you@src.test")).await;
         assert_eq!(status, 200, "{body}");
-        assert_eq!(count(&message(&host.asked()[asked..]), "DKIM-Signature"), 0);
+        assert_eq!(header_count(&message(&host.asked()[asked..]), "DKIM-Signature"), 0);
         runner = Some(edge);
     }
 }
@@ -167,11 +173,11 @@ async fn an_edge_that_is_set_up_wrongly_sends_nothing() {
         ([("delivery_url", &closed), ("delivery_token", "edge-token"), ("dkim_keys", "")], "Connection refused"),
     ] {
         let edge = runner.take().unwrap().variables(&variables);
-        let (status, body, served) = serve(&edge, mail("you@src.test")).await;
+        let (status, body, served) = serve(&edge, request("re_key", "you@src.test")).await;
         assert_eq!(status, 503, "{body}");
         assert!(served.response.headers().contains_key("retry-after"), "{expect}");
         assert!(served.log.contains(expect), "{expect}: {}", served.log);
-        assert!(served.log.contains("request-1"), "{}", served.log);
+        assert!(served.log.contains(REQUEST_ID), "{}", served.log);
         // The second is how every Ed25519 key begins.
         for secret in ["SECRET", "MC4CAQAwBQYDK2VwBCIEI"] {
             assert!(!served.log.contains(secret) && !body.to_string().contains(secret), "{} {body}", served.log);
@@ -187,18 +193,18 @@ async fn other_paths_are_passed_through() {
     let host = host();
     let url = format!("http://{}", host.address);
     let edge = submit().variables(&[("delivery_url", &url), ("delivery_token", "edge-token")]);
-    let request = |path: &str| {
+    let get = |path: &str| {
         let request = Request::get(format!("http://edge.test{path}")).header("authorization", "Bearer re_key");
         request.body(Bytes::new()).unwrap()
     };
-    let (status, body, _) = serve(&edge, request("/emails/1/events?limit=2")).await;
+    let (status, body, _) = serve(&edge, get("/emails/1/events?limit=2")).await;
     assert_eq!((status, &body["message"]), (404, &json!("passed through")));
     let asked = host.asked();
     assert_eq!(asked[0].line, "GET /emails/1/events?limit=2");
     assert_eq!(asked[0].header("authorization"), Some("Bearer re_key"));
     assert_eq!(asked[0].header(DELIVERY_TOKEN_HEADER), None);
     for hidden in ["/delivery/v1/auth", "/control/v1/keys", "/metrics", "/inbox", "/notify"] {
-        assert_eq!(serve(&edge, request(hidden)).await.0, 404, "{hidden}");
+        assert_eq!(serve(&edge, get(hidden)).await.0, 404, "{hidden}");
     }
     assert_eq!(host.asked().len(), 1);
 }
@@ -215,7 +221,7 @@ async fn mail_goes_through_a_plain_wasi_host() {
         ("SPIN_VARIABLE_DELIVERY_TOKEN", "edge-token"),
         ("SPIN_VARIABLE_DKIM_KEYS", &json!([key.item]).to_string()),
     ]);
-    let (status, body, served) = serve(&edge, mail("you@src.test")).await;
+    let (status, body, served) = serve(&edge, request("re_key", "you@src.test")).await;
     assert_eq!((status, served.log.as_str()), (200, ""), "{body}");
     let mut published = Keys::default();
     published.publish(&key.name, &key.record);
