@@ -5,5 +5,6 @@
 mod memory;
 mod misbehaviour;
 mod operator;
+mod sending;
 mod start;
 mod survival;

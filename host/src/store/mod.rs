@@ -43,6 +43,8 @@ mod scheduling;
 mod schema;
 mod segment;
 mod sending_schema;
+mod templates;
+mod verification;
 mod writer;
 
 #[cfg(test)]
@@ -51,6 +53,8 @@ mod tests;
 pub use embedded::{Embedded, Options};
 pub use faults::{Faults, NoFaults, Point};
 pub use schema::OpenError;
+pub use templates::{From as TemplateFrom, Template, TemplateChange, TemplateContent, Templates};
+pub use verification::{DomainStatus, Verification, Verifications};
 
 /// A tenant's name. `default` always exists.
 pub type TenantId = String;
@@ -281,10 +285,14 @@ pub struct ApiKey {
 /// A sending domain of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendingDomain {
+    pub id: Uuid,
     pub tenant: TenantId,
     pub domain: mail::Domain,
     pub created_at: Timestamp,
     pub keys: Vec<DkimKey>,
+    /// It was added by API key: it sends once its records are verified.
+    pub needs_proof: bool,
+    pub verification: Option<Verification>,
 }
 
 /// A DKIM key pair; the private half is sealed.
