@@ -81,15 +81,29 @@ impl Keyring {
         }
     }
 
-    /// Makes a domain with a fresh RSA-2048 and a fresh Ed25519 key and stores it, sealed.
+    /// Makes a domain that may send at once: see `create`.
     pub async fn create_domain(&self, tenant: &str, domain: &Domain) -> Result<SendingDomain, StoreError> {
+        self.create(tenant, domain, false).await
+    }
+
+    /// Makes a domain with a fresh RSA-2048 and a fresh Ed25519 key and stores it, sealed. With `needs_proof` it may
+    /// send once its records are verified.
+    pub async fn create(&self, tenant: &str, domain: &Domain, needs_proof: bool) -> Result<SendingDomain, StoreError> {
         let now = Timestamp::now();
         let mut keys = Vec::new();
         for algorithm in [Algorithm::RsaSha256, Algorithm::Ed25519Sha256] {
             keys.push(self.create_key(algorithm, now).await?);
         }
-        let (tenant, domain) = (tenant.to_owned(), domain.clone());
-        let created = SendingDomain { tenant, domain, created_at: now, keys, edge_keys: Vec::new() };
+        let created = SendingDomain {
+            id: Uuid::now_v7(),
+            tenant: tenant.to_owned(),
+            domain: domain.clone(),
+            created_at: now,
+            keys,
+            edge_keys: Vec::new(),
+            needs_proof,
+            verification: None,
+        };
         self.directory.add_domain(created.clone()).await?;
         Ok(created)
     }
@@ -103,18 +117,34 @@ impl Keyring {
         }
     }
 
+    /// The nearest domain that covers a From domain and may not send yet, because its records are not verified.
+    pub async fn unproved(&self, tenant: &str, domain: &Domain) -> Result<Option<SendingDomain>, StoreError> {
+        self.nearest(tenant, domain, |found| !found.may_send()).await
+    }
+
     fn makes(&self, domain: &Domain) -> bool {
         self.make_missing && !domain.is_literal()
     }
 
-    /// The nearest registered one of a domain and its parents. A top-level domain covers nothing but itself.
+    /// The nearest of a domain and its parents that is registered and may send.
     pub async fn find(&self, tenant: &str, domain: &Domain) -> Result<Option<SendingDomain>, StoreError> {
+        self.nearest(tenant, domain, SendingDomain::may_send).await
+    }
+
+    /// The nearest registered one of a domain and its parents of which this is so. A top-level domain covers nothing but
+    /// itself.
+    async fn nearest(
+        &self,
+        tenant: &str,
+        domain: &Domain,
+        is_so: impl Fn(&SendingDomain) -> bool,
+    ) -> Result<Option<SendingDomain>, StoreError> {
         if domain.is_literal() {
             return Ok(None);
         }
         let mut candidate = domain.clone();
         loop {
-            if let Some(found) = self.directory.domain(tenant, &candidate).await? {
+            if let Some(found) = self.directory.domain(tenant, &candidate).await?.filter(&is_so) {
                 return Ok(Some(found));
             }
             match parent(&candidate) {

@@ -19,6 +19,7 @@ pub mod edge;
 pub mod event;
 pub mod inbox;
 pub mod keyring;
+pub mod published;
 pub mod queue;
 pub mod route;
 pub mod serve;

@@ -17,10 +17,13 @@ use crate::accept::Intake;
 use crate::api::control::{self, Control};
 use crate::api::credential;
 use crate::api::delivery::{self, Delivery, Terms};
+use crate::api::domains::DomainApi;
 use crate::api::network::Network;
+use crate::api::resources::Resources;
 use crate::api::seam::Seam;
 use crate::api::sending::Sending;
 use crate::api::socket;
+use crate::api::templates::TemplateApi;
 use crate::config::Config;
 use crate::deliver::{CourierError, SmtpCourier};
 use crate::edge::{BuiltIn, Edge, EdgeError, Settings};
@@ -33,6 +36,7 @@ use crate::server::submission::Submissions;
 use crate::server::tls::{self, Tls, TlsError};
 use crate::server::{BindError, bind};
 use crate::store::{Directory as _, Edges as _, Embedded, OpenError, StoreError, private};
+use crate::web::{self, address::Reachable};
 
 /// How long connections may take to finish what is under way when the host ends; the queue has its own limit.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -57,6 +61,8 @@ pub enum StartError {
     Edge(#[from] EdgeError),
     #[error(transparent)]
     Courier(#[from] CourierError),
+    #[error(transparent)]
+    Web(#[from] web::SetupError),
     #[error("the control socket {path} cannot be opened: {source}")]
     Socket { path: PathBuf, source: std::io::Error },
     #[error("the development key cannot be stored: {0}")]
@@ -276,9 +282,12 @@ impl Host {
 async fn edge(config: &Config, opened: &Opened, any_domain: bool) -> Result<(Arc<Edge>, Arc<Network>), StartError> {
     let terms = Terms { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients, any_domain };
     let intake = Arc::new(Intake::new(opened.store.clone()));
-    let delivery = Arc::new(Delivery::new(opened.store.clone(), opened.keyring.clone(), intake, terms));
+    let delivery = Delivery::new(opened.store.clone(), opened.keyring.clone(), intake, terms);
     let sending = Sending::new(opened.store.clone(), opened.store.clone());
-    let (backend, keys) = (Arc::new(Seam::new(delivery.clone(), sending)), opened.keyring.clone());
+    let resources = Arc::new(resources(config, opened, any_domain)?);
+    let delivery = Arc::new(delivery.with(resources.clone()));
+    let seam = Seam::new(delivery.clone(), sending).with(resources);
+    let (backend, keys) = (Arc::new(seam), opened.keyring.clone());
     if BuiltIn::embedded().submit.is_none() {
         tracing::error!(
             "no components are built into this binary: it takes no mail; build it with `cargo xtask build`"
@@ -297,6 +306,26 @@ async fn edge(config: &Config, opened: &Opened, any_domain: bool) -> Result<(Arc
     .await?;
     let network = Arc::new(Network::new(delivery, edge.clone(), opened.store.clone()));
     Ok((edge, network))
+}
+
+/// What the sending API has besides mail. On a development host a tenant's domains send at once, and files may come from
+/// this machine.
+fn resources(config: &Config, opened: &Opened, is_development: bool) -> Result<Resources, StartError> {
+    let store = &opened.store;
+    let reachable = if is_development { Reachable::PublicAndLoopback } else { Reachable::Public };
+    Ok(Resources {
+        templates: TemplateApi::new(store.clone(), store.clone()),
+        domains: DomainApi {
+            directory: store.clone(),
+            verifications: store.clone(),
+            keyring: opened.keyring.clone(),
+            hostname: config.hostname.clone(),
+            dns: Arc::new(config.dns.clone()),
+            needs_proof: !is_development,
+        },
+        web: Arc::new(web::Web::new(&config.dns, reachable)?),
+        message_bytes: config.limits.message_bytes,
+    })
 }
 
 fn serve_smtp(

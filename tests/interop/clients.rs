@@ -8,20 +8,20 @@ use tests::world::{Received, World};
 
 use crate::{receivers, scripts};
 
-const ARRIVAL_LIMIT: Duration = Duration::from_secs(30);
+pub const ARRIVAL_LIMIT: Duration = Duration::from_secs(30);
 
 /// A host in front of a world, with a domain and an API key.
-struct Stage {
-    world: World,
+pub struct Stage {
+    pub world: World,
     setup: Setup,
     product: Product,
     key: String,
     /// The domain's DKIM records.
-    zone: serde_json::Value,
+    pub zone: serde_json::Value,
 }
 
 impl Stage {
-    fn new() -> Stage {
+    pub fn new() -> Stage {
         let world = World::start();
         // Loopback is a stranger here: AUTH and TLS are demanded.
         let setup = Setup::new().unwrap().smtp("").dns(world.dns()).delivery(&format!("port = {}", world.mx_port()));
@@ -38,7 +38,7 @@ impl Stage {
         })
     }
 
-    fn http_job(&self) -> serde_json::Value {
+    pub fn http_job(&self) -> serde_json::Value {
         json!({
             "base": format!("http://{}", self.product.http), "key": self.key,
             "from": "sender@src.test", "to": "recipient@dst.test",

@@ -38,6 +38,11 @@ impl World {
         self.dns.address()
     }
 
+    /// Adds lines to its zone.
+    pub fn publish(&self, zone: &str) {
+        self.dns.add(zone);
+    }
+
     /// Where the mail host listens on 127.0.0.1.
     pub fn mx_port(&self) -> u16 {
         self.mx.port()

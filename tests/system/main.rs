@@ -6,5 +6,6 @@ mod memory;
 mod misbehaviour;
 mod operator;
 mod seam;
+mod sending;
 mod start;
 mod survival;

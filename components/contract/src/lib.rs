@@ -17,6 +17,9 @@ use wasmtime::component::{ComponentType, Lift, Lower};
 /// ignored when a stage returns them.
 pub type Attributes = Vec<(String, String)>;
 
+/// The attribute that asks a renderer for no more than whether its sources can be read: see `posthaste:renderer`.
+pub const CHECK_ATTRIBUTE: &str = "posthaste.check";
+
 /// What kind of refusal it is. Each case decides the reply the sender gets (HTTP; SMTP).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "host", derive(ComponentType, Lift, Lower))]

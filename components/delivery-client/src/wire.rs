@@ -130,6 +130,29 @@ pub struct TemplateAnswer {
     pub variables: Vec<TemplateVariable>,
 }
 
+/// A template that is to be kept, or what changes in one: what a trigger has checked, in the body of `POST /templates`
+/// and `PATCH /templates/{id}`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateEdit {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub html: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variables: Option<Vec<TemplateVariable>>,
+}
+
 /// A variable that a template declares.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TemplateVariable {

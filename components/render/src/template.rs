@@ -5,7 +5,7 @@
 
 use std::io;
 
-use contract::{Finding, FindingClass, Position, Rendered, RendererInput};
+use contract::{CHECK_ATTRIBUTE, Finding, FindingClass, Position, Rendered, RendererInput};
 use handlebars::template::{Template, TemplateElement};
 use handlebars::{
     Context, Handlebars, Output, RenderContext, RenderError, RenderErrorReason, Renderable, TemplateError,
@@ -23,12 +23,19 @@ pub const OUTPUT_BYTES: usize = 5 << 20;
 /// Renders subject, HTML and text. The same input gives the same result.
 pub fn render(input: RendererInput) -> Result<Rendered, Finding> {
     check_size(&input)?;
+    let is_check = input.attributes.iter().any(|(name, _)| name == CHECK_ATTRIBUTE);
     let variables = read_variables(&input.variables)?;
     let context = Context::from(variables);
     let mut left = OUTPUT_BYTES;
     let mut fill = |field, source: Option<String>, escape: fn(&str) -> String| {
         source.map(|source| fill(field, &source, &context, escape, &mut left)).transpose()
     };
+    if is_check {
+        for (field, source) in [("subject", &input.subject), ("html", &input.html), ("text", &input.text)] {
+            source.as_ref().map(|source| compile(field, source)).transpose()?;
+        }
+        return Ok(Rendered { subject: input.subject, html: input.html, text: input.text, ..Rendered::default() });
+    }
     let subject = fill("subject", input.subject, no_escape)?.map(one_line).transpose()?;
     let html = fill("html", input.html, html_escape)?;
     let text = fill("text", input.text, no_escape)?;
@@ -243,6 +250,18 @@ mod tests {
         check("{{n}} {{f}} {{t}} {{z}}|", r#"{"n":20,"f":1.5,"t":true,"z":null}"#, "20 1.5 true |");
         check("none", "", "none");
         check("{{#if a}}yes{{else}}no{{/if}}", "{}", "no");
+    }
+
+    #[test]
+    fn a_check_asks_for_the_syntax_alone() {
+        let check = |subject: &str, html: &str| {
+            let attributes = vec![(CHECK_ATTRIBUTE.to_owned(), "1".to_owned())];
+            render(RendererInput { attributes, ..input(subject, html, "", "{}") })
+        };
+        assert!(check("Hi {{name}}", "{{#each items}}{{price}}{{/each}}").is_ok());
+        let finding = check("Hi", "<p>\n{{#if x}}").unwrap_err();
+        assert_eq!((finding.field.as_deref(), finding.position.map(|at| at.line)), (Some("html"), Some(2)));
+        assert_eq!(check("{{> a}}", "x").unwrap_err().field.as_deref(), Some("subject"));
     }
 
     #[test]

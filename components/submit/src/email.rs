@@ -189,6 +189,11 @@ fn mailbox(value: &Value<'_>) -> Result<Mailbox, JsonError> {
     Ok(mailbox)
 }
 
+/// One mailbox, as it was written.
+pub fn mailbox_text(value: &Value<'_>) -> Result<String, JsonError> {
+    mailbox(value).map(|mailbox| mailbox.to_string())
+}
+
 /// One mailbox or a list of them.
 fn mailboxes(value: &Value<'_>) -> Result<Vec<Mailbox>, JsonError> {
     if value.is_string() {

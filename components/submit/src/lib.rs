@@ -13,6 +13,7 @@ mod email;
 mod json;
 mod schedule;
 mod service;
+mod stored;
 mod template;
 
 pub use auth::AuthCache;

@@ -98,6 +98,8 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
             }
             ("/emails/batch", _) => Ok(answer::method_not_allowed("POST")),
             (path, &Method::PATCH) if path.starts_with("/emails/") => self.reschedule(parts, body).await,
+            ("/templates", &Method::POST) => self.keep_template(parts, body).await,
+            (path, &Method::PATCH) if path.starts_with("/templates/") => self.keep_template(parts, body).await,
             (_, _) => self.pass(parts, body).await,
         }
     }
@@ -165,7 +167,7 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
         }
     }
 
-    async fn caller(&self, credential: &AuthRequest) -> Result<AuthAnswer, Error> {
+    pub(crate) async fn caller(&self, credential: &AuthRequest) -> Result<AuthAnswer, Error> {
         if let Some(answer) = self.cache.get(credential, self.moment.now_s) {
             return Ok(answer);
         }
@@ -175,7 +177,7 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
     }
 
     /// The tenant's stages run in the host: so does the whole request.
-    async fn hand_over(&self, parts: request::Parts, body: Vec<u8>) -> Result<Response<Vec<u8>>, Error> {
+    pub(crate) async fn hand_over(&self, parts: request::Parts, body: Vec<u8>) -> Result<Response<Vec<u8>>, Error> {
         if parts.headers.contains_key(HAND_OVER_HEADER) {
             return Err(Error::later("the host handed the request back", 5));
         }
@@ -408,7 +410,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
     Ok(Some(key.to_owned()))
 }
 
-fn unread(error: BodyError, limit: usize) -> Error {
+pub(crate) fn unread(error: BodyError, limit: usize) -> Error {
     match error {
         BodyError::TooLarge => {
             Error::new(413, "validation_error", format!("the request has more than {limit} bytes, which is the limit"))

@@ -92,6 +92,8 @@ pub struct DomainView {
     pub domain: String,
     pub tenant: String,
     pub created_at: Timestamp,
+    /// `sends`, or why it does not: `not verified`.
+    pub state: String,
     pub records: Vec<DnsRecord>,
 }
 
@@ -349,6 +351,7 @@ impl Control {
             domain: domain.domain.to_string(),
             tenant: domain.tenant.clone(),
             created_at: domain.created_at,
+            state: if domain.may_send() { "sends" } else { "not verified" }.to_owned(),
             records,
         }
     }

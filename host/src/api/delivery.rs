@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use delivery_client::wire::{
-    AUTH_PATH, AuthAnswer, AuthRequest, Frame, FrameError, FrameLimits, MESSAGES_PATH, MessageAnswer, MessageMeta,
-    SCHEDULE_DAYS, decode_frames,
+    AUTH_PATH, AuthAnswer, AuthRequest, FETCH_PATH, Frame, FrameError, FrameLimits, MESSAGES_PATH, MessageAnswer,
+    MessageMeta, SCHEDULE_DAYS, TEMPLATES_PATH, decode_frames,
 };
 use http::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::credential::{self, Tokens};
 use super::fault::{fault, json, unavailable};
+use super::resources::Resources;
 use crate::accept::Intake;
 use crate::author::{self, AuthorFault};
 use crate::edge::{Answer, Components, Edge};
@@ -108,6 +109,7 @@ pub struct Delivery {
     intake: Arc<Intake>,
     terms: Terms,
     tokens: Tokens,
+    resources: Option<Arc<Resources>>,
 }
 
 /// Why one message is not stored: as the sending API says it.
@@ -119,7 +121,12 @@ struct Refused {
 
 impl Delivery {
     pub fn new(directory: Arc<dyn Directory>, keyring: Arc<Keyring>, intake: Arc<Intake>, terms: Terms) -> Delivery {
-        Delivery { directory, keyring, intake, terms, tokens: Tokens::new() }
+        Delivery { directory, keyring, intake, terms, tokens: Tokens::new(), resources: None }
+    }
+
+    /// The same with what messages may need besides.
+    pub fn with(self, resources: Arc<Resources>) -> Delivery {
+        Delivery { resources: Some(resources), ..self }
     }
 
     /// Answers one request of a trigger.
@@ -130,6 +137,9 @@ impl Delivery {
             (&Method::POST, MESSAGES_PATH) => self.messages(&request, caller, now).await.into(),
             (_, AUTH_PATH | MESSAGES_PATH) => {
                 fault(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Use POST here.").into()
+            }
+            (_, path) if path.starts_with(TEMPLATES_PATH) || path == FETCH_PATH => {
+                self.supply(&request, caller, now).await.into()
             }
             (_, path) => fault(StatusCode::NOT_FOUND, "not_found", format!("There is nothing at {path}.")).into(),
         }
@@ -170,10 +180,7 @@ impl Delivery {
     }
 
     async fn messages(&self, request: &Request<Bytes>, caller: Caller<'_>, now: Timestamp) -> Response<Bytes> {
-        let token = credential::bearer(request.headers());
-        let Some(tenant) = token.and_then(|token| self.tokens.tenant(token, caller.bearer(), now.as_second())) else {
-            return fault(StatusCode::UNAUTHORIZED, "invalid_token", "The token is not good (any more): ask again.");
-        };
+        let Some(tenant) = self.tenant(request, caller, now) else { return unknown_token() };
         let body = request.body();
         let limits = FrameLimits {
             frames: FRAMES,
@@ -199,6 +206,21 @@ impl Delivery {
             return json(StatusCode::OK, &answers.collect::<Vec<MessageAnswer>>());
         }
         json(StatusCode::OK, &self.accept(messages).await)
+    }
+
+    /// The tenant whose token a request comes with.
+    fn tenant(&self, request: &Request<Bytes>, caller: Caller<'_>, now: Timestamp) -> Option<String> {
+        let token = credential::bearer(request.headers())?;
+        self.tokens.tenant(token, caller.bearer(), now.as_second())
+    }
+
+    /// What a message needs that is not in its request.
+    async fn supply(&self, request: &Request<Bytes>, caller: Caller<'_>, now: Timestamp) -> Response<Bytes> {
+        let Some(tenant) = self.tenant(request, caller, now) else { return unknown_token() };
+        match &self.resources {
+            Some(resources) => resources.supply(&tenant, request).await,
+            None => fault(StatusCode::NOT_FOUND, "not_found", "There is no such resource."),
+        }
     }
 
     /// One message, checked, as it is to be stored.
@@ -289,6 +311,14 @@ impl Delivery {
                 name: "validation_error",
                 text: format!("The {field} domain {domain} is not registered for this account: add it first."),
             },
+            AuthorFault::Unproved { field, domain, record } => Refused {
+                status: StatusCode::FORBIDDEN,
+                name: "validation_error",
+                text: format!(
+                    "The {field} domain {domain} is not verified yet: publish the TXT record {record} (GET /domains/{{id}} \
+                     shows its value), then POST /domains/{{id}}/verify."
+                ),
+            },
             AuthorFault::Store(error) => refused(error),
         })
     }
@@ -347,6 +377,10 @@ impl Delivery {
         tracing::error!(%error, "the directory did not answer");
         unavailable("The key cannot be checked now. Try again later.")
     }
+}
+
+fn unknown_token() -> Response<Bytes> {
+    fault(StatusCode::UNAUTHORIZED, "invalid_token", "The token is not good (any more): ask again.")
 }
 
 fn address(text: &str) -> Result<Address, Refused> {

@@ -42,11 +42,14 @@ impl World {
             }
         }
         let domain = crate::store::SendingDomain {
+            id: Uuid::new_v4(),
             tenant: "acme".to_owned(),
             domain: mail::Domain::parse("src.test").unwrap(),
             created_at: Timestamp::UNIX_EPOCH,
             keys: Vec::new(),
             edge_keys: Vec::new(),
+            needs_proof: false,
+            verification: None,
         };
         store.add_domain(domain).await.unwrap();
         let terms = Terms { message_bytes: 10_000, recipients: 3, any_domain };
@@ -65,7 +68,26 @@ impl World {
     pub fn seam(&self) -> crate::api::seam::Seam {
         let delivery = self.other_delivery();
         let sending = crate::api::sending::Sending::new(self.store.clone(), self.store.clone());
-        crate::api::seam::Seam::new(Arc::new(delivery), sending)
+        let resources = Arc::new(self.resources(crate::web::address::Reachable::Public));
+        crate::api::seam::Seam::new(Arc::new(delivery.with(resources.clone())), sending).with(resources)
+    }
+
+    /// What there is besides mail, over the same store.
+    pub fn resources(&self, reachable: crate::web::address::Reachable) -> crate::api::resources::Resources {
+        let dns = crate::config::Dns { servers: Vec::new() };
+        crate::api::resources::Resources {
+            templates: crate::api::templates::TemplateApi::new(self.store.clone(), self.store.clone()),
+            domains: crate::api::domains::DomainApi {
+                directory: self.store.clone(),
+                verifications: self.store.clone(),
+                keyring: self.keyring.clone(),
+                hostname: mail::Domain::parse("mail.host.test").unwrap(),
+                dns: Arc::new(dns.clone()),
+                needs_proof: true,
+            },
+            web: Arc::new(crate::web::Web::new(&dns, reachable).unwrap()),
+            message_bytes: 10_000,
+        }
     }
 
     async fn ask(&self, request: Request<Bytes>) -> Answer {

@@ -5,8 +5,21 @@
 pub mod control;
 pub(crate) mod credential;
 pub mod delivery;
+pub mod domains;
 pub mod fault;
 pub mod network;
+pub mod resources;
 pub mod seam;
 pub mod sending;
 pub mod socket;
+pub mod templates;
+
+/// A parameter of a query. Ids and numbers need no percent-decoding.
+fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').filter_map(|pair| pair.split_once('=')).find_map(|(key, value)| (key == name).then_some(value))
+}
+
+/// A time as Resend writes it: `2026-04-03T22:13:42.674981+00:00`.
+fn time(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%S.%6f+00:00").to_string()
+}

@@ -8,6 +8,7 @@ use http::{Request, StatusCode};
 
 use super::delivery::{self, Caller, Delivery};
 use super::fault::fault;
+use super::resources::Resources;
 use super::sending::{self, Sending};
 use crate::edge::{Answer, Backend};
 
@@ -15,11 +16,17 @@ use crate::edge::{Answer, Backend};
 pub struct Seam {
     delivery: Arc<Delivery>,
     sending: Sending,
+    resources: Option<Arc<Resources>>,
 }
 
 impl Seam {
     pub fn new(delivery: Arc<Delivery>, sending: Sending) -> Seam {
-        Seam { delivery, sending }
+        Seam { delivery, sending, resources: None }
+    }
+
+    /// The same with what there is besides mail.
+    pub fn with(self, resources: Arc<Resources>) -> Seam {
+        Seam { resources: Some(resources), ..self }
     }
 }
 
@@ -33,6 +40,11 @@ impl Backend for Seam {
         let below = path.strip_prefix(sending::PREFIX);
         if below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
             return self.sending.answer(request).await.into();
+        }
+        if let Some(resources) = &self.resources
+            && let Ok(response) = resources.answer(request).await
+        {
+            return response.into();
         }
         fault(StatusCode::NOT_FOUND, "not_found", "There is nothing at this path.").into()
     }

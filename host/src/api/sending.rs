@@ -16,8 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::credential;
 use super::fault::{fault, json, unavailable};
+use super::{credential, parameter, time};
 use crate::store::{Directory, EventRecord, MessageView, Store, StoreError};
 
 /// Where all routes of this API begin.
@@ -344,11 +344,6 @@ fn limit(query: &str) -> Result<usize, Failure> {
     limit.ok_or(Failure::Wrong("`limit` must be a number from 1 to 100."))
 }
 
-/// A parameter of the query. Ids and numbers need no percent-decoding.
-fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query.split('&').filter_map(|pair| pair.split_once('=')).find_map(|(key, value)| (key == name).then_some(value))
-}
-
 /// The header of a message without its body.
 fn header_of(message: Bytes) -> Bytes {
     match message.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -413,11 +408,6 @@ fn event(record: EventRecord) -> EventView {
         }),
         reason: record.event.reason,
     }
-}
-
-/// `2026-04-03T22:13:42.674981+00:00`.
-fn time(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%S.%6f+00:00").to_string()
 }
 
 #[cfg(test)]

@@ -162,9 +162,9 @@ impl Domain {
                 let domains: Listing<DomainView> = Link::open(&target).await?.call(Method::GET, &path, &()).await?;
                 let rows = domains.data.into_iter().map(|domain| {
                     let keys = domain.records.iter().filter(|record| record.required).count();
-                    [domain.domain, domain.tenant, format!("{keys} DKIM keys"), day(domain.created_at)]
+                    [domain.domain, domain.tenant, domain.state, format!("{keys} DKIM keys"), day(domain.created_at)]
                 });
-                table(["DOMAIN", "TENANT", "KEYS", "CREATED"], rows)?;
+                table(["DOMAIN", "TENANT", "STATE", "KEYS", "CREATED"], rows)?;
             }
             Domain::EdgeKey(edge_key) => edge_key.run().await?,
             Domain::Remove { target, of, domain } => {

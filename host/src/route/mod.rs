@@ -4,6 +4,7 @@
 //! cannot be routed is an outcome for every recipient of the domain. RFC 5321 s5.1, RFC 7505 (null MX).
 
 pub mod gather;
+pub mod lookup;
 pub mod resolver;
 mod rules;
 

@@ -244,6 +244,7 @@ fn author_reply(fault: &AuthorFault, tenant: &str) -> Reply {
             let text = format!("{}: add it with `posthaste domain add {domain}{option}`", sentence(fault));
             reply(550, (5, 7, 1), &text)
         }
+        AuthorFault::Unproved { .. } => reply(550, (5, 7, 1), &sentence(fault)),
         AuthorFault::Store(error) => store_reply(error),
     }
 }

@@ -7,12 +7,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use mail::Domain;
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use uuid::Uuid;
 
 use super::embedded::Embedded;
 use super::history::time;
 use super::reading::tenant_key;
 use super::writer::{Change, Job};
-use super::{ApiKey, Directory, DkimKey, EdgeKey, SendingDomain, StoreError, accepting, codes};
+use super::{ApiKey, Directory, DkimKey, EdgeKey, SendingDomain, StoreError, accepting, codes, verification};
 
 /// Live keys remembered; at more, all are forgotten and read again.
 const CACHED_KEYS: usize = 4096;
@@ -134,8 +135,8 @@ impl Directory for Embedded {
             let tenant = accepting::tenant_key(connection, counters, &domain.tenant)?;
             let name = domain.domain.as_str();
             let added = connection.execute(
-                "INSERT OR IGNORE INTO domain (tenant, name, created_ms) VALUES (?1, ?2, ?3)",
-                params![tenant, name, domain.created_at.as_millisecond()],
+                "INSERT OR IGNORE INTO domain (tenant, name, created_ms, id, needs_proof) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![tenant, name, domain.created_at.as_millisecond(), domain.id.as_bytes(), domain.needs_proof],
             )?;
             if added == 0 {
                 return Err(StoreError::Exists(format!("domain {name}")));
@@ -204,7 +205,7 @@ fn read_domains(
     name: Option<&str>,
 ) -> Result<Vec<SendingDomain>, StoreError> {
     let mut statement = connection.prepare_cached(
-        "SELECT d.key, t.name, d.name, d.created_ms FROM domain d JOIN tenant t ON t.key = d.tenant
+        "SELECT d.key, t.name, d.name, d.created_ms, d.id, d.needs_proof, d.verification FROM domain d JOIN tenant t ON t.key = d.tenant
          WHERE (?1 IS NULL OR t.name = ?1) AND (?2 IS NULL OR d.name = ?2) ORDER BY t.name, d.name",
     )?;
     let mut rows = statement.query(params![tenant, name])?;
@@ -214,7 +215,16 @@ fn read_domains(
         let domain = Domain::parse(&name)
             .map_err(|error| StoreError::Io(format!("the stored domain `{name}` cannot be read: {error}")))?;
         let (keys, edge_keys) = read_dkim_keys(connection, row.get(0)?)?;
-        domains.push(SendingDomain { tenant: row.get(1)?, domain, created_at: time(row.get(3)?), keys, edge_keys });
+        domains.push(SendingDomain {
+            id: Uuid::from_bytes(row.get(4)?),
+            tenant: row.get(1)?,
+            domain,
+            created_at: time(row.get(3)?),
+            keys,
+            edge_keys,
+            needs_proof: row.get(5)?,
+            verification: verification::read(row.get(6)?),
+        });
     }
     Ok(domains)
 }

@@ -44,6 +44,8 @@ mod scheduling;
 mod schema;
 mod segment;
 mod sending_schema;
+mod templates;
+mod verification;
 mod writer;
 
 #[cfg(test)]
@@ -53,6 +55,8 @@ pub use edges::{DeliveryToken, EdgeKey, Edges};
 pub use embedded::{Embedded, Options};
 pub use faults::{Faults, NoFaults, Point};
 pub use schema::OpenError;
+pub use templates::{From as TemplateFrom, Template, TemplateChange, TemplateContent, Templates};
+pub use verification::{DomainStatus, Verification, Verifications};
 
 /// A tenant's name. `default` always exists.
 pub type TenantId = String;
@@ -283,12 +287,16 @@ pub struct ApiKey {
 /// A sending domain of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendingDomain {
+    pub id: Uuid,
     pub tenant: TenantId,
     pub domain: mail::Domain,
     pub created_at: Timestamp,
     pub keys: Vec<DkimKey>,
     /// Keys that edges sign with.
     pub edge_keys: Vec<EdgeKey>,
+    /// It was added by API key: it sends once its records are verified.
+    pub needs_proof: bool,
+    pub verification: Option<Verification>,
 }
 
 /// A DKIM key pair; the private half is sealed.

@@ -124,7 +124,7 @@ fn record_all(
     while let Some(row) = rows.next()? {
         counters.seq += 1;
         let address: String = row.get(0)?;
-        history::record_plain(connection, (message, counters.seq), Uuid::new_v4(), kind, at_ms, &address)?;
+        history::record_plain(connection, (message, counters.seq), Uuid::now_v7(), kind, at_ms, &address)?;
     }
     Ok(())
 }

@@ -288,6 +288,27 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_the_first_schema_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        let old = open_for_writing(&path, &MAIN[..1]).unwrap();
+        old.execute_batch(
+            "INSERT INTO idempotency VALUES (1, 'k', 'd', x'01', 5);
+             INSERT INTO domain (tenant, name, created_ms) VALUES (1, 'a.test', 1), (1, 'b.test', 2);",
+        )
+        .unwrap();
+        drop(old);
+        let new = open_for_writing(&path, MAIN).unwrap();
+        let row = |sql: &str| new.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
+        assert_eq!(row("SELECT key || item || digest || at_ms FROM idempotency"), "k0d5");
+        assert_eq!(
+            row("SELECT group_concat(name || needs_proof || length(id), ' ') FROM domain"),
+            "a.test016 b.test016"
+        );
+        assert_eq!(row("SELECT CAST(count(DISTINCT id) AS TEXT) FROM domain"), "2");
+    }
+
+    #[test]
     fn the_shipped_schemas_apply() {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::new(folder.path());

@@ -2,7 +2,6 @@
 //! nothing and always ends: every wait has a deadline.
 
 mod domains;
-mod lookup;
 mod machine;
 mod network;
 mod tls;
@@ -15,7 +14,7 @@ use clap::Args;
 use super::link::Link;
 use super::{Failure, Target, say};
 use crate::config::{self, Config, NextHop, RouteDomain};
-use lookup::Lookup;
+use crate::route::lookup::Lookup;
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
@@ -134,7 +133,7 @@ impl Check {
             Ok(lookup) => {
                 report.add(network::name(&config, &lookup).await)?;
                 report.add(network::way_out(&config, &lookup, self.probe_domain.as_deref()).await)?;
-                report.add(domains::published(link, &lookup).await)?;
+                report.add(domains::published(link, config.dns.clone()).await)?;
             }
         }
         report.finish()

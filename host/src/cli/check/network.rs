@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use super::lookup::Lookup;
 use super::{Finding, is_relayed};
 use crate::config::{Config, NextHop, RelayHost};
+use crate::route::lookup::Lookup;
 
 /// A peer has this long to take a connection and again to greet: shorter than for mail, a person waits.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -263,6 +263,15 @@ fn every_error_of_the_store_has_its_reply() {
 }
 
 #[test]
+fn an_unproved_domain_has_its_reply() {
+    let record = "s._domainkey.own.test".to_owned();
+    let fault = AuthorFault::Unproved { field: "From", domain: domain("own.test"), record };
+    let reply = author_reply(&fault, TRUSTED_TENANT);
+    assert_eq!((reply.code, reply.enhanced.unwrap().to_string().as_str()), (550, "5.7.1"));
+    assert!(reply.text.contains("publish the TXT record s._domainkey.own.test"), "{}", reply.text);
+}
+
+#[test]
 fn recipients_in_no_field_are_found() {
     let parsed = message::parse(b"To: A <a@x.test>\r\nCc: b@x.test\r\n\r\n");
     let recipients = ["a@x.test", "b@x.test", "c@x.test"].map(address).to_vec();

@@ -174,3 +174,24 @@ async fn a_newer_data_folder_is_refused() {
     drop(main);
     assert!(matches!(Embedded::open(folder.path(), still()), Err(OpenError::NewerSchema { found: 99, .. })));
 }
+
+#[tokio::test]
+async fn a_crash_while_scheduled_mail_is_sent_tells_it_once() {
+    for is_copied in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, crashed) = (folder.path().join("live"), folder.path().join("crashed"));
+        let to = is_copied.then(|| crashed.clone());
+        let faults = Arc::new(At { point: Point::Committed, from: live.clone(), to, armed: Mutex::new(false) });
+        let store = Embedded::open_with(&live, still(), faults.clone()).unwrap();
+        accept(&store, NewMessage { scheduled_at: Some(at(60)), ..message(1, 0, 2) }).await.unwrap();
+        faults.arm();
+        // Committed, and then the machine stops, or storage fails: nobody has been handed anything.
+        assert_eq!(store.lease(at(60), 9).await.is_ok(), is_copied);
+        drop(store);
+        let store = open(if is_copied { &crashed } else { &live });
+        let all = [EventKind::Scheduled, EventKind::Scheduled, EventKind::Sent, EventKind::Sent];
+        assert_eq!(kinds(&store, 1).await, all);
+        assert_eq!(places(&store.lease(at(60), 9).await.unwrap()), [(1, vec![0, 1])]);
+        assert_eq!(kinds(&store, 1).await, all);
+    }
+}

@@ -23,11 +23,14 @@ fn domain(tenant: &str, name: &str, ids: &[&str]) -> SendingDomain {
         sealed_private: vec![3],
     });
     SendingDomain {
+        id: Uuid::new_v4(),
         tenant: tenant.to_owned(),
         domain: mail::Domain::parse(name).unwrap(),
         created_at: at(0),
         keys: keys.collect(),
         edge_keys: Vec::new(),
+        needs_proof: false,
+        verification: None,
     }
 }
 

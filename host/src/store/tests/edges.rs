@@ -52,6 +52,9 @@ async fn the_keys_of_edges_stand_beside_those_of_the_host() {
         sealed_private: vec![2],
     };
     let sending = SendingDomain {
+        id: Uuid::now_v7(),
+        needs_proof: false,
+        verification: None,
         tenant: "acme".to_owned(),
         domain: example.clone(),
         created_at: at(0),

@@ -9,6 +9,7 @@ mod events;
 mod leases;
 mod mail_rows;
 mod scheduling;
+mod templates;
 
 use std::path::Path;
 use std::sync::Arc;

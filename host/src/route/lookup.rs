@@ -1,4 +1,4 @@
-//! DNS as a check asks it: every kind of record, once, with a short wait.
+//! DNS as a check asks it: every kind of record, once, with a short wait and nothing kept from before.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,10 +17,19 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 const RETRIES: usize = 1;
 
 /// Asks the name servers of the configuration, or the system's.
-pub(super) struct Lookup(TokioResolver);
+pub struct Lookup(TokioResolver);
+
+/// The TXT records of a name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Texts {
+    /// Each in one piece.
+    pub records: Vec<String>,
+    /// The name that this one is an alias (CNAME) of.
+    pub alias: Option<String>,
+}
 
 impl Lookup {
-    pub(super) fn new(dns: &Dns) -> Result<Lookup, String> {
+    pub fn new(dns: &Dns) -> Result<Lookup, String> {
         let servers = dns.servers.iter().map(|server| {
             let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
             connections.iter_mut().for_each(|connection| connection.port = server.port());
@@ -36,11 +45,13 @@ impl Lookup {
         let mut builder = builder.map_err(|error| format!("the system's name servers are not known: {error}"))?;
         builder.options_mut().timeout = TIMEOUT;
         builder.options_mut().attempts = RETRIES;
+        // Whoever has just published a record must not be told what was so before.
+        builder.options_mut().cache_size = 0;
         builder.build().map(Lookup).map_err(|error| format!("the resolver cannot be set up: {error}"))
     }
 
     /// A and AAAA records.
-    pub(super) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, String> {
+    pub async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, String> {
         let (v4, v6) = tokio::join!(self.records(name, RecordType::A), self.records(name, RecordType::AAAA));
         match (v4, v6) {
             (Err(error), Err(_)) => Err(error),
@@ -52,7 +63,7 @@ impl Lookup {
     }
 
     /// Names of an address, lower case, without trailing dot.
-    pub(super) async fn names(&self, address: IpAddr) -> Result<Vec<String>, String> {
+    pub async fn names(&self, address: IpAddr) -> Result<Vec<String>, String> {
         let name = hickory_proto::rr::Name::from(address).to_ascii();
         let found = self.records(&name, RecordType::PTR).await?;
         let names = found.into_iter().filter_map(|data| match data {
@@ -62,18 +73,22 @@ impl Lookup {
         Ok(names.collect())
     }
 
-    /// Texts of a name, each in one piece.
-    pub(super) async fn texts(&self, name: &str) -> Result<Vec<String>, String> {
-        let found = self.records(name, RecordType::TXT).await?;
-        let texts = found.into_iter().filter_map(|data| match data {
+    /// Texts of a name, and what it is an alias of.
+    pub async fn text_records(&self, name: &str) -> Result<Texts, String> {
+        let (texts, aliases) = tokio::join!(self.records(name, RecordType::TXT), self.records(name, RecordType::CNAME));
+        let records = texts?.into_iter().filter_map(|data| match data {
             RData::TXT(txt) => Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned()),
             _ => None,
         });
-        Ok(texts.collect())
+        let alias = aliases.unwrap_or_default().into_iter().find_map(|data| match data {
+            RData::CNAME(name) => Some(name.0.to_ascii().trim_end_matches('.').to_owned()),
+            _ => None,
+        });
+        Ok(Texts { records: records.collect(), alias })
     }
 
     /// Mail hosts of a domain, best first, without trailing dots.
-    pub(super) async fn mail_hosts(&self, domain: &str) -> Result<Vec<String>, String> {
+    pub async fn mail_hosts(&self, domain: &str) -> Result<Vec<String>, String> {
         let mut found: Vec<(u16, String)> = self
             .records(domain, RecordType::MX)
             .await?
