@@ -32,7 +32,7 @@ use crate::server::smtp::{Options as SmtpOptions, SmtpServer};
 use crate::server::submission::Submissions;
 use crate::server::tls::{self, Tls, TlsError};
 use crate::server::{BindError, bind};
-use crate::store::{Directory as _, Embedded, OpenError, StoreError, private};
+use crate::store::{Directory as _, Edges as _, Embedded, OpenError, StoreError, private};
 
 /// How long connections may take to finish what is under way when the host ends; the queue has its own limit.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -75,6 +75,8 @@ pub struct Options {
 pub struct Development {
     /// Taken besides the keys of the store.
     pub api_key: String,
+    /// Taken besides the delivery tokens of the store, for an edge on this machine.
+    pub delivery_token: String,
 }
 
 /// What commands and the running host open alike: the store, locked for this process, and the keys.
@@ -195,6 +197,7 @@ impl Host {
         let opened = blocking(&config, move |config| Opened::new(config, purpose)).await?;
         if let Some(development) = development {
             learn_key(&opened, &development.api_key).await.map_err(StartError::Key)?;
+            learn_token(&opened, &development.delivery_token).await.map_err(StartError::Key)?;
         }
         let listeners = Listeners::bind(&config).await?;
         let (edge, network) = edge(&config, &opened, development.is_some()).await?;
@@ -374,5 +377,15 @@ async fn learn_key(opened: &Opened, key: &str) -> Result<(), StoreError> {
     }
     let name = "development".to_owned();
     control::add_key(opened.store.as_ref(), key, DEFAULT_TENANT.to_owned(), name, Timestamp::now()).await?;
+    Ok(())
+}
+
+/// Makes the development token a delivery token of the store, once.
+async fn learn_token(opened: &Opened, token: &str) -> Result<(), StoreError> {
+    if opened.store.delivery_token(crate::api_key::hash(token)).await?.is_some() {
+        return Ok(());
+    }
+    let name = "development".to_owned();
+    control::edges::add_token(opened.store.as_ref(), token, None, name, Timestamp::now()).await?;
     Ok(())
 }

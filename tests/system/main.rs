@@ -5,5 +5,6 @@
 mod memory;
 mod misbehaviour;
 mod operator;
+mod seam;
 mod start;
 mod survival;

@@ -14,6 +14,9 @@ use crate::serve::{Development, Host, Options};
 /// machine only and sends nothing.
 pub(crate) const DEVELOPMENT_KEY: &str = "ph_dev";
 
+/// The delivery token for an edge on the same machine, for the same reason.
+const DEVELOPMENT_TOKEN: &str = "phd_dev";
+
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
     /// Where the sending API and /inbox listen; loopback only. Port 0 takes a free one.
@@ -55,7 +58,8 @@ impl Dev {
         let data = self.data.clone().unwrap_or_else(default_data);
         let data = std::path::absolute(&data).map_err(Failure::io("the data folder"))?;
         let config = Config::development(data.clone(), self.http, self.smtp)?;
-        let options = Options { development: Some(Development { api_key: self.api_key.clone() }) };
+        let delivery_token = DEVELOPMENT_TOKEN.to_owned();
+        let options = Options { development: Some(Development { api_key: self.api_key.clone(), delivery_token }) };
         let host = Host::start(config, options).await?;
         print!("{}", greeting(&host, &data, &self.api_key));
         until_told(host).await
@@ -88,6 +92,10 @@ Posthaste runs for development: mail is captured, nothing is sent.
 Send a mail:
 
   {curl}
+
+Run the edge part on Spin, in front of this host:
+
+  spin up -f spin.toml --variable delivery_url={http} --variable delivery_token={DEVELOPMENT_TOKEN}
 
 Recipients bounced@, deferred@ and complained@ (any domain) play those outcomes. Ctrl-C ends.
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::edge;
 use super::fault::{Collector, Faults};
 use super::reader::{Context, Reader, hint};
 use super::schema::{self, Section};
@@ -19,8 +20,21 @@ use super::{
 };
 
 /// Tables at the top of the file.
-const TABLES: &[&str] =
-    &["http", "https", "admin", "tls", "smtp", "dns", "delivery", "route", "components", "tenant", "limits", "stages"];
+const TABLES: &[&str] = &[
+    "http",
+    "https",
+    "admin",
+    "tls",
+    "smtp",
+    "dns",
+    "delivery",
+    "route",
+    "components",
+    "tenant",
+    "limits",
+    "stages",
+    "edge",
+];
 
 /// Reads and checks a configuration file. Files it names must be there; nothing is created.
 pub fn load(path: &Path) -> Result<Config, Faults> {
@@ -70,6 +84,8 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
     let tenants = tenants(context, &top);
     let limits = limits(context, &top);
     let stages = stages(context, &top);
+    let edge = section(context, &top, "edge");
+    let notify_edge = edge::read(context, &edge);
     check_listeners(context, &top);
 
     Some(Config {
@@ -88,6 +104,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
         tenants,
         limits: limits?,
         stages: stages?,
+        notify_edge,
     })
 }
 
@@ -241,8 +258,8 @@ fn route(context: &mut Context<'_, '_>, section: &Reader<'_, '_>) -> Option<Rout
     Some(Route { domain: domain?, next_hop, tls })
 }
 
-/// Longest password file: a password is one line.
-const PASSWORD_BYTES: usize = 4096;
+/// Longest file with a secret, which is one line.
+const SECRET_BYTES: usize = 4096;
 
 fn relay_auth(context: &mut Context<'_, '_>, value: &Spanned<DeValue<'_>>) -> Option<RelayAuth> {
     const WRITE: &str =
@@ -269,7 +286,7 @@ fn relay_auth(context: &mut Context<'_, '_>, value: &Spanned<DeValue<'_>>) -> Op
         }
     }
     let password = match (fields.get("password_file"), fields.get("password_env")) {
-        (Some((at, _)), None) => password_file(context, at),
+        (Some((at, _)), None) => secret_file(context, at, "route.auth.password_file", "password"),
         (None, Some((at, name))) => {
             let found = (context.around.env)(name).filter(|password| !password.is_empty());
             if found.is_none() {
@@ -295,24 +312,30 @@ fn relay_auth(context: &mut Context<'_, '_>, value: &Spanned<DeValue<'_>>) -> Op
     Some(RelayAuth { username: fields.remove("username")?.1, password: password? })
 }
 
-fn password_file(context: &mut Context<'_, '_>, at: &Spanned<DeValue<'_>>) -> Option<String> {
+/// The one line that a file holds: a secret of this kind, named by this key.
+pub(super) fn secret_file(
+    context: &mut Context<'_, '_>,
+    at: &Spanned<DeValue<'_>>,
+    key: &str,
+    kind: &str,
+) -> Option<String> {
     let read =
         ReadableFile::read(at, &context.around).map_err(|wrong| wrong.into_iter().map(|(_, text)| text).collect());
-    let password = read.and_then(|ReadableFile(file)| {
+    let secret = read.and_then(|ReadableFile(file)| {
         let text = std::fs::read_to_string(&file)
             .map_err(|error| format!("cannot read {}: {}", file.display(), io_text(&error)))?;
         let line = text.trim_end_matches(['\r', '\n']);
         match line.len() {
-            0 => Err(format!("{} is empty: write the password into it", file.display())),
-            1..=PASSWORD_BYTES if !line.contains(['\r', '\n', '\0']) => Ok(line.to_owned()),
-            _ => Err(format!("{} holds more than one line: write nothing but the password into it", file.display())),
+            0 => Err(format!("{} is empty: write the {kind} into it", file.display())),
+            1..=SECRET_BYTES if !line.contains(['\r', '\n', '\0']) => Ok(line.to_owned()),
+            _ => Err(format!("{} holds more than one line: write nothing but the {kind} into it", file.display())),
         }
     });
-    match password {
-        Ok(password) => Some(password),
+    match secret {
+        Ok(secret) => Some(secret),
         Err(text) => {
             let text: String = text;
-            context.faults.add(at.span(), format!("route.auth.password_file: {text}"));
+            context.faults.add(at.span(), format!("{key}: {text}"));
             None
         }
     }

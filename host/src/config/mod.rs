@@ -1,6 +1,7 @@
 //! The configuration: one TOML file, read at start. What stands here is the resolved form: durations, parsed
 //! addresses, every default filled in. `load` reports all faults at once, each with its line and a hint.
 
+mod edge;
 pub mod fault;
 mod load;
 mod reader;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use mail::Domain;
 
+pub use edge::NotifyEdge;
 pub use fault::{Fault, Faults, Place};
 pub use load::{TENANT_NAME_BYTES, is_tenant_name, load, parse};
 
@@ -40,6 +42,8 @@ pub struct Config {
     pub limits: Limits,
     /// How stages are bounded.
     pub stages: StageLimits,
+    /// The edge that tells events; `None`: this host does.
+    pub notify_edge: Option<NotifyEdge>,
 }
 
 #[derive(Clone, Debug)]

@@ -242,6 +242,23 @@ pub const SECTIONS: &[Section] = &[
             key("instances", COUNT, "4", "Instances kept and calls at once, for each tenant and stage."),
         ],
     ),
+    section(
+        "edge",
+        "An edge whose `notify` tells events to webhooks. Left out: the host does it itself.",
+        &[
+            bare(
+                "notify_url",
+                "origin",
+                "Demanded in this section. The edge's bare origin, such as `https://edge.example.com`; events go to `/notify` below it. There only the edge's own network rules bind the address that an event finally goes to.",
+            ),
+            bare(
+                "notify_token_file",
+                FILE,
+                "File with the delivery token that the edge was given, as its only line. This or `notify_token_env` is demanded.",
+            ),
+            bare("notify_token_env", "variable", "The same as the name of an environment variable."),
+        ],
+    ),
 ];
 
 /// Keys of `auth` in a route.
