@@ -78,7 +78,9 @@ fn walk(folder: &Path, visit: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()>
         // In a second checkout `.git` is a file that names the first.
         if kind.is_file() && entry.file_name() != ".git" {
             visit(&path)?;
-        } else if kind.is_dir() && !["target", ".git", "node_modules"].iter().any(|name| entry.file_name() == *name) {
+        } else if kind.is_dir()
+            && !["target", ".git", ".spin", "node_modules"].iter().any(|name| entry.file_name() == *name)
+        {
             walk(&path, visit)?;
         }
     }
