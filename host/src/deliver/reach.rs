@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use mail::{EnhancedCode, Verdict};
 
 use crate::config::Config;
+use crate::web::address::is_public;
 
 /// What a destination is held against.
 pub(super) struct Reach {
@@ -52,31 +53,6 @@ impl Reach {
 /// Whether a listener takes every address of this machine, those of that kind among them.
 fn covers(listener: SocketAddr, ip: IpAddr) -> bool {
     listener.ip().is_unspecified() && (listener.is_ipv6() || ip.is_ipv4())
-}
-
-/// Whether an address is one of the world's: neither this machine's, nor a private network's, nor a group's.
-fn is_public(ip: IpAddr) -> bool {
-    let special = match ip.to_canonical() {
-        IpAddr::V4(v4) => {
-            let [first, second, ..] = v4.octets();
-            // "This network" (RFC 791) and the space behind carriers' NAT (RFC 6598) have no predicate.
-            first == 0
-                || (first == 100 && second & 0xc0 == 64)
-                || v4.is_private()
-                || v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_multicast()
-                || v4.is_broadcast()
-        }
-        IpAddr::V6(v6) => {
-            v6.is_unspecified()
-                || v6.is_loopback()
-                || v6.is_unique_local()
-                || v6.is_unicast_link_local()
-                || v6.is_multicast()
-        }
-    };
-    !special
 }
 
 impl Barred {
