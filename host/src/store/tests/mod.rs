@@ -7,6 +7,7 @@ mod directory;
 mod events;
 mod leases;
 mod mail_rows;
+mod webhooks;
 
 use std::path::Path;
 use std::sync::Arc;
