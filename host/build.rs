@@ -10,8 +10,14 @@ use std::fs;
 use std::path::Path;
 
 /// What is embedded: constant and file.
-const BUILT_IN: [(&str, &str); 4] =
-    [("SUBMIT", "submit.wasm"), ("RENDER", "render.wasm"), ("VALIDATE", "validate.wasm"), ("SIGN", "sign.wasm")];
+const BUILT_IN: [(&str, &str); 6] = [
+    ("SUBMIT", "submit.wasm"),
+    ("RENDER", "render.wasm"),
+    ("VALIDATE", "validate.wasm"),
+    ("SIGN", "sign.wasm"),
+    ("SHAPE", "shape.wasm"),
+    ("NOTIFY", "notify.wasm"),
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let host = env::var("CARGO_MANIFEST_DIR")?;

@@ -3,12 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::borrow::Borrow;
-use std::collections::HashMap;
-use std::hash::Hash;
+mod judge;
+
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Instant;
 
 use aws_lc_rs::digest::{Digest, SHA256};
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
@@ -24,86 +21,26 @@ use mail::header;
 use mail::signature::Signature;
 use mail_auth::common::crypto::{Ed25519Key, RsaKey, Sha256};
 use mail_auth::common::headers::HeaderWriter;
-use mail_auth::common::parse::TxtRecordParser;
-use mail_auth::common::verify::DomainKey;
-use mail_auth::dkim::{DkimError, DkimSigner};
-use mail_auth::{AuthenticatedMessage, DkimResult, Error, MessageAuthenticator, ResolverCache, Txt};
+use mail_auth::dkim::DkimSigner;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 
-/// What became of one signature.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Pass,
-    Body,
-    Fail,
-}
+use judge::{Fate, Keys, judged};
 
-impl Fate {
-    fn named(name: &str) -> Fate {
-        match name {
-            "pass" => Fate::Pass,
-            "body" => Fate::Body,
-            "fail" => Fate::Fail,
-            other => panic!("{other:?} is no fate"),
-        }
+fn fate(name: &str) -> Fate {
+    match name {
+        "pass" => Fate::Pass,
+        "body" => Fate::Body,
+        "fail" => Fate::Fail,
+        other => panic!("{other:?} is no fate"),
     }
 }
 
-/// Public keys by DNS name, in the place of mail-auth's DNS: what is not here does not exist.
-#[derive(Default)]
-struct Keys(HashMap<String, String>);
-
-impl Keys {
-    fn publish(&mut self, selector: &str, domain: &str, record: String) {
-        self.0.insert(format!("{selector}._domainkey.{domain}."), record);
-    }
-
-    /// Reads `name record` lines.
-    fn read(path: &Path) -> Keys {
-        let lines = std::fs::read_to_string(path).unwrap_or_default();
-        let records = lines.lines().filter_map(|line| line.split_once(' '));
-        Keys(records.map(|(name, record)| (format!("{name}."), record.to_owned())).collect())
-    }
-}
-
-impl ResolverCache<Box<str>, Txt> for Keys {
-    fn get<Q>(&self, name: &Q) -> Option<Txt>
-    where
-        Box<str>: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
-        let found = self.0.iter().find(|(known, _)| Box::<str>::from(known.as_str()).borrow() == name);
-        Some(match found.map(|(_, record)| DomainKey::parse(record.as_bytes())) {
-            Some(Ok(key)) => Txt::DomainKey(Arc::new(key)),
-            Some(Err(error)) => Txt::Error(error),
-            None => Txt::Error(Error::Io("no such name".into())),
-        })
-    }
-
-    fn remove<Q>(&self, _: &Q) -> Option<Txt>
-    where
-        Box<str>: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
-        None
-    }
-
-    fn insert(&self, _: Box<str>, _: Txt, _: Instant) {}
-}
-
-/// What mail-auth says of each signature, top to bottom.
-async fn judged(message: &[u8], keys: &Keys) -> Vec<Fate> {
-    let judge = MessageAuthenticator::new_cloudflare().unwrap();
-    let parsed = AuthenticatedMessage::parse(message).unwrap();
-    let parameters = mail_auth::Parameters::new(&parsed).with_txt_cache(keys);
-    let outputs = judge.verify_dkim(parameters).await;
-    let fate = |result: &DkimResult| match result {
-        DkimResult::Pass => Fate::Pass,
-        DkimResult::Neutral(Error::Dkim(DkimError::FailedBodyHashMatch)) => Fate::Body,
-        DkimResult::Fail(_) => Fate::Fail,
-        other => panic!("{other:?}: {}", String::from_utf8_lossy(message)),
-    };
-    outputs.iter().map(|output| fate(output.result())).collect()
+/// Reads `name record` lines.
+fn keys(path: &Path) -> Keys {
+    let lines = std::fs::read_to_string(path).unwrap_or_default();
+    let mut keys = Keys::default();
+    lines.lines().filter_map(|line| line.split_once(' ')).for_each(|(name, record)| keys.publish(name, record));
+    keys
 }
 
 /// What we say of each signature, top to bottom, with its selector.
@@ -152,7 +89,7 @@ async fn vectors() {
 async fn check_vector(path: &Path) {
     let message = std::fs::read(path).unwrap();
     let expect = std::fs::read_to_string(path.with_extension("expect")).unwrap();
-    let keys = Keys::read(&path.with_extension("dns"));
+    let keys = keys(&path.with_extension("dns"));
     let (fields, body) = header::split(&message).unwrap();
     let body = &message[body..];
     let mut fates = Vec::new();
@@ -169,10 +106,10 @@ async fn check_vector(path: &Path) {
             "body-hash" => assert_eq!(STANDARD.encode(dkim::body_hash(body)), expected, "{path:?}"),
             "signature" => {
                 let (selector, fate) = expected.split_once(' ').unwrap();
-                fates.push((selector.to_owned(), Fate::named(fate)));
+                fates.push((selector.to_owned(), self::fate(fate)));
             }
             // Where the judge is known to be wrong.
-            "judge" => judge = Some(expected.split(' ').map(Fate::named).collect::<Vec<_>>()),
+            "judge" => judge = Some(expected.split(' ').map(fate).collect::<Vec<_>>()),
             other => panic!("{other:?} in {path:?}"),
         }
     }
@@ -204,9 +141,9 @@ impl Signer {
         let ed25519 = Ed25519KeyPair::generate().unwrap();
         let public: PublicKeyX509Der<'_> = rsa.public_key().as_der().unwrap();
         let mut keys = Keys::default();
-        keys.publish("rsa", "x.test", format!("v=DKIM1; k=rsa; p={}", STANDARD.encode(public.as_ref())));
+        keys.publish("rsa._domainkey.x.test", &format!("v=DKIM1; k=rsa; p={}", STANDARD.encode(public.as_ref())));
         let public = ed25519.public_key().as_ref();
-        keys.publish("ed", "x.test", format!("v=DKIM1; k=ed25519; p={}", STANDARD.encode(public)));
+        keys.publish("ed._domainkey.x.test", &format!("v=DKIM1; k=ed25519; p={}", STANDARD.encode(public)));
         Signer { rsa, ed25519, keys }
     }
 

@@ -17,10 +17,13 @@
 //! # }
 //! ```
 
+pub mod edge;
+pub mod edge_key;
 pub mod fake_dns;
 pub mod fake_mx;
 pub mod http;
 pub mod postfix;
 pub mod product;
 pub mod smtp;
+pub mod spin;
 pub mod world;

@@ -4,20 +4,20 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::run;
+use crate::{compose, run};
 
 /// What the components are built for.
 const TARGET: &str = "wasm32-wasip2";
 
-/// The components that the host embeds.
-pub const SHIPPED: &[&str] = &["validate", "render", "sign", "submit"];
+/// The components that are shipped: what the host embeds, and what only edges use (`track`, `keys`, `vars`).
+pub const SHIPPED: &[&str] = &["validate", "render", "sign", "submit", "shape", "notify", "track", "keys", "vars"];
 
 /// Components that only tests of the whole system use.
 const GUESTS: &[&str] = &["misbehave"];
 
 /// Components that the edge's own tests build where they lack. Built by the same command as there, so that the tests
 /// find them done.
-const EDGE_GUESTS: &[&str] = &["guest-stage", "guest-signer", "guest-trigger"];
+const EDGE_GUESTS: &[&str] = &["guest-stage", "guest-signer", "guest-trigger", "submit", "render", "validate", "sign"];
 
 /// How the host is built. Dependencies are optimized in both.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,19 +29,19 @@ pub enum Profile {
     Release,
 }
 
-/// Builds the shipped components into `target/components/`.
+/// Builds the shipped components into `target/components/`, and what is composed of them.
 pub fn build() -> Result<()> {
     compile(SHIPPED)?;
-    install(SHIPPED, "components")
+    install_shipped()
 }
 
 /// Builds the shipped components, and those of the tests into `target/guests/`.
 pub fn build_with_guests() -> Result<()> {
     let all: Vec<&str> = SHIPPED.iter().chain(GUESTS).copied().collect();
     compile(&all)?;
-    compile(EDGE_GUESTS)?;
-    install(SHIPPED, "components")?;
-    install(GUESTS, "guests")
+    install_shipped()?;
+    install(GUESTS, "guests")?;
+    compile(EDGE_GUESTS)
 }
 
 /// Builds the binary `posthaste` and says where it lies.
@@ -81,9 +81,20 @@ fn ensure_target() -> Result<()> {
     run::show(&mut run::command("rustup", &["target", "add", TARGET]))
 }
 
+fn install_shipped() -> Result<()> {
+    compose::compose_all(&built())?;
+    install(SHIPPED, "components")?;
+    install(&compose::COMPOSITIONS.map(|composition| composition.name), "components")
+}
+
+/// Where cargo leaves the components.
+fn built() -> PathBuf {
+    run::target().join(TARGET).join("release")
+}
+
 /// Copies what has changed: an untouched file keeps its time, and the host is not built again.
 fn install(packages: &[&str], folder: &str) -> Result<()> {
-    let built = run::target().join(TARGET).join("release");
+    let built = built();
     let folder = run::target().join(folder);
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     for package in packages {

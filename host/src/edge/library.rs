@@ -46,6 +46,7 @@ impl BuiltIn {
     }
 }
 
+#[allow(dead_code, reason = "`shape` and `notify` are embedded before the host calls them")]
 mod embedded {
     include!(concat!(env!("OUT_DIR"), "/built_in.rs"));
 }
