@@ -22,6 +22,8 @@ pub struct BuiltIn {
     pub renderer: Option<&'static [u8]>,
     pub validator: Option<&'static [u8]>,
     pub signer: Option<&'static [u8]>,
+    pub shaper: Option<&'static [u8]>,
+    pub notify: Option<&'static [u8]>,
 }
 
 impl BuiltIn {
@@ -32,6 +34,8 @@ impl BuiltIn {
             renderer: embedded::RENDER,
             validator: embedded::VALIDATE,
             signer: embedded::SIGN,
+            shaper: embedded::SHAPE,
+            notify: embedded::NOTIFY,
         }
     }
 
@@ -40,13 +44,13 @@ impl BuiltIn {
             Stage::Renderer => self.renderer,
             Stage::Validator => self.validator,
             Stage::Signer => self.signer,
-            // Messages pass through natively; no events are shaped yet.
-            Stage::Transformer | Stage::Shaper => None,
+            Stage::Shaper => self.shaper,
+            // Messages pass through natively.
+            Stage::Transformer => None,
         }
     }
 }
 
-#[allow(dead_code, reason = "`shape` and `notify` are embedded before the host calls them")]
 mod embedded {
     include!(concat!(env!("OUT_DIR"), "/built_in.rs"));
 }
@@ -102,6 +106,7 @@ impl Slot {
 /// Which component answers for whom.
 pub struct Library {
     submit: Arc<Slot>,
+    notify: Arc<Slot>,
     defaults: HashMap<Stage, Arc<Slot>>,
     tenants: HashMap<String, HashMap<Stage, Arc<Slot>>>,
     slots: Vec<Arc<Slot>>,
@@ -118,7 +123,7 @@ impl Library {
             None => shelf.missing("built-in submit"),
         };
         let mut defaults = shelf.files(settings.components)?;
-        for stage in [Stage::Validator, Stage::Signer, Stage::Renderer] {
+        for stage in [Stage::Validator, Stage::Signer, Stage::Renderer, Stage::Shaper] {
             if defaults.contains_key(&stage) {
                 continue;
             }
@@ -129,17 +134,26 @@ impl Library {
             };
             defaults.insert(stage, slot);
         }
+        let notify = match built_in.notify {
+            Some(bytes) => shelf.add(None, "built-in notify".to_owned(), bytes.into()),
+            None => shelf.missing("built-in notify"),
+        };
         let mut tenants = HashMap::new();
         for (name, tenant) in settings.tenants {
             tenants.insert(name.clone(), shelf.files(&tenant.components)?);
         }
         compile_all(engine, shelf.jobs);
-        Ok(Library { submit, defaults, tenants, slots: shelf.slots })
+        Ok(Library { submit, notify, defaults, tenants, slots: shelf.slots })
     }
 
     /// The sending API.
     pub fn submit(&self) -> &Arc<Slot> {
         &self.submit
+    }
+
+    /// Tells events to webhooks.
+    pub fn notify(&self) -> &Arc<Slot> {
+        &self.notify
     }
 
     /// The component of a tenant's stage: its own, the host's default, or none.

@@ -1,6 +1,6 @@
 //! Who makes the request of an event and sends it: the built-in `notify`, or an edge's.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,6 +9,7 @@ use contract::ShaperInput;
 use delivery_client::wire::{DELIVERY_TOKEN_HEADER, NOTIFY_PATH, NotifyAnswer, SEAM_HEADER, SEAM_VERSION};
 use http::{HeaderValue, Request, Uri, header};
 
+use crate::edge::Edge;
 use crate::web::{Limits, Web};
 
 /// Of an edge's answer: its JSON, with the head of the endpoint's answer in it.
@@ -21,6 +22,34 @@ const EDGE_TIME: Duration = Duration::from_secs(5);
 pub trait Notifier: Send + Sync + 'static {
     /// What came of it. Ends in time, whatever the endpoint does.
     async fn notify(&self, input: ShaperInput) -> NotifyAnswer;
+}
+
+/// Of an endpoint's answer. More than is kept, so that the connection of one that says a little more serves again.
+const ENDPOINT_BYTES: usize = 16 << 10;
+
+/// The built-in `notify`, in this process.
+pub struct BuiltInNotifier {
+    /// Not held: the edge's own backend sends tests of webhooks through this.
+    edge: Weak<Edge>,
+    web: Arc<Web>,
+    limits: Limits,
+}
+
+impl BuiltInNotifier {
+    /// `time` is what an endpoint may take.
+    pub fn new(edge: &Arc<Edge>, web: Arc<Web>, time: Duration) -> BuiltInNotifier {
+        BuiltInNotifier { edge: Arc::downgrade(edge), web, limits: Limits { time, body_bytes: ENDPOINT_BYTES } }
+    }
+}
+
+#[async_trait]
+impl Notifier for BuiltInNotifier {
+    async fn notify(&self, input: ShaperInput) -> NotifyAnswer {
+        match self.edge.upgrade() {
+            Some(edge) => edge.notify(&input, self.web.clone(), self.limits).await,
+            None => NotifyAnswer::Unavailable { cause: "the host is ending".to_owned() },
+        }
+    }
 }
 
 /// The `notify` of an edge, at `[edge] notify_url`.
