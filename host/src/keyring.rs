@@ -122,6 +122,16 @@ impl Keyring {
         self.nearest(tenant, domain, |found| !found.may_send()).await
     }
 
+    /// Seals a secret that is not a DKIM key, bound to an id.
+    pub fn seal(&self, id: &str, secret: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.master.seal(id, secret)
+    }
+
+    /// Opens what `seal` made for this id.
+    pub fn unseal(&self, id: &str, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.master.unseal(id, sealed)
+    }
+
     fn makes(&self, domain: &Domain) -> bool {
         self.make_missing && !domain.is_literal()
     }
@@ -181,7 +191,7 @@ impl Keyring {
     }
 
     async fn pair(&self, tenant: &str, key_id: &str) -> Result<Arc<KeyPair>, KeyError> {
-        if let Some(pair) = self.cache.get(tenant, key_id, |key| self.unseal(key)) {
+        if let Some(pair) = self.cache.get(tenant, key_id, |key| self.unseal_pair(key)) {
             return pair;
         }
         let domains = self.directory.domains(Some(tenant)).await.map_err(unavailable)?;
@@ -189,11 +199,11 @@ impl Keyring {
         self.cache.learn(tenant, key.ok_or_else(|| KeyError::UnknownKey(key_id.to_owned()))?);
         // Between the two lines others may have filled the cache: then this call fails and the next one finds it.
         self.cache
-            .get(tenant, key_id, |key| self.unseal(key))
+            .get(tenant, key_id, |key| self.unseal_pair(key))
             .unwrap_or_else(|| Err(KeyError::Unavailable("the cache of DKIM keys is too small".to_owned())))
     }
 
-    fn unseal(&self, key: &DkimKey) -> Result<KeyPair, KeyError> {
+    fn unseal_pair(&self, key: &DkimKey) -> Result<KeyPair, KeyError> {
         let private = self
             .master
             .unseal(&key.id, &key.sealed_private)

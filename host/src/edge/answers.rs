@@ -3,14 +3,14 @@
 use wasmtime::component::{Access, Accessor, HasData, Linker};
 
 use contract::{
-    Acceptance, Identity, KeyError, Rendered, RendererInput, Signatures, SignerInput, StageError, Transformed,
-    TransformerInput, ValidatorInput, Wants,
+    Acceptance, HttpRequest, Identity, KeyError, Rendered, RendererInput, ShaperInput, Signatures, SignerInput,
+    StageError, Transformed, TransformerInput, ValidatorInput, Wants,
 };
 use pipeline::Stages;
 
 use super::confine::{Guest, Role};
 use super::outbound::ORIGIN;
-use super::wit::imports::posthaste::{renderer, signer, transformer, validator};
+use super::wit::imports::posthaste::{renderer, shaper, signer, transformer, validator};
 use super::wit::imports::spin::variables::variables;
 use super::wit::signer::posthaste::keys::keys;
 use super::{Keys, TenantStages};
@@ -28,6 +28,7 @@ pub fn add_stages(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     validator::validator::add_to_linker::<Guest, Answers>(linker, |guest| guest)?;
     transformer::transformer::add_to_linker::<Guest, Answers>(linker, |guest| guest)?;
     signer::signer::add_to_linker::<Guest, Answers>(linker, |guest| guest)?;
+    shaper::shaper::add_to_linker::<Guest, Answers>(linker, |guest| guest)?;
     variables::add_to_linker::<Guest, Answers>(linker, |guest| guest)
 }
 
@@ -38,7 +39,7 @@ pub fn add_keys(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
 
 /// The stages of the tenant that a trigger serves, once its caller's key is checked.
 fn stages(guest: &Guest) -> Result<TenantStages, StageError> {
-    let Role::Trigger(edge) = &guest.role else {
+    let (Role::Trigger(edge) | Role::Notifier(edge)) = &guest.role else {
         return Err(StageError::Unavailable("stages are for triggers".to_owned()));
     };
     match guest.tenant.get() {
@@ -51,6 +52,7 @@ impl renderer::renderer::Host for &mut Guest {}
 impl validator::validator::Host for &mut Guest {}
 impl transformer::transformer::Host for &mut Guest {}
 impl signer::signer::Host for &mut Guest {}
+impl shaper::shaper::Host for &mut Guest {}
 impl variables::Host for &mut Guest {}
 impl keys::Host for &mut Guest {}
 
@@ -82,12 +84,21 @@ impl signer::signer::HostWithStore<Guest> for Answers {
     }
 }
 
+impl shaper::shaper::HostWithStore<Guest> for Answers {
+    async fn shape(mut host: Access<'_, Guest, Self>, input: ShaperInput) -> Result<HttpRequest, StageError> {
+        stages(host.get())?.shape(input).await
+    }
+}
+
 impl variables::HostWithStore<Guest> for Answers {
-    async fn get(_: &Accessor<Guest, Self>, name: String) -> Result<String, variables::Error> {
+    async fn get(host: &Accessor<Guest, Self>, name: String) -> Result<String, variables::Error> {
         match name.as_str() {
             "delivery_url" => Ok(ORIGIN.to_owned()),
-            // The seam is a function call here: there is nobody to prove anything to.
-            "delivery_token" => Ok(String::new()),
+            // The seam is a function call here: there is nobody to prove anything to, but to the one that we call.
+            "delivery_token" => Ok(host.with(|mut host| match &host.get().role {
+                Role::Notifier(edge) => edge.notify_token.clone(),
+                Role::Trigger(_) | Role::Stage(_) => String::new(),
+            })),
             _ => Err(variables::Error::Undefined(name)),
         }
     }
@@ -97,7 +108,9 @@ impl variables::HostWithStore<Guest> for Answers {
 fn keeper(guest: &Guest) -> Result<(std::sync::Arc<dyn Keys>, std::sync::Arc<str>), KeyError> {
     match (&guest.role, guest.tenant.get()) {
         (Role::Stage(keys), Some(tenant)) => Ok((keys.clone(), tenant.clone())),
-        (Role::Stage(_) | Role::Trigger(_), _) => Err(KeyError::Unavailable("keys are for signers".to_owned())),
+        (Role::Stage(_) | Role::Trigger(_) | Role::Notifier(_), _) => {
+            Err(KeyError::Unavailable("keys are for signers".to_owned()))
+        }
     }
 }
 

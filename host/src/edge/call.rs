@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use contract::{
-    Acceptance, Attributes, Rendered, RendererInput, Signatures, SignerInput, StageError, Transformed,
-    TransformerInput, ValidatorInput, Wants,
+    Acceptance, Attributes, HttpRequest, Rendered, RendererInput, ShaperInput, Signatures, SignerInput, StageError,
+    Transformed, TransformerInput, ValidatorInput, Wants,
 };
 use wasmtime::Trap;
 
@@ -19,6 +19,9 @@ const ATTRIBUTE_VALUE_BYTES: usize = 4096;
 const SIGNATURE_BYTES: usize = 16 << 10;
 /// Promised in `posthaste:renderer`.
 const RENDERED_BYTES: usize = 5 << 20;
+/// Promised in `posthaste:shaper`, and header fields as far as servers take them.
+const SHAPED_BYTES: usize = 256 << 10;
+const SHAPED_HEADER_BYTES: usize = 32 << 10;
 /// All warnings of one answer; of them 16 are shown.
 const WARNING_BYTES: usize = 64 << 10;
 /// Of a refusal or an `unavailable`; 1 KiB of the text is shown.
@@ -100,6 +103,16 @@ impl Call for SignerInput {
     }
 }
 
+impl Call for ShaperInput {
+    const STAGE: Stage = Stage::Shaper;
+    type Answer = HttpRequest;
+
+    async fn ask(&self, instance: &mut Instance) -> Called<HttpRequest> {
+        let Exports::Shaper(stage) = &instance.exports else { return mismatch() };
+        stage.posthaste_shaper_shaper().call_shape(&mut instance.store, self).await
+    }
+}
+
 impl Answer for Wants {
     fn excess(&self) -> Option<String> {
         None
@@ -132,6 +145,15 @@ impl Answer for Signatures {
     fn excess(&self) -> Option<String> {
         let bytes = self.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
         over("the signature fields", bytes, SIGNATURE_BYTES).or_else(|| attributes_excess(&self.attributes))
+    }
+}
+
+impl Answer for HttpRequest {
+    fn excess(&self) -> Option<String> {
+        let header =
+            self.method.len() + self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        over("the octets of the body", self.body.len(), SHAPED_BYTES)
+            .or_else(|| over("the header fields", header, SHAPED_HEADER_BYTES))
     }
 }
 

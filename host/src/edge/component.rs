@@ -234,8 +234,7 @@ pub enum Compiled {
     Validator(wit::validator::ValidateStagePre<Guest>),
     Transformer(wit::transformer::TransformStagePre<Guest>),
     Signer(wit::signer::SignStagePre<Guest>),
-    /// Checked, and not called yet.
-    Shaper,
+    Shaper(wit::shaper::ShapeStagePre<Guest>),
 }
 
 impl Compiled {
@@ -258,10 +257,7 @@ impl Compiled {
             Stage::Validator => Compiled::Validator(wit::validator::ValidateStagePre::new(pre)?),
             Stage::Transformer => Compiled::Transformer(wit::transformer::TransformStagePre::new(pre)?),
             Stage::Signer => Compiled::Signer(wit::signer::SignStagePre::new(pre)?),
-            Stage::Shaper => {
-                wit::shaper::ShapeStagePre::new(pre)?;
-                Compiled::Shaper
-            }
+            Stage::Shaper => Compiled::Shaper(wit::shaper::ShapeStagePre::new(pre)?),
         })
     }
 }

@@ -46,6 +46,8 @@ pub struct Bounds {
 pub enum Role {
     /// An HTTP trigger: calls stages once its tenant is known.
     Trigger(Arc<Inner>),
+    /// The trigger that tells events: calls the tenant's shaper, and only the host asks it.
+    Notifier(Arc<Inner>),
     /// A stage of a tenant: may use that tenant's keys where it is a signer.
     Stage(Arc<dyn Keys>),
 }

@@ -30,6 +30,7 @@ pub enum Exports {
     Validator(wit::validator::ValidateStage),
     Transformer(wit::transformer::TransformStage),
     Signer(wit::signer::SignStage),
+    Shaper(wit::shaper::ShapeStage),
 }
 
 /// A live instance.
@@ -48,9 +49,8 @@ impl Instance {
             Compiled::Validator(pre) => Exports::Validator(pre.instantiate_async(&mut store).await?),
             Compiled::Transformer(pre) => Exports::Transformer(pre.instantiate_async(&mut store).await?),
             Compiled::Signer(pre) => Exports::Signer(pre.instantiate_async(&mut store).await?),
-            Compiled::Trigger(_) | Compiled::Shaper => {
-                return Err(wasmtime::Error::msg("not a stage of the road of a message"));
-            }
+            Compiled::Shaper(pre) => Exports::Shaper(pre.instantiate_async(&mut store).await?),
+            Compiled::Trigger(_) => return Err(wasmtime::Error::msg("a trigger is not a stage")),
         };
         let born_with = store.data().usage.memory;
         Ok(Instance { store, exports, born_with })

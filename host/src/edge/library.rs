@@ -23,6 +23,8 @@ pub struct BuiltIn {
     pub renderer: Option<&'static [u8]>,
     pub validator: Option<&'static [u8]>,
     pub signer: Option<&'static [u8]>,
+    pub shaper: Option<&'static [u8]>,
+    pub notify: Option<&'static [u8]>,
 }
 
 impl BuiltIn {
@@ -33,6 +35,8 @@ impl BuiltIn {
             renderer: embedded::RENDER,
             validator: embedded::VALIDATE,
             signer: embedded::SIGN,
+            shaper: embedded::SHAPE,
+            notify: embedded::NOTIFY,
         }
     }
 
@@ -41,13 +45,13 @@ impl BuiltIn {
             Stage::Renderer => self.renderer,
             Stage::Validator => self.validator,
             Stage::Signer => self.signer,
-            // Messages pass through natively; no events are shaped yet.
-            Stage::Transformer | Stage::Shaper => None,
+            Stage::Shaper => self.shaper,
+            // Messages pass through natively.
+            Stage::Transformer => None,
         }
     }
 }
 
-#[allow(dead_code, reason = "`shape` and `notify` are embedded before the host calls them")]
 mod embedded {
     include!(concat!(env!("OUT_DIR"), "/built_in.rs"));
 }
@@ -116,6 +120,7 @@ pub struct Components {
 /// Which component answers for whom.
 pub struct Library {
     submit: Arc<Slot>,
+    notify: Arc<Slot>,
     defaults: HashMap<Stage, Arc<Slot>>,
     tenants: HashMap<String, HashMap<Stage, Arc<Slot>>>,
     /// Stages that are the operator's for all tenants.
@@ -135,7 +140,7 @@ impl Library {
         };
         let mut defaults = shelf.files(settings.components)?;
         let configured = defaults.keys().copied().collect();
-        for stage in [Stage::Validator, Stage::Signer, Stage::Renderer] {
+        for stage in [Stage::Validator, Stage::Signer, Stage::Renderer, Stage::Shaper] {
             if defaults.contains_key(&stage) {
                 continue;
             }
@@ -146,17 +151,26 @@ impl Library {
             };
             defaults.insert(stage, slot);
         }
+        let notify = match built_in.notify {
+            Some(bytes) => shelf.add(None, "built-in notify".to_owned(), bytes.into()),
+            None => shelf.missing("built-in notify"),
+        };
         let mut tenants = HashMap::new();
         for (name, tenant) in settings.tenants {
             tenants.insert(name.clone(), shelf.files(&tenant.components)?);
         }
         compile_all(engine, shelf.jobs);
-        Ok(Library { submit, defaults, tenants, configured, slots: shelf.slots })
+        Ok(Library { submit, notify, defaults, tenants, configured, slots: shelf.slots })
     }
 
     /// The sending API.
     pub fn submit(&self) -> &Arc<Slot> {
         &self.submit
+    }
+
+    /// Tells events to webhooks.
+    pub fn notify(&self) -> &Arc<Slot> {
+        &self.notify
     }
 
     /// The component of a tenant's stage: its own, the host's default, or none.

@@ -22,16 +22,17 @@ pub mod wit;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use contract::{
-    Acceptance, Identity, KeyError, Rendered, RendererInput, Signatures, SignerInput, StageError, Transformed,
-    TransformerInput, ValidatorInput, Wants,
+    Acceptance, HttpRequest, Identity, KeyError, Rendered, RendererInput, ShaperInput, Signatures, SignerInput,
+    StageError, Transformed, TransformerInput, ValidatorInput, Wants,
 };
-use http::{Request, Response};
+use delivery_client::wire::{DELIVERY_TOKEN_HEADER, NOTIFY_PATH, NotifyAnswer, SEAM_HEADER, SEAM_VERSION};
+use http::{Request, Response, header};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -42,16 +43,24 @@ pub use library::{BuiltIn, Components};
 
 use crate::api::fault;
 use crate::config::{ComponentFiles, Limits, StageLimits, Tenant};
+use crate::event::notifier;
 use crate::keyring::Keyring;
+use crate::web::{Limits as WebLimits, Web};
 use call::{Answer as _, Call, Describe};
 use component::Compiled;
 use confine::{Bounds, Role};
 use instance::{Instance, Shelf};
 use library::{Library, Slot};
-use outbound::Outbound;
+use outbound::{ORIGIN, Outbound, Trouble};
 
 /// Calls of stages at once besides those of triggers: the SMTP road's.
 const SMTP_CALLS: usize = 64;
+
+/// Events told at once, tests of webhooks included: each holds an instance while its endpoint answers.
+pub const NOTIFIES: usize = 256;
+
+/// Of the answer of `notify`.
+const NOTIFY_BODY_BYTES: usize = 512 << 10;
 
 /// Idle stage instances kept, all tenants together.
 const IDLE_INSTANCES: usize = 64;
@@ -129,6 +138,9 @@ pub struct Inner {
     triggers: Semaphore,
     trigger_bounds: Bounds,
     stage_bounds: Bounds,
+    notifies: Semaphore,
+    /// What `notify` takes callers by: for this process alone.
+    notify_token: String,
 }
 
 impl Edge {
@@ -149,7 +161,7 @@ impl Edge {
         let trigger_bounds = trigger::bounds(settings.limits.message_bytes);
         let triggers = settings.limits.http_requests.max(1);
         // Each trigger may have one stage at work.
-        let live = triggers.saturating_mul(2).saturating_add(SMTP_CALLS + IDLE_INSTANCES);
+        let live = triggers.saturating_mul(2).saturating_add(SMTP_CALLS + IDLE_INSTANCES + 2 * NOTIFIES);
         let size = engine::PoolSize {
             instances: u32::try_from(live).unwrap_or(u32::MAX),
             memory_bytes: stage_bounds.memory_bytes.max(trigger_bounds.memory_bytes),
@@ -167,6 +179,8 @@ impl Edge {
                 triggers: Semaphore::new(triggers),
                 trigger_bounds,
                 stage_bounds,
+                notifies: Semaphore::new(NOTIFIES),
+                notify_token: format!("{:032x}", rand::random::<u128>()),
             }),
         })
     }
@@ -188,6 +202,48 @@ impl Edge {
         };
         tracing::error!(component = slot.name, digest = slot.digest, error = why, "a request was not served");
         fault::unavailable("The service cannot process the request now. Try again later.")
+    }
+
+    /// Tells one event to one endpoint through `notify` and the tenant's shaper, once.
+    pub async fn notify(&self, input: &ShaperInput, web: Arc<Web>, limits: WebLimits) -> NotifyAnswer {
+        let slot = self.inner.library.notify();
+        match self.try_notify(slot, input, web, limits).await {
+            Ok(answer) => answer,
+            Err(cause) => {
+                tracing::error!(component = slot.name, digest = slot.digest, error = cause, "an event was not told");
+                NotifyAnswer::Unavailable { cause }
+            }
+        }
+    }
+
+    async fn try_notify(
+        &self,
+        slot: &Slot,
+        input: &ShaperInput,
+        web: Arc<Web>,
+        limits: WebLimits,
+    ) -> Result<NotifyAnswer, String> {
+        // Never closed, so this fails never.
+        let _place = self.inner.notifies.acquire().await.map_err(|error| error.to_string())?;
+        let compiled = slot.ready().await.map_err(|why| why.to_string())?;
+        let Compiled::Trigger(pre) = &*compiled else { return Err("it is not an HTTP trigger".to_owned()) };
+        let body = serde_json::to_vec(input).map_err(|error| error.to_string())?;
+        let request = Request::post(format!("{ORIGIN}{NOTIFY_PATH}"))
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_LENGTH, body.len())
+            .header(SEAM_HEADER, SEAM_VERSION)
+            .header(DELIVERY_TOKEN_HEADER, &self.inner.notify_token)
+            .body(Bytes::from(body))
+            .map_err(|error| error.to_string())?;
+        let trouble = Trouble::default();
+        let outbound = Outbound::world(&input.event.tenant, web, limits, trouble.clone(), NOTIFY_BODY_BYTES);
+        let answer = trigger::notify(&self.inner, pre, request, outbound).await.map_err(|error| error.to_string())?;
+        let answer = notifier::read_answer(answer.status(), answer.body())?;
+        let told = trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(match (answer, told) {
+            (NotifyAnswer::Unreachable { .. }, Some(cause)) => NotifyAnswer::Unreachable { cause },
+            (answer, _) => answer,
+        })
     }
 
     /// The stages of a tenant, to be called by the host itself (SMTP).
@@ -274,6 +330,13 @@ impl TenantStages {
         let role = Role::Stage(self.edge.keys.clone());
         let store = confine::store(&self.edge.engine, role, Outbound::none(&self.tenant), bounds);
         Instance::new(store, compiled).await.map_err(|error| format!("it cannot be instantiated: {error:#}"))
+    }
+}
+
+impl TenantStages {
+    /// Shapes and signs the request of an event.
+    async fn shape(&self, input: ShaperInput) -> Result<HttpRequest, StageError> {
+        self.call(input).await
     }
 }
 

@@ -1,15 +1,17 @@
-//! A guest's outgoing requests: a trigger's go to the backend in-process, everything else is refused.
+//! A guest's outgoing requests: the sending API's go to the backend in-process, those that tell events through the
+//! guarded client, everything else is refused.
 //!
-//! The one origin that exists is made up and never looked up; no guest reaches a socket.
+//! The one origin that the sending API knows is made up and never looked up; no stage reaches a socket.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, header};
 use http_body_util::{BodyExt, Full, Limited};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::Backend;
+use crate::web::{Limits, Web, WebError};
 
 /// The bare origin that triggers get as `delivery_url`. `.internal` is never delegated, so it names nothing outside.
 pub const ORIGIN: &str = "http://delivery.internal";
@@ -18,10 +20,18 @@ const AUTHORITY: &str = "delivery.internal";
 type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Exchange = Box<dyn Future<Output = Result<(Response<WasiBody>, Io), Error>> + Send>;
 
+enum Whom {
+    Nobody,
+    Backend(Arc<dyn Backend>),
+    World(Arc<Web>, Limits, Trouble),
+}
+
+/// What went wrong on the way to the world, in our words: a guest has but a code.
+pub type Trouble = Arc<Mutex<Option<String>>>;
+
 /// Whom a guest may reach.
 pub struct Outbound {
-    /// `None`: nobody.
-    backend: Option<Arc<dyn Backend>>,
+    whom: Whom,
     tenant: Arc<OnceLock<Arc<str>>>,
     /// Of one request's body.
     body_bytes: usize,
@@ -30,12 +40,18 @@ pub struct Outbound {
 impl Outbound {
     /// Reaches the backend, and learns the tenant from its answers.
     pub fn to(backend: Arc<dyn Backend>, body_bytes: usize) -> Outbound {
-        Outbound { backend: Some(backend), tenant: Arc::default(), body_bytes }
+        Outbound { whom: Whom::Backend(backend), tenant: Arc::default(), body_bytes }
     }
 
     /// Reaches nobody: for a stage of a tenant.
     pub fn none(tenant: &Arc<str>) -> Outbound {
-        Outbound { backend: None, tenant: Arc::new(OnceLock::from(tenant.clone())), body_bytes: 0 }
+        Outbound { whom: Whom::Nobody, tenant: Arc::new(OnceLock::from(tenant.clone())), body_bytes: 0 }
+    }
+
+    /// Reaches the world through the guarded client, for a trigger that works for a tenant.
+    pub fn world(tenant: &str, web: Arc<Web>, limits: Limits, trouble: Trouble, body_bytes: usize) -> Outbound {
+        let tenant = Arc::new(OnceLock::from(Arc::from(tenant)));
+        Outbound { whom: Whom::World(web, limits, trouble), tenant, body_bytes }
     }
 
     /// The cell that holds the tenant once it is known.
@@ -47,11 +63,46 @@ impl Outbound {
 impl WasiHttpHooks for Outbound {
     fn send_request(&mut self, request: Request<WasiBody>, _: Option<RequestOptions>, _: Io) -> Exchange {
         let is_ours = request.uri().authority().is_some_and(|authority| authority.as_str() == AUTHORITY);
-        let Some(backend) = self.backend.clone().filter(|_| is_ours) else {
-            return Box::new(async { Err(Error::HttpRequestDenied) });
-        };
-        Box::new(exchange(backend, request, self.tenant.clone(), self.body_bytes))
+        match &self.whom {
+            Whom::Backend(backend) if is_ours => {
+                Box::new(exchange(backend.clone(), request, self.tenant.clone(), self.body_bytes))
+            }
+            Whom::World(web, limits, trouble) => {
+                Box::new(reach(web.clone(), *limits, trouble.clone(), request, self.body_bytes))
+            }
+            Whom::Nobody | Whom::Backend(_) => Box::new(async { Err(Error::HttpRequestDenied) }),
+        }
     }
+}
+
+/// Sends a request into the world.
+async fn reach(
+    web: Arc<Web>,
+    limits: Limits,
+    trouble: Trouble,
+    request: Request<WasiBody>,
+    body_bytes: usize,
+) -> Result<(Response<WasiBody>, Io), Error> {
+    let (parts, body) = request.into_parts();
+    let limit = u64::try_from(body_bytes).ok();
+    let body = Limited::new(body, body_bytes).collect().await.map_err(|_| Error::HttpRequestBodySize(limit))?;
+    let answer = web.send(Request::from_parts(parts, body.to_bytes()), limits).await;
+    let mut response = answer.map_err(|error| {
+        let code = match &error {
+            WebError::Target(_) => Error::HttpRequestUriInvalid,
+            WebError::Barred { .. } => Error::DestinationIpProhibited,
+            WebError::TimedOut(_) => Error::HttpResponseTimeout,
+            WebError::Failed(_) => Error::DestinationUnavailable,
+        };
+        *trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        code
+    })?;
+    // They belong to the connection, or tell the length of a body that was cut off.
+    for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION, header::TRAILER] {
+        response.headers_mut().remove(name);
+    }
+    let response = response.map(|body| full(body).boxed_unsync());
+    Ok((response, Box::new(async { Ok(()) })))
 }
 
 async fn exchange(

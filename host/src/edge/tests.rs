@@ -25,7 +25,7 @@ fn guest(name: &str) -> PathBuf {
             .args(["build", "--release", "--target", "wasm32-wasip2", "--target-dir"])
             .arg(&target)
             .args(["-p", "guest-stage", "-p", "guest-signer", "-p", "guest-trigger"])
-            .args(["-p", "submit", "-p", "render", "-p", "validate", "-p", "sign"])
+            .args(["-p", "submit", "-p", "render", "-p", "validate", "-p", "sign", "-p", "shape", "-p", "notify"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .unwrap();
@@ -47,6 +47,8 @@ pub fn shipped() -> BuiltIn {
         renderer: Some(bytes("render")),
         validator: Some(bytes("validate")),
         signer: Some(bytes("sign")),
+        shaper: Some(bytes("shape")),
+        notify: Some(bytes("notify")),
     })
 }
 
@@ -57,6 +59,8 @@ fn built_in() -> BuiltIn {
         renderer: None,
         validator: Some(bytes("guest_stage")),
         signer: Some(bytes("guest_signer")),
+        shaper: None,
+        notify: None,
     })
 }
 

@@ -66,7 +66,31 @@ pub async fn serve(
     let bounds = &edge.trigger_bounds;
     let body_bytes = bounds.output_bytes.saturating_add(FRAME_BYTES);
     let outbound = Outbound::to(edge.backend.clone(), body_bytes);
-    let mut store = confine::store(&edge.engine, Role::Trigger(edge.clone()), outbound, bounds);
+    let store = confine::store(&edge.engine, Role::Trigger(edge.clone()), outbound, bounds);
+    run(store, pre, request, bounds).await
+}
+
+/// Bounds of the trigger that tells events: it holds one event and the head of an answer.
+pub const NOTIFY_BOUNDS: Bounds =
+    Bounds { time: Duration::from_secs(5), memory_bytes: 32 << 20, output_bytes: 4 << 20 };
+
+/// Tells one event through `notify`. The instance is gone afterwards.
+pub async fn notify(
+    edge: &Arc<Inner>,
+    pre: &ServicePre<Guest>,
+    request: Request<Bytes>,
+    outbound: Outbound,
+) -> Result<Response<Bytes>, TriggerError> {
+    let store = confine::store(&edge.engine, Role::Notifier(edge.clone()), outbound, &NOTIFY_BOUNDS);
+    run(store, pre, request, &NOTIFY_BOUNDS).await
+}
+
+async fn run(
+    mut store: Store<Guest>,
+    pre: &ServicePre<Guest>,
+    request: Request<Bytes>,
+    bounds: &Bounds,
+) -> Result<Response<Bytes>, TriggerError> {
     let answer = timeout(WALL_CLOCK, exchange(&mut store, pre, request, bounds.output_bytes)).await;
     let result = match answer {
         Err(_) => Err(TriggerError::TimedOut),

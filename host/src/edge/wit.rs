@@ -39,6 +39,7 @@ mod generated {
                 "posthaste:validator": async | store,
                 "posthaste:transformer": async | store,
                 "posthaste:signer": async | store,
+                "posthaste:shaper": async | store,
             },
             with: { "posthaste:types/types": crate::edge::wit::types },
         });

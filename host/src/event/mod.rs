@@ -1,7 +1,13 @@
-//! The mail log: every fact in a message's life, printed here and nowhere else.
+//! What happened, told: the mail log here, webhooks by the `dispatcher`.
 //!
+//! The mail log: every fact in a message's life, printed here and nowhere else.
 //! Target `mail`, level info, fixed fields: `id`, `event`, `rcpt_domain`, and of an attempt `attempt`, `mx`, `code`,
 //! `status`, `text`. Never bodies, never whole recipient lists.
+
+pub mod dispatcher;
+pub mod notifier;
+pub mod policy;
+pub mod teller;
 
 use mail::Event;
 use uuid::Uuid;

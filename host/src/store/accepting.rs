@@ -64,7 +64,7 @@ impl Prepared {
             tenant: message.tenant,
             sender: message.sender.map(|sender| sender.to_string()),
             // The ids of their first events are made here, off the writer's thread.
-            recipients: message.recipients.iter().map(|address| (address.to_string(), Uuid::new_v4())).collect(),
+            recipients: message.recipients.iter().map(|address| (address.to_string(), history::event_id())).collect(),
             extra,
             digest: digest(&message.body),
             body: message.body,

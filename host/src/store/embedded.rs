@@ -3,7 +3,7 @@
 //! Writes go to the writer's thread, reads to a few reading connections on the blocking pool; the reactor never waits
 //! for the disk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::accepting::{Counters, Prepared};
 use super::directory::KeyCache;
 use super::faults::{Faults, NoFaults};
-use super::housekeeping::{Housekeeper, Wake};
+use super::housekeeping::{EventsChange, Housekeeper, Wake};
 use super::lease::{Leases, place};
 use super::private;
 use super::reading::Readers;
@@ -32,7 +32,7 @@ use super::segment::{self, BodyError, Place, Spool};
 use super::writer::{Job, Writer};
 use super::{
     Accepted, ApiKey, BodyRef, Completion, DeliveryToken, EventRecord, Leased, MessageView, NewMessage, Page, Store,
-    StoreError,
+    StoreError, deliveries, webhook_rows,
 };
 
 /// Jobs that may wait for the writer; whoever comes later waits to hand in.
@@ -77,6 +77,12 @@ pub(super) struct Shared {
     pub(super) due: Notify,
     /// Whether the outbox may hold events.
     pub(super) outbox: AtomicBool,
+    /// Whether events are moved as soon as they are recorded, because there are webhooks.
+    pub(super) prompt: AtomicBool,
+    /// Webhooks that may have something due since somebody asked, and a bell for whoever asks.
+    pub(super) news: Mutex<BTreeSet<i64>>,
+    pub(super) told: Notify,
+    pub(super) wake: std_mpsc::Sender<Wake>,
 }
 
 /// The store of one host, in one folder.
@@ -119,6 +125,7 @@ impl Embedded {
         let found = Found::read(&main, &events).map_err(database)?;
         let spool = Spool::open(&layout.spool, options.segment_bytes, found.last, &found.segments)
             .map_err(io(&layout.spool))?;
+        let (wake, woken) = std_mpsc::channel();
         let shared = Arc::new(Shared {
             layout: layout.clone(),
             poisoned: OnceLock::new(),
@@ -126,22 +133,32 @@ impl Embedded {
             next_due_ms: AtomicI64::new(i64::MIN),
             due: Notify::new(),
             outbox: AtomicBool::new(true),
+            prompt: AtomicBool::new(found.prompt),
+            news: Mutex::default(),
+            told: Notify::new(),
+            wake: wake.clone(),
         });
         let writer = Writer {
             connection: main,
             spool,
             counters: Counters { message: found.message, seq: found.seq, tenants: HashMap::new(), segment: None },
             shared: shared.clone(),
-            faults,
+            faults: faults.clone(),
             reserve_bytes: options.reserve_bytes,
             leases: Leases::new(),
             space_checked: None,
         };
         let readers = Arc::new(Readers::new(layout.clone()));
         let (jobs, waiting) = mpsc::channel(WAITING_JOBS);
-        let (wake, woken) = std_mpsc::channel();
-        let housekeeper =
-            Arc::new(Mutex::new(Housekeeper::new(events, jobs.clone(), readers.clone(), shared.clone(), &options)));
+        let housekeeper = Arc::new(Mutex::new(Housekeeper::new(
+            events,
+            jobs.clone(),
+            readers.clone(),
+            shared.clone(),
+            faults,
+            found.latest_due_ms,
+            &options,
+        )));
         let keeper = housekeeper.clone();
         let threads = vec![
             spawn("store-keeper", move || Housekeeper::run(&keeper, &woken)).map_err(io(folder))?,
@@ -183,6 +200,14 @@ impl Embedded {
     /// Whether something is written at all; the text says why not.
     pub fn failure(&self) -> Option<&str> {
         self.shared.poisoned.get().map(String::as_str)
+    }
+
+    /// Changes `events.db`, durably.
+    pub(super) async fn write_events(&self, change: EventsChange) -> Result<(), StoreError> {
+        let stopped = || StoreError::Io("the store is closed".to_owned());
+        let (answer, answered) = oneshot::channel();
+        self.wake.send(Wake::Write(change, answer)).map_err(|_| stopped())?;
+        answered.await.map_err(|_| stopped())?
     }
 
     /// Hands a job to the writer and waits for its answer.
@@ -321,6 +346,8 @@ struct Found {
     queued: u64,
     last: Option<Place>,
     segments: Vec<u64>,
+    prompt: bool,
+    latest_due_ms: i64,
 }
 
 impl Found {
@@ -343,6 +370,8 @@ impl Found {
             queued: number(main, "SELECT count(*) FROM recipient WHERE due_ms IS NOT NULL")?.unsigned_abs(),
             last: last.map(|(_, place)| place),
             segments,
+            prompt: webhook_rows::any_enabled(main)?,
+            latest_due_ms: deliveries::latest_due(events)?,
         })
     }
 }

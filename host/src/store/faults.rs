@@ -11,6 +11,8 @@ pub enum Point {
     Synced,
     /// The transaction is durable, nobody is answered yet.
     Committed,
+    /// Events and the deliveries of them are durable in `events.db`, and still in the outbox.
+    Copied,
 }
 
 /// Called at each point. An error there counts as a failed sync and poisons the store.

@@ -10,13 +10,18 @@ use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
 use super::lease::address;
-use super::{EventRecord, StoreError, codes};
+use super::{EventRecord, StoreError, codes, deliveries};
 
-const COLUMNS: &str = "message, seq, id, kind, at_ms, recipient, reason, attempt, verdict, phase, status, text, \
+pub(super) const COLUMNS: &str = "message, seq, id, kind, at_ms, recipient, reason, attempt, verdict, phase, status, text, \
                        remote_host, tls, reply_code, reply_status, reply_text";
 
 /// An event's place: its message's key and its `seq`.
 pub(super) type EventKey = (i64, i64);
+
+/// A new event's id. Its time stands in front, so that the index by id grows at its end.
+pub(super) fn event_id() -> Uuid {
+    Uuid::now_v7()
+}
 
 /// Records an event that says no more than its kind. The common case, with as few columns as it needs.
 pub(super) fn record_plain(
@@ -53,7 +58,7 @@ pub(super) fn record(
     statement.execute(params![
         message,
         seq,
-        Uuid::new_v4().as_bytes(),
+        event_id().as_bytes(),
         codes::kind_to(event.kind),
         at_ms,
         event.recipient.to_string(),
@@ -118,9 +123,17 @@ pub(super) fn latest(connection: &Connection, message: i64) -> Result<Option<Str
     Ok(name.map(|name| name.strip_prefix("email.").unwrap_or(name).to_owned()))
 }
 
-/// Copies the first `limit` events of the outbox, durably; the answer is for `forget`. The connection writes
-/// `events.db` and reads the store, attached as `store`.
-pub(super) fn copy_out(connection: &mut Connection, limit: usize) -> rusqlite::Result<Vec<EventKey>> {
+/// What `copy_out` did.
+pub(super) struct Copied {
+    /// For `forget`.
+    pub(super) keys: Vec<EventKey>,
+    /// Webhooks that have more to be told.
+    pub(super) webhooks: Vec<i64>,
+}
+
+/// Copies the first `limit` events of the outbox, durably, with a delivery for each webhook that wants one. The
+/// connection writes `events.db` and reads the store, attached as `store`.
+pub(super) fn copy_out(connection: &mut Connection, limit: usize, now_ms: i64) -> rusqlite::Result<Copied> {
     // Not IMMEDIATE: that would lock the store against its writer too.
     let transaction = connection.transaction()?;
     let first = "FROM store.outbox ORDER BY message, seq LIMIT ?1";
@@ -128,14 +141,16 @@ pub(super) fn copy_out(connection: &mut Connection, limit: usize) -> rusqlite::R
         .prepare_cached(&format!("SELECT message, seq {first}"))?
         .query_map([limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
+    let webhooks = deliveries::add(&transaction, limit, now_ms)?;
     // What was copied before a crash, and not yet forgotten, is there already.
+    let owner = "(SELECT m.tenant FROM store.message m WHERE m.key = message)";
     transaction
-        .prepare_cached(&format!("INSERT OR IGNORE INTO event ({COLUMNS}) SELECT {COLUMNS} {first}"))?
+        .prepare_cached(&format!("INSERT OR IGNORE INTO event ({COLUMNS}, tenant) SELECT {COLUMNS}, {owner} {first}"))?
         .execute([limit as i64])?;
     let newest = keys.iter().map(|(_, seq)| *seq).max().unwrap_or(0);
     transaction.execute("UPDATE progress SET seq = max(seq, ?1)", [newest])?;
     transaction.commit()?;
-    Ok(keys)
+    Ok(Copied { keys, webhooks })
 }
 
 /// Removes copied events from the outbox, inside the writer's transaction.
@@ -147,7 +162,8 @@ pub(super) fn forget(connection: &Connection, keys: &[EventKey]) -> rusqlite::Re
     Ok(())
 }
 
-fn decode(row: &Row<'_>, subject: &Subject<'_>) -> Result<EventRecord, StoreError> {
+/// The event in a row of `COLUMNS`.
+pub(super) fn decode(row: &Row<'_>, subject: &Subject<'_>) -> Result<EventRecord, StoreError> {
     let unreadable = || StoreError::Io(format!("an event of message {} is not readable", subject.id));
     let id: [u8; 16] = row.get(2)?;
     let kind = codes::kind_from(row.get(3)?).ok_or_else(unreadable)?;

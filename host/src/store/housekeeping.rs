@@ -1,5 +1,5 @@
-//! What is done behind the writer's back: events move out of the outbox, segments and idempotency keys go when
-//! nobody needs them any more. One thread.
+//! What is done behind the writer's back: events move out of the outbox, `events.db` is written, segments and
+//! idempotency keys go when nobody needs them any more. One thread.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -10,17 +10,31 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 use tokio::sync::{mpsc, oneshot};
 
+use super::StoreError;
 use super::accepting::forget_idempotency;
 use super::embedded::{Options, Shared};
+use super::faults::{Faults, Point};
+use super::history::{self, Copied};
 use super::reading::Readers;
 use super::writer::Job;
-use super::{StoreError, history};
 
 /// Events moved in one transaction.
 const MOVED_AT_ONCE: usize = 1000;
 
+/// Between two moves of events, so that a busy host moves them in batches.
+const MOVE_PAUSE: Duration = Duration::from_millis(10);
+
+/// Writes to `events.db` that are committed together.
+const WRITES_AT_ONCE: usize = 512;
+
+/// A write of few rows to `events.db`.
+pub(super) type EventsChange = Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + Send>;
+
 /// Told to the thread.
 pub(super) enum Wake {
+    /// Events are in the outbox, and somebody waits for them.
+    Move,
+    Write(EventsChange, oneshot::Sender<Result<(), StoreError>>),
     Stop,
 }
 
@@ -31,6 +45,9 @@ pub(super) struct Housekeeper {
     jobs: Option<mpsc::Sender<Job>>,
     readers: Arc<Readers>,
     shared: Arc<Shared>,
+    faults: Arc<dyn Faults>,
+    /// When the newest deliveries were made due; never goes back, whatever the clock does.
+    latest_due_ms: i64,
     events_every: Duration,
     sweep_every: Duration,
     retention_ms: Option<i64>,
@@ -44,6 +61,8 @@ impl Housekeeper {
         jobs: mpsc::Sender<Job>,
         readers: Arc<Readers>,
         shared: Arc<Shared>,
+        faults: Arc<dyn Faults>,
+        latest_due_ms: i64,
         options: &Options,
     ) -> Housekeeper {
         Housekeeper {
@@ -51,6 +70,8 @@ impl Housekeeper {
             jobs: Some(jobs),
             readers,
             shared,
+            faults,
+            latest_due_ms,
             events_every: options.events_every,
             sweep_every: options.sweep_every,
             retention_ms: options.retention.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX)),
@@ -65,13 +86,62 @@ impl Housekeeper {
             let keeper = lock();
             (keeper.events_every, keeper.sweep_every)
         };
-        let mut swept = Instant::now();
-        while let Err(std_mpsc::RecvTimeoutError::Timeout) = woken.recv_timeout(events_every.min(sweep_every)) {
-            lock().move_events();
+        let (mut moved, mut swept) = (Instant::now(), Instant::now());
+        let mut move_in = events_every;
+        loop {
+            let left = move_in.saturating_sub(moved.elapsed()).min(sweep_every.saturating_sub(swept.elapsed()));
+            match woken.recv_timeout(left) {
+                Ok(Wake::Move) => move_in = move_in.min(MOVE_PAUSE),
+                Ok(Wake::Write(change, answer)) => {
+                    let mut writes = vec![(change, answer)];
+                    let mut stop = false;
+                    while writes.len() < WRITES_AT_ONCE && !stop {
+                        match woken.try_recv() {
+                            Ok(Wake::Write(change, answer)) => writes.push((change, answer)),
+                            Ok(Wake::Move) => move_in = move_in.min(MOVE_PAUSE),
+                            Ok(Wake::Stop) => stop = true,
+                            Err(_) => break,
+                        }
+                    }
+                    lock().write(writes);
+                    if stop {
+                        return;
+                    }
+                }
+                Ok(Wake::Stop) | Err(std_mpsc::RecvTimeoutError::Disconnected) => return,
+                Err(std_mpsc::RecvTimeoutError::Timeout) => {}
+            }
+            if moved.elapsed() >= move_in {
+                lock().move_events();
+                (moved, move_in) = (Instant::now(), events_every);
+            }
             if swept.elapsed() >= sweep_every {
                 lock().sweep(Timestamp::now().as_millisecond());
                 swept = Instant::now();
             }
+        }
+    }
+
+    /// Does writes in one transaction and tells each whether it is durable.
+    fn write(&mut self, writes: Vec<(EventsChange, oneshot::Sender<Result<(), StoreError>>)>) {
+        let (changes, answers): (Vec<_>, Vec<_>) = writes.into_iter().unzip();
+        let all = || -> rusqlite::Result<()> {
+            let transaction = self.events.transaction()?;
+            for change in changes {
+                change(&transaction)?;
+            }
+            transaction.commit()
+        };
+        let result = all();
+        if let Err(error) = &result {
+            tracing::warn!(%error, "events.db cannot be written");
+        }
+        for answer in answers {
+            // Whoever asked may be gone.
+            let _ = answer.send(match &result {
+                Ok(()) => Ok(()),
+                Err(error) => Err(StoreError::Io(format!("the database of events: {error}"))),
+            });
         }
     }
 
@@ -85,21 +155,29 @@ impl Housekeeper {
         if !self.shared.outbox.swap(false, Ordering::AcqRel) {
             return;
         }
+        let later = |keeper: &Housekeeper| keeper.shared.outbox.store(true, Ordering::Release);
         loop {
-            let keys = match history::copy_out(&mut self.events, MOVED_AT_ONCE) {
-                Ok(keys) => keys,
+            self.latest_due_ms = self.latest_due_ms.max(Timestamp::now().as_millisecond());
+            let Copied { keys, webhooks } = match history::copy_out(&mut self.events, MOVED_AT_ONCE, self.latest_due_ms)
+            {
+                Ok(copied) => copied,
                 Err(error) => {
                     tracing::warn!(%error, "events stay in the outbox: events.db cannot be written");
-                    self.shared.outbox.store(true, Ordering::Release);
-                    return;
+                    return later(self);
                 }
             };
             if keys.is_empty() {
                 return;
             }
+            if self.faults.at(Point::Copied).is_err() {
+                return later(self);
+            }
+            if !webhooks.is_empty() {
+                self.shared.news.lock().unwrap_or_else(PoisonError::into_inner).extend(webhooks);
+                self.shared.told.notify_one();
+            }
             if !self.tell(|answer| Job::Forget { keys, answer }) {
-                self.shared.outbox.store(true, Ordering::Release);
-                return;
+                return later(self);
             }
         }
     }

@@ -1,6 +1,7 @@
-//! Everything durable, behind two traits of few async operations: `Store` for mail, `Directory` for who may send.
+//! Everything durable, behind three traits of few async operations: `Store` for mail, `Directory` for who may send,
+//! `Webhooks` for who is told.
 //!
-//! Embedded, both are one SQLite database (WAL, synchronous=FULL, one writer thread with group commit) and spool
+//! Embedded, mail and directory are one SQLite database (WAL, synchronous=FULL, one writer thread with group commit) and spool
 //! segments beside it. PostgreSQL can stand behind the same traits when a fleet shares one queue, so nothing outside
 //! may assume that one process owns the queue.
 //!
@@ -31,10 +32,12 @@ use uuid::Uuid;
 
 mod accepting;
 mod codes;
+mod deliveries;
 mod directory;
 mod edges;
 mod embedded;
 mod faults;
+mod feed;
 mod history;
 mod housekeeping;
 mod lease;
@@ -46,6 +49,8 @@ mod segment;
 mod sending_schema;
 mod templates;
 mod verification;
+mod webhook_rows;
+mod webhooks;
 mod writer;
 
 #[cfg(test)]
@@ -57,6 +62,10 @@ pub use faults::{Faults, NoFaults, Point};
 pub use schema::OpenError;
 pub use templates::{From as TemplateFrom, Template, TemplateChange, TemplateContent, Templates};
 pub use verification::{DomainStatus, Verification, Verifications};
+pub use webhooks::{
+    AttemptRecord, Attempted, Due, EventFilter, Failing, MessageKey, Replay, Tried, Waiting, Webhook, WebhookKey,
+    WebhookStatus, Webhooks,
+};
 
 /// A tenant's name. `default` always exists.
 pub type TenantId = String;

@@ -123,10 +123,11 @@ CREATE TABLE dkim_key (
   private   BLOB NOT NULL,         -- sealed; empty for the key of an edge
   UNIQUE (domain, selector)
 ) STRICT;
-", edges::SCHEMA, sending_schema::SCHEMA];
+", edges::SCHEMA, super::webhooks::SCHEMA, sending_schema::SCHEMA];
 
 /// Migrations of `events.db`, oldest first.
-pub(super) const EVENTS: &[&str] = &["
+pub(super) const EVENTS: &[&str] = &[
+    "
 CREATE TABLE event (
   message       INTEGER NOT NULL,
   seq           INTEGER NOT NULL,
@@ -151,7 +152,9 @@ CREATE TABLE event (
 -- The highest seq that ever arrived here: numbers go on from it when the outbox is empty.
 CREATE TABLE progress (one INTEGER PRIMARY KEY CHECK (one = 1), seq INTEGER NOT NULL) STRICT;
 INSERT INTO progress VALUES (1, 0);
-"];
+",
+    super::webhooks::EVENTS_SCHEMA,
+];
 
 /// Why the store cannot be opened.
 #[derive(Debug, Error)]

@@ -20,6 +20,7 @@ use super::accepting::{self, Counters, NewlyDue, Prepared};
 use super::embedded::Shared;
 use super::faults::{Faults, Point};
 use super::history::{self, EventKey};
+use super::housekeeping::Wake;
 use super::lease::{self, DueKey, Leases};
 use super::segment::Spool;
 use super::{Accepted, Completion, Leased, Next, StoreError, TenantId, scheduling};
@@ -451,7 +452,11 @@ impl Writer {
         self.shared.queued.fetch_add(queued, Ordering::Relaxed);
         self.shared.queued.fetch_sub(effects.done, Ordering::Relaxed);
         if effects.events {
-            self.shared.outbox.store(true, Ordering::Release);
+            let is_first = !self.shared.outbox.swap(true, Ordering::AcqRel);
+            if is_first && self.shared.prompt.load(Ordering::Acquire) {
+                // Where the housekeeper is gone the store is closing.
+                let _ = self.shared.wake.send(Wake::Move);
+            }
         }
         if let Some(earliest) = due.iter().map(|key| key.0).min() {
             self.shared.next_due_ms.fetch_min(earliest, Ordering::AcqRel);

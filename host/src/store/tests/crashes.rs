@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use super::*;
 
 /// At one point, copies the data folder as a crash would leave it, or fails.
-struct At {
+pub(super) struct At {
     point: Point,
     from: PathBuf,
     to: Option<PathBuf>,
@@ -15,7 +15,11 @@ struct At {
 }
 
 impl At {
-    fn arm(&self) {
+    pub(super) fn new(point: Point, from: PathBuf, to: Option<PathBuf>) -> At {
+        At { point, from, to, armed: Mutex::new(false) }
+    }
+
+    pub(super) fn arm(&self) {
         *self.armed.lock().unwrap() = true;
     }
 }
@@ -32,7 +36,7 @@ impl Faults for At {
     }
 }
 
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+pub(super) fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
@@ -50,7 +54,7 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
 async fn crash_at(point: Point) -> (TempDir, Arc<Embedded>) {
     let folder = tempfile::tempdir().unwrap();
     let (live, crashed) = (folder.path().join("live"), folder.path().join("crashed"));
-    let faults = Arc::new(At { point, from: live.clone(), to: Some(crashed.clone()), armed: Mutex::new(false) });
+    let faults = Arc::new(At::new(point, live.clone(), Some(crashed.clone())));
     let store = Embedded::open_with(&live, still(), faults.clone()).unwrap();
     accept(&store, message(1, 0, 1)).await.unwrap();
     faults.arm();
@@ -80,7 +84,7 @@ async fn a_crash_before_the_commit_leaves_nothing_and_one_behind_it_all() {
 async fn a_failed_sync_stops_all_writing_until_a_restart() {
     for point in [Point::Appended, Point::Synced] {
         let folder = tempfile::tempdir().unwrap();
-        let faults = Arc::new(At { point, from: PathBuf::new(), to: None, armed: Mutex::new(false) });
+        let faults = Arc::new(At::new(point, PathBuf::new(), None));
         let store = Embedded::open_with(folder.path(), still(), faults.clone()).unwrap();
         accept(&store, message(1, 0, 1)).await.unwrap();
         let leased = store.lease(at(0), 9).await.unwrap();

@@ -81,7 +81,7 @@ async fn a_crash_between_copy_and_delete_shows_no_event_twice() {
     accept(&store, message(1, 0, 3)).await.unwrap();
     let mut events = rusqlite::Connection::open(folder.path().join("events.db")).unwrap();
     events.execute("ATTACH DATABASE ?1 AS store", [folder.path().join("store.db").to_string_lossy()]).unwrap();
-    let keys = history::copy_out(&mut events, 2).unwrap();
+    let keys = history::copy_out(&mut events, 2, 0).unwrap().keys;
     assert_eq!(keys.len(), 2);
     drop(events);
     assert_eq!(kinds(&store, 1).await.len(), 3, "in both");

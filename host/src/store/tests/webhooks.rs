@@ -1,0 +1,220 @@
+//! The outbox of webhooks: what a crash between two of its steps leaves, and the list of a tenant's events.
+
+use super::crashes::At;
+use super::*;
+
+fn webhook(tenant: &str, id: &str, kinds: &[EventKind]) -> Webhook {
+    Webhook {
+        id: id.to_owned(),
+        tenant: tenant.to_owned(),
+        url: "https://example.com/hook".to_owned(),
+        kinds: kinds.to_vec(),
+        sealed_secret: vec![1, 2, 3],
+        old_secret: Some((vec![4], at(500))),
+        status: WebhookStatus::Enabled,
+        reason: None,
+        created_at: at(0),
+    }
+}
+
+async fn waiting(store: &Embedded) -> Vec<(String, u32)> {
+    let mut found = Vec::new();
+    for key in store.waiting_webhooks().await.unwrap() {
+        let waiting = Webhooks::waiting(store, key, Timestamp::MAX, 100).await.unwrap();
+        found.extend(waiting.due.into_iter().map(|due| (due.event.id, due.attempts)));
+    }
+    found
+}
+
+async fn ids(store: &Embedded, number: u128) -> Vec<String> {
+    let page = store.events("default", Uuid::from_u128(number), None, 100).await.unwrap();
+    page.items.into_iter().map(|record| record.id).collect()
+}
+
+fn tried(store_key: WebhookKey, due: &Due, next: Option<Timestamp>) -> Attempted {
+    Attempted {
+        webhook: store_key,
+        delivery: Some(Tried { message: due.message, seq: due.seq, due_at: due.due_at, next, failing: None }),
+        event: due.event.id.clone(),
+        kind: due.event.event.kind,
+        number: due.attempts + 1,
+        at: at(10),
+        duration: Duration::from_millis(12),
+        status: Some(500),
+        error: None,
+        head: "no".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_reads_back_whole() {
+    let (_folder, store) = fresh();
+    let mut one = webhook("acme", "a", &[EventKind::Sent, EventKind::Canceled]);
+    store.add_webhook(one.clone(), 2).await.unwrap();
+    store.add_webhook(webhook("acme", "b", &[EventKind::Sent]), 2).await.unwrap();
+    assert!(matches!(store.add_webhook(webhook("acme", "c", &[EventKind::Sent]), 2).await, Err(StoreError::Exists(_))));
+    assert_eq!(store.webhook("acme", "a").await.unwrap().1, one);
+    assert!(matches!(store.webhook("default", "a").await, Err(StoreError::NotFound(_))));
+    (one.status, one.reason, one.old_secret) = (WebhookStatus::Paused, Some("why".to_owned()), None);
+    one.kinds = vec![EventKind::Bounced];
+    store.change_webhook(one.clone()).await.unwrap();
+    assert_eq!(store.webhooks("acme").await.unwrap()[0], one);
+    store.remove_webhook("acme", "a").await.unwrap();
+    assert_eq!(store.webhooks("acme").await.unwrap().len(), 1);
+    assert!(matches!(store.remove_webhook("acme", "a").await, Err(StoreError::NotFound(_))));
+    assert!(store.webhooks("default").await.unwrap().is_empty());
+}
+
+/// At each step the machine stops, and starts again: every event is waiting, or was written down as told; none is lost,
+/// and none has got another id.
+#[tokio::test]
+async fn a_crash_between_two_steps_loses_no_event() {
+    for (point, crash_in_the_move) in [
+        (Point::Appended, false),
+        (Point::Committed, false),
+        (Point::Copied, true),
+        (Point::Committed, true), // the outbox has just forgotten them
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, crashed) = (folder.path().join("live"), folder.path().join("crashed"));
+        let faults = Arc::new(At::new(point, live.clone(), Some(crashed.clone())));
+        let store = Embedded::open_with(&live, still(), faults.clone()).unwrap();
+        store.add_webhook(webhook("default", "a", &[EventKind::Sent, EventKind::Delivered]), 9).await.unwrap();
+        if !crash_in_the_move {
+            faults.arm();
+        }
+        accept(&store, message(1, 0, 2)).await.unwrap();
+        let told = ids(&store, 1).await;
+        if crash_in_the_move {
+            faults.arm();
+        }
+        store.move_events().await;
+        drop(store);
+        let store = open(&crashed);
+        store.move_events().await;
+        let expect: Vec<(String, u32)> = match (point, crash_in_the_move) {
+            // Nothing was promised to anybody yet.
+            (Point::Appended, false) => Vec::new(),
+            _ => told.into_iter().map(|id| (id, 0)).collect(),
+        };
+        assert_eq!(waiting(&store).await, expect, "{point:?} {crash_in_the_move}");
+    }
+}
+
+/// The same for what an attempt came to: before it is written down the event waits as it did, behind that it has moved on.
+#[tokio::test]
+async fn a_crash_around_an_attempt_repeats_it_at_most() {
+    for (written, next, expect) in
+        [(false, None, Some(0)), (true, None, None), (false, Some(at(99)), Some(0)), (true, Some(at(99)), Some(1))]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, crashed) = (folder.path().join("live"), folder.path().join("crashed"));
+        let store = open(&live);
+        store.add_webhook(webhook("default", "a", &[EventKind::Sent]), 9).await.unwrap();
+        accept(&store, message(1, 0, 1)).await.unwrap();
+        store.move_events().await;
+        let id = ids(&store, 1).await.remove(0);
+        let key = store.waiting_webhooks().await.unwrap()[0];
+        let due = Webhooks::waiting(&*store, key, Timestamp::MAX, 9).await.unwrap().due.remove(0);
+        assert_eq!((due.event.id.as_str(), due.head.as_deref()), (id.as_str(), Some(b"Subject: 1\r\n".as_slice())));
+        if !written {
+            crashes::copy(&live, &crashed).unwrap();
+        }
+        store.attempted(vec![tried(key, &due, next)]).await.unwrap();
+        if written {
+            crashes::copy(&live, &crashed).unwrap();
+        }
+        let store = open(&crashed);
+        let expect: Vec<_> = expect.map(|attempts| (id.clone(), attempts)).into_iter().collect();
+        assert_eq!(waiting(&store).await, expect, "{written} {next:?}");
+        let log = store.attempts(key, None, 9).await.unwrap().items;
+        assert_eq!(log.len(), usize::from(written));
+        assert_eq!(store.attempts_for(Uuid::from_u128(1), 9).await.unwrap(), log);
+        if let Some(logged) = log.first() {
+            assert_eq!((&logged.event, logged.status, logged.number, logged.next_at), (&id, Some(500), 1, next));
+            assert_eq!((logged.at, logged.duration, logged.webhook.as_str()), (at(10), Duration::from_millis(12), "a"));
+        }
+        store.forget_attempts(at(11)).await.unwrap();
+        assert!(store.attempts(key, None, 9).await.unwrap().items.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_goes_with_a_webhook_and_what_is_replayed() {
+    let (_folder, store) = fresh();
+    store.add_webhook(webhook("default", "a", &[EventKind::Sent]), 9).await.unwrap();
+    store.add_webhook(webhook("acme", "b", &[EventKind::Sent]), 9).await.unwrap();
+    accept(&store, message(1, 0, 2)).await.unwrap();
+    store.move_events().await;
+    let (key, _) = store.webhook("default", "a").await.unwrap();
+    let (theirs, _) = store.webhook("acme", "b").await.unwrap();
+    let due = Webhooks::waiting(&*store, key, Timestamp::MAX, 9).await.unwrap().due;
+    // Asked for anew while an attempt is under way: what that comes to does not take it away.
+    let id = due[0].event.id.clone();
+    assert_eq!(store.replay(key, Replay::Event(id.clone()), at(1_000_000_000), 1).await.unwrap(), 1);
+    store.attempted(due.iter().map(|due| tried(key, due, None)).collect()).await.unwrap();
+    assert_eq!(waiting(&store).await, [(id.clone(), 0)]);
+    assert!(matches!(store.replay(theirs, Replay::Event(id.clone()), at(0), 1).await, Err(StoreError::NotFound(_))));
+    assert!(matches!(
+        store.replay(key, Replay::Event("evt_x".to_owned()), at(0), 1).await,
+        Err(StoreError::NotFound(_))
+    ));
+    assert_eq!(store.replay(theirs, Replay::Range(at(0), at(9)), at(0), 9).await.unwrap(), 0);
+    assert_eq!(store.replay(key, Replay::Range(at(1), at(9)), at(0), 9).await.unwrap(), 0);
+    assert_eq!(store.replay(key, Replay::Range(at(0), at(0)), at(0), 9).await.unwrap(), 2);
+    store.remove_webhook("default", "a").await.unwrap();
+    assert_eq!(Webhooks::waiting(&*store, key, Timestamp::MAX, 9).await.unwrap().due.len(), 0);
+    store.add_webhook(webhook("default", "c", &[EventKind::Sent]), 9).await.unwrap();
+    assert_ne!(store.webhook("default", "c").await.unwrap().0, key, "its deliveries would be another's");
+}
+
+#[tokio::test]
+async fn a_tenants_events_across_both_databases() {
+    let (_folder, store) = fresh();
+    accept(&store, message(1, 0, 2)).await.unwrap();
+    let mut others = message(2, 0, 1);
+    others.tenant = "acme".to_owned();
+    accept(&store, others).await.unwrap();
+    store.move_events().await;
+    accept(&store, message(3, 5, 1)).await.unwrap();
+    store
+        .record(Uuid::from_u128(1), vec![event(EventKind::Delivered, &address("r0@a.test"), None)], at(7))
+        .await
+        .unwrap();
+    let all = EventFilter { tenant: "default".to_owned(), oldest_first: true, ..EventFilter::default() };
+    let (events, more) = store.tenant_events(all.clone(), 9).await.unwrap();
+    let seen: Vec<_> = events.iter().map(|it| (it.message.as_u128(), it.event.kind, it.at)).collect();
+    let sent = EventKind::Sent;
+    assert_eq!(seen, [(1, sent, at(0)), (1, sent, at(0)), (3, sent, at(5)), (1, EventKind::Delivered, at(7))]);
+    assert!(!more);
+    // Page by page, in both directions.
+    for oldest_first in [true, false] {
+        let mut filter = EventFilter { oldest_first, ..all.clone() };
+        let mut paged = Vec::new();
+        loop {
+            let (page, more) = store.tenant_events(filter.clone(), 1).await.unwrap();
+            paged.extend(page.into_iter().map(|it| it.id));
+            filter.after = paged.last().cloned();
+            if !more {
+                break;
+            }
+        }
+        let mut expect: Vec<_> = events.iter().map(|it| it.id.clone()).collect();
+        if !oldest_first {
+            expect.reverse();
+        }
+        assert_eq!(paged, expect);
+    }
+    let count = async |filter: EventFilter| store.tenant_events(filter, 9).await.unwrap().0.len();
+    assert_eq!(count(EventFilter { kinds: Some(vec![EventKind::Delivered]), ..all.clone() }).await, 1);
+    assert_eq!(count(EventFilter { from: Some(at(5)), ..all.clone() }).await, 2);
+    assert_eq!(count(EventFilter { to: Some(at(5)), ..all.clone() }).await, 3);
+    assert_eq!(count(EventFilter { tenant: "nobody".to_owned(), ..all.clone() }).await, 0);
+    let theirs = store.tenant_events(EventFilter { tenant: "acme".to_owned(), ..all.clone() }, 9).await.unwrap().0;
+    assert_eq!(theirs.len(), 1);
+    let after = EventFilter { after: Some(theirs[0].id.clone()), ..all };
+    assert!(matches!(store.tenant_events(after, 9).await, Err(StoreError::NotFound(_))));
+    assert_eq!(Webhooks::event(&*store, "default", &events[3].id).await.unwrap().at, at(7));
+    assert_eq!(Webhooks::event(&*store, "default", &events[0].id).await.unwrap().id, events[0].id);
+    assert!(matches!(Webhooks::event(&*store, "acme", &events[0].id).await, Err(StoreError::NotFound(_))));
+}

@@ -1,0 +1,287 @@
+//! Webhooks in `store.db`, and the `Webhooks` trait of the embedded store in terms of its parts.
+
+use std::collections::BTreeSet;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use mail::EventKind;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use uuid::Uuid;
+
+use super::embedded::Embedded;
+use super::history::time;
+use super::housekeeping::EventsChange;
+use super::reading::tenant_key;
+use super::writer::Job;
+use super::{
+    AttemptRecord, Attempted, EventFilter, EventRecord, Page, Replay, StoreError, Waiting, Webhook, WebhookKey,
+    WebhookStatus, Webhooks, accepting, codes, deliveries, feed,
+};
+
+pub(super) const COLUMNS: &str =
+    "w.key, w.id, t.name, w.url, w.kinds, w.secret, w.old_secret, w.old_until_ms, w.status, w.reason, w.created_ms";
+
+/// One bit for each kind of event.
+pub(super) fn mask(kinds: &[EventKind]) -> i64 {
+    kinds.iter().fold(0, |mask, kind| mask | 1 << codes::kind_to(*kind))
+}
+
+fn kinds(mask: i64) -> Vec<EventKind> {
+    (0..63).filter(|bit| mask >> bit & 1 == 1).filter_map(codes::kind_from).collect()
+}
+
+fn status_to(status: WebhookStatus) -> i64 {
+    match status {
+        WebhookStatus::Enabled => 1,
+        WebhookStatus::Disabled => 2,
+        WebhookStatus::Paused => 3,
+    }
+}
+
+fn status_from(code: i64) -> WebhookStatus {
+    match code {
+        1 => WebhookStatus::Enabled,
+        3 => WebhookStatus::Paused,
+        _ => WebhookStatus::Disabled,
+    }
+}
+
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<(WebhookKey, Webhook)> {
+    let old_secret: Option<Vec<u8>> = row.get(6)?;
+    let old_until: Option<i64> = row.get(7)?;
+    let webhook = Webhook {
+        id: row.get(1)?,
+        tenant: row.get(2)?,
+        url: row.get(3)?,
+        kinds: kinds(row.get(4)?),
+        sealed_secret: row.get(5)?,
+        old_secret: old_secret.zip(old_until.map(time)),
+        status: status_from(row.get(8)?),
+        reason: row.get(9)?,
+        created_at: time(row.get(10)?),
+    };
+    Ok((WebhookKey(row.get(0)?), webhook))
+}
+
+/// Whether any webhook is to be told of events, so that they are moved at once.
+pub(super) fn any_enabled(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT EXISTS (SELECT 1 FROM webhook WHERE status = 1)", [], |row| row.get(0))
+}
+
+fn add(connection: &Connection, tenant: i64, webhook: &Webhook, most: usize) -> Result<(), StoreError> {
+    let there: i64 =
+        connection.query_row("SELECT count(*) FROM webhook WHERE tenant = ?1", [tenant], |row| row.get(0))?;
+    if there >= most as i64 {
+        return Err(StoreError::Exists(format!("{there} webhooks, which is the most a tenant may have")));
+    }
+    connection.execute(
+        "INSERT INTO webhook (id, tenant, url, kinds, secret, old_secret, old_until_ms, status, reason, created_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        params![
+            webhook.id,
+            tenant,
+            webhook.url,
+            mask(&webhook.kinds),
+            webhook.sealed_secret,
+            webhook.old_secret.as_ref().map(|(secret, _)| secret),
+            webhook.old_secret.as_ref().map(|(_, until)| until.as_millisecond()),
+            status_to(webhook.status),
+            webhook.reason,
+            webhook.created_at.as_millisecond(),
+        ],
+    )?;
+    Ok(())
+}
+
+fn change(connection: &Connection, webhook: &Webhook) -> Result<(), StoreError> {
+    let changed = connection.execute(
+        "UPDATE webhook SET url = ?2, kinds = ?3, secret = ?4, old_secret = ?5, old_until_ms = ?6, status = ?7,
+         reason = ?8 WHERE id = ?1",
+        params![
+            webhook.id,
+            webhook.url,
+            mask(&webhook.kinds),
+            webhook.sealed_secret,
+            webhook.old_secret.as_ref().map(|(secret, _)| secret),
+            webhook.old_secret.as_ref().map(|(_, until)| until.as_millisecond()),
+            status_to(webhook.status),
+            webhook.reason,
+        ],
+    )?;
+    if changed == 0 { Err(missing(&webhook.id)) } else { Ok(()) }
+}
+
+fn missing(id: &str) -> StoreError {
+    StoreError::NotFound(format!("webhook {id}"))
+}
+
+impl Embedded {
+    async fn change_events(&self, change: EventsChange) -> Result<(), StoreError> {
+        self.write_events(change).await
+    }
+
+    async fn change_main(&self, change: super::writer::Change) -> Result<(), StoreError> {
+        self.ask(|answer| Job::Change { change, answer }).await?
+    }
+
+    /// A webhook may have something to be told now.
+    fn tell_of(&self, keys: impl IntoIterator<Item = WebhookKey>) {
+        self.shared.prompt.store(true, Ordering::Release);
+        let mut news = self.shared.news.lock().unwrap_or_else(PoisonError::into_inner);
+        news.extend(keys.into_iter().map(|key| key.0));
+        self.shared.told.notify_one();
+    }
+}
+
+#[async_trait]
+impl Webhooks for Embedded {
+    async fn add_webhook(&self, webhook: Webhook, most: usize) -> Result<(), StoreError> {
+        self.change_main(Box::new(move |connection, counters| {
+            let tenant = accepting::tenant_key(connection, counters, &webhook.tenant)?;
+            add(connection, tenant, &webhook, most)
+        }))
+        .await?;
+        self.shared.prompt.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    async fn webhooks(&self, tenant: &str) -> Result<Vec<Webhook>, StoreError> {
+        let tenant = tenant.to_owned();
+        self.readers
+            .read(move |connection| {
+                let sql = format!(
+                    "SELECT {COLUMNS} FROM webhook w JOIN tenant t ON t.key = w.tenant WHERE t.name = ?1 ORDER BY w.key"
+                );
+                let mut statement = connection.prepare_cached(&sql)?;
+                let found = statement.query_map([tenant], |row| Ok(read(row)?.1))?;
+                Ok(found.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    async fn webhook(&self, tenant: &str, id: &str) -> Result<(WebhookKey, Webhook), StoreError> {
+        let (tenant, id) = (tenant.to_owned(), id.to_owned());
+        self.readers
+            .read(move |connection| {
+                let sql = format!(
+                    "SELECT {COLUMNS} FROM webhook w JOIN tenant t ON t.key = w.tenant WHERE w.id = ?1 AND t.name = ?2"
+                );
+                let found = connection.prepare_cached(&sql)?.query_row([&id, &tenant], read).optional()?;
+                found.ok_or_else(|| missing(&id))
+            })
+            .await
+    }
+
+    async fn change_webhook(&self, webhook: Webhook) -> Result<(), StoreError> {
+        let (tenant, id) = (webhook.tenant.clone(), webhook.id.clone());
+        self.change_main(Box::new(move |connection, _| change(connection, &webhook))).await?;
+        // What waited while it was not enabled may go on, and it starts with a clean slate.
+        let (key, _) = self.webhook(&tenant, &id).await?;
+        self.change_events(Box::new(move |connection| deliveries::forget_failures(connection, key))).await?;
+        self.tell_of([key]);
+        Ok(())
+    }
+
+    async fn stop_webhook(&self, webhook: WebhookKey, status: WebhookStatus, reason: &str) -> Result<(), StoreError> {
+        let reason = reason.to_owned();
+        self.change_main(Box::new(move |connection, _| {
+            connection.execute(
+                "UPDATE webhook SET status = ?2, reason = ?3 WHERE key = ?1 AND status = 1",
+                params![webhook.0, status_to(status), reason],
+            )?;
+            Ok(())
+        }))
+        .await
+    }
+
+    async fn remove_webhook(&self, tenant: &str, id: &str) -> Result<(), StoreError> {
+        let (key, _) = self.webhook(tenant, id).await?;
+        self.change_main(Box::new(move |connection, _| {
+            connection.execute("DELETE FROM webhook WHERE key = ?1", [key.0])?;
+            Ok(())
+        }))
+        .await?;
+        self.change_events(Box::new(move |connection| deliveries::forget_webhook(connection, key))).await
+    }
+
+    async fn replay(
+        &self,
+        webhook: WebhookKey,
+        what: Replay,
+        now: Timestamp,
+        most: usize,
+    ) -> Result<usize, StoreError> {
+        // What was recorded before this call must be found.
+        self.move_events().await;
+        let found = self.readers.read(move |connection| deliveries::find(connection, webhook, &what, most)).await?;
+        let count = found.len();
+        self.change_events(Box::new(move |connection| deliveries::make_due(connection, webhook, &found, now))).await?;
+        self.tell_of([webhook]);
+        Ok(count)
+    }
+
+    async fn attempts(
+        &self,
+        webhook: WebhookKey,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<AttemptRecord>, StoreError> {
+        let cursor = cursor.map(str::to_owned);
+        self.readers.read(move |connection| deliveries::log(connection, webhook, cursor.as_deref(), limit)).await
+    }
+
+    async fn attempts_for(&self, message: Uuid, limit: usize) -> Result<Vec<AttemptRecord>, StoreError> {
+        self.readers.read(move |connection| deliveries::log_of_message(connection, message, limit)).await
+    }
+
+    async fn waiting_webhooks(&self) -> Result<Vec<WebhookKey>, StoreError> {
+        self.readers.read(deliveries::waiting_webhooks).await
+    }
+
+    async fn waiting(&self, webhook: WebhookKey, now: Timestamp, limit: usize) -> Result<Waiting, StoreError> {
+        let spool = self.shared.layout.spool.clone();
+        self.readers.read(move |connection| deliveries::waiting(connection, &spool, webhook, now, limit)).await
+    }
+
+    async fn attempted(&self, attempts: Vec<Attempted>) -> Result<(), StoreError> {
+        self.change_events(Box::new(move |connection| {
+            attempts.iter().try_for_each(|attempt| deliveries::attempted(connection, attempt))
+        }))
+        .await
+    }
+
+    async fn news(&self) -> Vec<WebhookKey> {
+        loop {
+            let told = self.shared.told.notified();
+            let news: BTreeSet<i64> =
+                std::mem::take(&mut *self.shared.news.lock().unwrap_or_else(PoisonError::into_inner));
+            if !news.is_empty() {
+                return news.into_iter().map(WebhookKey).collect();
+            }
+            told.await;
+        }
+    }
+
+    async fn forget_attempts(&self, before: Timestamp) -> Result<(), StoreError> {
+        self.change_events(Box::new(move |connection| deliveries::forget_attempts(connection, before))).await
+    }
+
+    async fn tenant_events(&self, filter: EventFilter, limit: usize) -> Result<(Vec<EventRecord>, bool), StoreError> {
+        // How far the events are complete, read before the events themselves: see `feed`.
+        let moved = self.readers.read(feed::moved).await?;
+        self.readers.read(move |connection| feed::list(connection, &filter, moved, limit)).await
+    }
+
+    async fn event(&self, tenant: &str, id: &str) -> Result<EventRecord, StoreError> {
+        let (tenant, id) = (tenant.to_owned(), id.to_owned());
+        self.readers
+            .read(move |connection| {
+                let missing = || StoreError::NotFound(format!("event {id}"));
+                let key = tenant_key(connection, &tenant)?.ok_or_else(missing)?;
+                feed::one(connection, key, &tenant, &id)?.ok_or_else(missing)
+            })
+            .await
+    }
+}
