@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Failure;
-use super::serve::until_told;
+use super::serve::{Signals, until_told};
 use crate::config::Config;
 use crate::serve::{Development, Host, Options};
 
@@ -60,9 +60,10 @@ impl Dev {
         let config = Config::development(data.clone(), self.http, self.smtp)?;
         let delivery_token = DEVELOPMENT_TOKEN.to_owned();
         let options = Options { development: Some(Development { api_key: self.api_key.clone(), delivery_token }) };
+        let signals = Signals::listen()?;
         let host = Host::start(config, options).await?;
         print!("{}", greeting(&host, &data, &self.api_key));
-        until_told(host).await
+        until_told(host, signals).await
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
 use crate::config;
@@ -18,6 +19,7 @@ pub(crate) struct Serve {
 impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = config::load(&self.config)?;
+        let signals = Signals::listen()?;
         let host = Host::start(config, Options::default()).await?;
         for address in host.http_addrs() {
             tracing::info!(%address, "sending API");
@@ -25,7 +27,21 @@ impl Serve {
         for address in host.smtp_addrs() {
             tracing::info!(%address, "SMTP submission");
         }
-        until_told(host).await
+        until_told(host, signals).await
+    }
+}
+
+/// What ends a host. Listened for before it starts: one that answers is asked to end and not torn down.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(super) fn listen() -> Result<Signals, Failure> {
+        let terminate = signal(SignalKind::terminate()).map_err(Failure::io("cannot listen for SIGTERM"))?;
+        let interrupt = signal(SignalKind::interrupt()).map_err(Failure::io("cannot listen for SIGINT"))?;
+        Ok(Signals { terminate, interrupt })
     }
 }
 
@@ -33,10 +49,8 @@ impl Serve {
 const SAME_SIGNAL: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Serves until SIGTERM or SIGINT, then drains; a second signal ends the drain.
-pub(super) async fn until_told(host: Host) -> Result<(), Failure> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::io("cannot listen for SIGTERM"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::io("cannot listen for SIGINT"))?;
+pub(super) async fn until_told(host: Host, signals: Signals) -> Result<(), Failure> {
+    let Signals { mut terminate, mut interrupt } = signals;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -130,7 +130,7 @@ impl Served {
         let Served { id, method, path, .. } = self;
         let (status, ms) = (status.as_u16(), self.started.elapsed().as_millis() as u64);
         match self.is_given {
-            true => tracing::info!(request = id, %method, path, status, ms, "served an edge"),
+            true => tracing::info!(request = id, %method, path, status, ms, "served"),
             false => tracing::debug!(request = id, %method, path, status, ms, "served"),
         }
     }
