@@ -455,7 +455,7 @@ mod tests {
     #[test]
     fn no_bytes_panic() {
         let body = br#"{"from":"A <a@src.test>","to":["b@dst.test"],"subject":"\u00e9","headers":{"X-A":"1"},
-            "tags":[{"name":"a","value":"b"}],"attachments":[{"filename":"a","content":"aGk="}],"template":{"text":"{{a}}",
+            "tags":[{"name":"a","value":"b"}],"attachments":[{"filename":"a","content":"aGk="},{"path":"https://x.test/a"}],"scheduled_at":"in 5 min","template":{"text":"{{a}}",
             "variables":{"a":[1]}},"topic_id":null}"#;
         assert!(ask(body).is_ok());
         for at in 0..body.len() {

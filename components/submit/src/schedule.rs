@@ -77,13 +77,13 @@ fn moment(text: &str) -> Option<i64> {
         None if fraction == "0" => 0,
         None => return None,
     };
-    if parts.next().is_some() || hour > 23 || minute > 59 || second > 60 || fraction.is_empty() || fraction.len() > 9 {
+    if parts.next().is_some() || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    let ms = number(&format!("{fraction:0<3}")[..3], 3)?;
-    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+    if !(1..=9).contains(&fraction.len()) || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
+    let ms = number(format!("{fraction:0<3}").get(..3)?, 3)?;
     let days = days(year, month, day)?;
     Some((days * DAY_S + hour * 3600 + minute * 60 + second - offset_s) * 1000 + ms)
 }
@@ -213,6 +213,22 @@ mod tests {
         check("2026-12-22T10:00:01Z", "more than 30 days ahead");
         check("in 31 days", "more than 30 days ahead");
         check("in 999999999 weeks", "more than 30 days ahead");
+    }
+
+    #[test]
+    fn no_text_panics() {
+        for text in ["2026-12-01T10:00:00.250+01:00", "in 5 minutes", "２０-é1T１0:é0:00.éé+é1"] {
+            let chars: Vec<char> = text.chars().collect();
+            for at in 0..=chars.len() {
+                let (before, behind) = chars.split_at(at);
+                let _ = ask(&before.iter().collect::<String>());
+                for odd in ['é', '字', '.', ':', '-', '+', ' ', '0', '\0', 'Z'] {
+                    let inserted: String = before.iter().chain([&odd]).chain(behind).collect();
+                    let replaced: String = before.iter().chain([&odd]).chain(behind.iter().skip(1)).collect();
+                    let _ = (ask(&inserted), ask(&replaced));
+                }
+            }
+        }
     }
 
     #[test]

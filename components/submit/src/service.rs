@@ -117,6 +117,12 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
         let body = body.read(OTHER_BODY_BYTES).await.map_err(|error| unread(error, OTHER_BODY_BYTES))?;
         let mut fields = Fields::read(&body)?;
         let value = fields.need("scheduled_at")?;
+        // The Python SDK repeats the id of the path.
+        if let Some(id) = fields.take("id")
+            && !parts.uri.path().ends_with(&format!("/{}", id.string()?))
+        {
+            return Err(id.wrong("it is not the id of the path").into());
+        }
         fields.finish(&["scheduled_at"])?;
         let now_ms = i64::try_from(self.moment.now_s).unwrap_or(i64::MAX / 1000).saturating_mul(1000);
         let at_ms = schedule::read(&value, self.moment.now_s)?.unwrap_or(now_ms);

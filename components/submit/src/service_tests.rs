@@ -463,6 +463,9 @@ fn another_time_is_read_here_and_kept_there() {
     assert_eq!(patch(r#"{"scheduled_at":"in 1 min"}"#, true).status(), 200);
     let body = String::from_utf8(host.seen.borrow()[0].body().clone()).unwrap();
     assert_eq!(body, r#"{"scheduled_at":"2026-11-21T21:03:32.000Z"}"#);
+    assert_eq!(patch(&format!(r#"{{"id":"{ID}","scheduled_at":"in 1 min"}}"#), true).status(), 200);
+    host.seen.borrow_mut().pop();
+    check_error(patch(r#"{"id":"5","scheduled_at":"in 1 min"}"#, true), 422, "validation_error", "`id`");
     check_error(patch("{}", true), 422, "missing_required_field", "`scheduled_at`");
     check_error(patch(r#"{"scheduled_at":"later"}"#, true), 422, "validation_error", "`scheduled_at`");
     check_error(patch(r#"{"scheduled_at":"in 1 min","to":"x"}"#, true), 422, "validation_error", "`to`");

@@ -177,6 +177,21 @@ mod tests {
     }
 
     #[test]
+    fn no_bytes_panic() {
+        let body =
+            br#"{"name":"n","alias":"a","from":"a@b.test","reply_to":["a@b.test"],"html":"{{a}}","subject":"\u00e9",
+            "variables":[{"key":"A","type":"number","fallback_value":1e3}]}"#;
+        assert!(Fields::read(body).and_then(|fields| read(fields, true)).is_ok());
+        for at in 0..body.len() {
+            for byte in [b'"', b'{', b']', b',', b'0', b'-', 0, 0xff] {
+                let mut changed = body.to_vec();
+                changed[at] = byte;
+                let _ = Fields::read(&changed).and_then(|fields| read(fields, true));
+            }
+        }
+    }
+
+    #[test]
     fn faults_are_named() {
         let check = |fields: &str, path: &str| {
             let json = format!(r#"{{"name":"n","html":"h",{fields}}}"#);

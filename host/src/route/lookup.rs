@@ -6,10 +6,9 @@ use std::time::Duration;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{RData, RecordType};
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 
+use super::resolver::configured;
 use crate::config::Dns;
 
 /// One question to one server; asked twice at most.
@@ -30,18 +29,7 @@ pub struct Texts {
 
 impl Lookup {
     pub fn new(dns: &Dns) -> Result<Lookup, String> {
-        let servers = dns.servers.iter().map(|server| {
-            let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
-            connections.iter_mut().for_each(|connection| connection.port = server.port());
-            NameServerConfig::new(server.ip(), true, connections)
-        });
-        let servers: Vec<_> = servers.collect();
-        let builder = if servers.is_empty() {
-            TokioResolver::builder_tokio()
-        } else {
-            let config = ResolverConfig::from_parts(None, Vec::new(), servers);
-            Ok(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()))
-        };
+        let builder = configured(dns);
         let mut builder = builder.map_err(|error| format!("the system's name servers are not known: {error}"))?;
         builder.options_mut().timeout = TIMEOUT;
         builder.options_mut().attempts = RETRIES;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{RData, RecordType};
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 use thiserror::Error;
 
 use super::gather::Mx;
@@ -51,6 +51,20 @@ pub trait Resolver: Send + Sync + 'static {
 #[error("the DNS resolver cannot be set up: {0}; name servers can be given in `[dns] servers`")]
 pub struct ResolverError(#[from] NetError);
 
+/// A resolver that asks the servers of the configuration, or the system's where it names none.
+pub(super) fn configured(dns: &Dns) -> Result<ResolverBuilder<TokioRuntimeProvider>, NetError> {
+    if dns.servers.is_empty() {
+        return TokioResolver::builder_tokio();
+    }
+    let servers = dns.servers.iter().map(|server| {
+        let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+        connections.iter_mut().for_each(|connection| connection.port = server.port());
+        NameServerConfig::new(server.ip(), true, connections)
+    });
+    let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
+    Ok(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()))
+}
+
 /// DNS over UDP and TCP, with a cache that keeps to the TTLs.
 pub struct DnsResolver {
     inner: TokioResolver,
@@ -59,19 +73,7 @@ pub struct DnsResolver {
 impl DnsResolver {
     /// Asks the servers of the configuration, or the system's where it names none.
     pub fn new(dns: &Dns) -> Result<DnsResolver, ResolverError> {
-        let mut builder = if dns.servers.is_empty() {
-            TokioResolver::builder_tokio()?
-        } else {
-            let servers = dns.servers.iter().map(|server| {
-                let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
-                for connection in &mut connections {
-                    connection.port = server.port();
-                }
-                NameServerConfig::new(server.ip(), true, connections)
-            });
-            let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-        };
+        let mut builder = configured(dns)?;
         let options = builder.options_mut();
         options.timeout = TIMEOUT;
         options.attempts = RETRIES;
