@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use wac_graph::types::Package;
 use wac_graph::{CompositionGraph, EncodeOptions, plug};
 
@@ -48,11 +48,16 @@ fn compose(folder: &Path, composition: &Composition) -> Result<Vec<u8>> {
     };
     let socket = register(composition.socket)?;
     let plugs = composition.plugs.iter().map(|name| register(name)).collect::<Result<Vec<_>>>()?;
+    for (name, plug) in composition.plugs.iter().zip(&plugs) {
+        let (exports, imports) =
+            (&graph.types()[graph[*plug].ty()].exports, &graph.types()[graph[socket].ty()].imports);
+        // The linker drops an import that is never called, and `plug` says nothing of it.
+        ensure!(exports.keys().any(|export| imports.contains_key(export)), "{name} fills no import");
+    }
     plug(&mut graph, plugs, socket).map_err(|error| anyhow!("{error:?}"))?;
     Ok(graph.encode(EncodeOptions::default())?)
 }
 
 fn file(folder: &Path, name: &str) -> std::path::PathBuf {
-    // Cargo writes a crate's dashes as underscores; none of ours has any.
     folder.join(format!("{name}.wasm"))
 }
