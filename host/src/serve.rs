@@ -17,12 +17,15 @@ use crate::accept::Intake;
 use crate::api::control::{self, Control};
 use crate::api::credential;
 use crate::api::delivery::{Delivery, Terms};
+use crate::api::events::Events;
 use crate::api::seam::Seam;
 use crate::api::sending::Sending;
 use crate::api::socket;
+use crate::api::webhooks::Webhooks;
 use crate::config::Config;
 use crate::deliver::{CourierError, SmtpCourier};
 use crate::edge::{BuiltIn, Edge, EdgeError, Settings};
+use crate::event::Telling;
 use crate::inbox::{Capture, Inbox, curl_line};
 use crate::keyring::{Keyring, MasterKey, MasterKeyError};
 use crate::queue::{Courier, Queue};
@@ -32,6 +35,7 @@ use crate::server::submission::Submissions;
 use crate::server::tls::{self, Tls, TlsError};
 use crate::server::{BindError, bind};
 use crate::store::{Directory as _, Embedded, OpenError, StoreError, private};
+use crate::web::SetupError;
 
 /// How long connections may take to finish what is under way when the host ends; the queue has its own limit.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -56,6 +60,8 @@ pub enum StartError {
     Edge(#[from] EdgeError),
     #[error(transparent)]
     Courier(#[from] CourierError),
+    #[error(transparent)]
+    Web(#[from] SetupError),
     #[error("the control socket {path} cannot be opened: {source}")]
     Socket { path: PathBuf, source: std::io::Error },
     #[error("the development key cannot be stored: {0}")]
@@ -118,6 +124,7 @@ impl Opened {
         Control {
             store: self.store.clone(),
             directory: self.store.clone(),
+            webhooks: self.store.clone(),
             keyring: self.keyring.clone(),
             hostname: config.hostname.clone(),
             tenants: config.tenants.keys().cloned().collect(),
@@ -195,7 +202,12 @@ impl Host {
             learn_key(&opened, &development.api_key).await.map_err(StartError::Key)?;
         }
         let listeners = Listeners::bind(&config).await?;
-        let edge = edge(&config, &opened, development.is_some()).await?;
+        let telling = blocking(&config, {
+            let is_development = development.is_some();
+            move |config| Ok(Telling::new(config, is_development)?)
+        })
+        .await?;
+        let edge = edge(&config, &opened, &telling, development.is_some()).await?;
         let tls = match config.https.is_some() || !listeners.smtp.is_empty() {
             true => Some(
                 blocking(&config, |config| Ok(tls::load(config.tls.as_ref(), &config.data, &config.hostname)?)).await?,
@@ -213,12 +225,13 @@ impl Host {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (http, smtp) = (listeners.http_addrs.clone(), listeners.smtp_addrs.clone());
         let control = Arc::new(opened.control(&config, Some(started), http.clone(), smtp.clone()));
+        telling.start(&config, &opened.store, &opened.keyring, &edge, &stop, &tasks);
         let queue = Queue::start(opened.store.clone(), courier, config.delivery.clone(), stop.clone());
         serve_smtp(&config, &opened, &edge, &tls, listeners.smtp, &stop, &tasks);
         let inbox = development.map(|development| {
             let url = http.first().map_or_else(String::new, |address| format!("http://{address}"));
             let example = curl_line(&url, &development.api_key);
-            Arc::new(Inbox::new(opened.store.clone(), opened.store.clone(), example))
+            Arc::new(Inbox::new(opened.store.clone(), opened.store.clone(), opened.store.clone(), example))
         });
         let web = Web { config: &config, store: &opened.store, edge: &edge, stop: &stop, tasks: &tasks };
         let on_main = development.map(|_| control.clone());
@@ -267,12 +280,21 @@ impl Host {
 }
 
 /// The WASM side, which answers its own requests through the delivery API.
-async fn edge(config: &Config, opened: &Opened, any_domain: bool) -> Result<Arc<Edge>, StartError> {
+async fn edge(config: &Config, opened: &Opened, telling: &Telling, any_domain: bool) -> Result<Arc<Edge>, StartError> {
     let terms = Terms { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients, any_domain };
     let intake = Arc::new(Intake::new(opened.store.clone()));
     let delivery = Delivery::new(opened.store.clone(), opened.keyring.clone(), intake, terms);
     let sending = Sending::new(opened.store.clone(), opened.store.clone());
-    let (backend, keys) = (Arc::new(Seam::new(delivery, sending)), opened.keyring.clone());
+    let webhooks = Webhooks::new(
+        opened.store.clone(),
+        opened.store.clone(),
+        opened.keyring.clone(),
+        telling.reachable(),
+        telling.teller(),
+    );
+    let events = Events::new(opened.store.clone(), opened.store.clone());
+    let backend = Arc::new(Seam::new(delivery, sending).telling(webhooks, events));
+    let keys = opened.keyring.clone();
     if BuiltIn::embedded().submit.is_none() {
         tracing::error!(
             "no components are built into this binary: it takes no mail; build it with `cargo xtask build`"

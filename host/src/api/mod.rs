@@ -4,7 +4,9 @@
 pub mod control;
 pub(crate) mod credential;
 pub mod delivery;
+pub mod events;
 pub mod fault;
 pub mod seam;
 pub mod sending;
 pub mod socket;
+pub mod webhooks;

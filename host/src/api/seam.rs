@@ -5,19 +5,28 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 
 use super::delivery::{self, Delivery};
+use super::events::{self, Events};
 use super::fault::fault;
 use super::sending::{self, Sending};
+use super::webhooks::{self, Webhooks};
 use crate::edge::{Answer, Backend};
 
 /// Answers triggers in-process.
 pub struct Seam {
     delivery: Delivery,
     sending: Sending,
+    told: Option<(Webhooks, Events)>,
 }
 
 impl Seam {
     pub fn new(delivery: Delivery, sending: Sending) -> Seam {
-        Seam { delivery, sending }
+        Seam { delivery, sending, told: None }
+    }
+
+    /// With what tells of events.
+    pub fn telling(mut self, webhooks: Webhooks, events: Events) -> Seam {
+        self.told = Some((webhooks, events));
+        self
     }
 }
 
@@ -28,9 +37,14 @@ impl Backend for Seam {
         if path.starts_with(delivery::PREFIX) {
             return self.delivery.answer(request).await;
         }
-        let below = path.strip_prefix(sending::PREFIX);
-        if below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        let is_below = |prefix| path.strip_prefix(prefix).is_some_and(|it: &str| it.is_empty() || it.starts_with('/'));
+        if is_below(sending::PREFIX) {
             return self.sending.answer(request).await.into();
+        }
+        match &self.told {
+            Some((webhooks, _)) if is_below(webhooks::PREFIX) => return webhooks.answer(request).await.into(),
+            Some((_, events)) if is_below(events::PREFIX) => return events.answer(request).await.into(),
+            Some(_) | None => {}
         }
         fault(StatusCode::NOT_FOUND, "not_found", "There is nothing at this path.").into()
     }

@@ -23,7 +23,7 @@ impl OfTenant {
 }
 
 /// Escapes what a user typed for a place in a path or query.
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

@@ -15,12 +15,26 @@ use super::schema::{self, Section};
 use super::value::{ByteSize, Count, HostPort, Port, ReadableFile, Setting, Surroundings, io_text};
 use super::{
     ComponentFiles, Config, Delivery, DeliveryTimeouts, Dns, HttpListener, Limits, NextHop, RelayAuth, Route, Smtp,
-    StageLimits, Tenant, TlsFiles, TlsPolicy,
+    StageLimits, Tenant, TlsFiles, TlsPolicy, events,
 };
 
 /// Tables at the top of the file.
-const TABLES: &[&str] =
-    &["http", "https", "admin", "tls", "smtp", "dns", "delivery", "route", "components", "tenant", "limits", "stages"];
+const TABLES: &[&str] = &[
+    "http",
+    "https",
+    "admin",
+    "tls",
+    "smtp",
+    "dns",
+    "delivery",
+    "webhooks",
+    "edge",
+    "route",
+    "components",
+    "tenant",
+    "limits",
+    "stages",
+];
 
 /// Reads and checks a configuration file. Files it names must be there; nothing is created.
 pub fn load(path: &Path) -> Result<Config, Faults> {
@@ -64,6 +78,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
     let smtp = smtp(context, &top);
     let dns: Option<Vec<SocketAddr>> = section(context, &top, "dns").get(context, "servers");
     let delivery = delivery(context, &top, dns.as_deref().unwrap_or_default());
+    let (webhooks, edge) = (events::webhooks(context, &top), events::edge(context, &top));
     let routes = routes(context, &top);
     let shared = section(context, &top, "components");
     let components = components(context, &shared);
@@ -83,6 +98,8 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
         smtp: smtp?,
         dns: Dns { servers: dns? },
         delivery: delivery?,
+        webhooks: webhooks?,
+        edge,
         routes,
         components,
         tenants,
@@ -92,7 +109,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
 }
 
 /// The section of that name, present or not.
-fn section<'d, 'i>(context: &mut Context<'_, '_>, parent: &Reader<'d, 'i>, name: &str) -> Reader<'d, 'i> {
+pub(super) fn section<'d, 'i>(context: &mut Context<'_, '_>, parent: &Reader<'d, 'i>, name: &str) -> Reader<'d, 'i> {
     let path = parent.full(name);
     let schema = schema::section_of(&path).unwrap_or(&EMPTY);
     let reader = Reader::of(context, schema, path, parent.raw(name).map(|(_, value)| value));

@@ -1,6 +1,7 @@
 //! The configuration: one TOML file, read at start. What stands here is the resolved form: durations, parsed
 //! addresses, every default filled in. `load` reports all faults at once, each with its line and a hint.
 
+mod events;
 pub mod fault;
 mod load;
 mod reader;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use mail::Domain;
 
+pub use events::{NotifyEdge, WebhookRules};
 pub use fault::{Fault, Faults, Place};
 pub use load::{TENANT_NAME_BYTES, is_tenant_name, load, parse};
 
@@ -33,6 +35,9 @@ pub struct Config {
     pub smtp: Smtp,
     pub dns: Dns,
     pub delivery: Delivery,
+    pub webhooks: WebhookRules,
+    /// Who tells events; `None`: the built-in `notify`.
+    pub edge: Option<NotifyEdge>,
     pub routes: Vec<Route>,
     /// For tenants that have none of their own.
     pub components: ComponentFiles,
