@@ -18,15 +18,18 @@ use crate::api::control::{self, Control};
 use crate::api::credential;
 use crate::api::delivery::{self, Delivery, Terms};
 use crate::api::domains::DomainApi;
+use crate::api::events::Events;
 use crate::api::network::Network;
 use crate::api::resources::Resources;
 use crate::api::seam::Seam;
 use crate::api::sending::Sending;
 use crate::api::socket;
 use crate::api::templates::TemplateApi;
+use crate::api::webhooks::Webhooks;
 use crate::config::Config;
 use crate::deliver::{CourierError, SmtpCourier};
 use crate::edge::{BuiltIn, Edge, EdgeError, Settings};
+use crate::event::Telling;
 use crate::inbox::{Capture, Inbox, curl_line};
 use crate::keyring::{Keyring, MasterKey, MasterKeyError};
 use crate::queue::{Courier, Queue};
@@ -128,6 +131,7 @@ impl Opened {
             store: self.store.clone(),
             directory: self.store.clone(),
             edges: self.store.clone(),
+            webhooks: self.store.clone(),
             keyring: self.keyring.clone(),
             hostname: config.hostname.clone(),
             tenants: config.tenants.keys().cloned().collect(),
@@ -206,7 +210,12 @@ impl Host {
             learn_token(&opened, &development.delivery_token).await.map_err(StartError::Key)?;
         }
         let listeners = Listeners::bind(&config).await?;
-        let (edge, network) = edge(&config, &opened, development.is_some()).await?;
+        let telling = blocking(&config, {
+            let is_development = development.is_some();
+            move |config| Ok(Telling::new(config, is_development)?)
+        })
+        .await?;
+        let (edge, network) = edge(&config, &opened, &telling, development.is_some()).await?;
         let tls = match config.https.is_some() || !listeners.smtp.is_empty() {
             true => Some(
                 blocking(&config, |config| Ok(tls::load(config.tls.as_ref(), &config.data, &config.hostname)?)).await?,
@@ -224,12 +233,13 @@ impl Host {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (http, smtp) = (listeners.http_addrs.clone(), listeners.smtp_addrs.clone());
         let control = Arc::new(opened.control(&config, Some(started), http.clone(), smtp.clone()));
+        telling.start(&config, &opened.store, &opened.keyring, &edge, &stop, &tasks);
         let queue = Queue::start(opened.store.clone(), courier, config.delivery.clone(), stop.clone());
         serve_smtp(&config, &opened, &edge, &tls, listeners.smtp, &stop, &tasks);
         let inbox = development.map(|development| {
             let url = http.first().map_or_else(String::new, |address| format!("http://{address}"));
             let example = curl_line(&url, &development.api_key);
-            Arc::new(Inbox::new(opened.store.clone(), opened.store.clone(), example))
+            Arc::new(Inbox::new(opened.store.clone(), opened.store.clone(), opened.store.clone(), example))
         });
         let web =
             Web { config: &config, store: &opened.store, edge: &edge, network: &network, stop: &stop, tasks: &tasks };
@@ -279,15 +289,28 @@ impl Host {
 }
 
 /// The WASM side, which answers its own requests through the delivery API, and the same API for edges elsewhere.
-async fn edge(config: &Config, opened: &Opened, any_domain: bool) -> Result<(Arc<Edge>, Arc<Network>), StartError> {
+async fn edge(
+    config: &Config,
+    opened: &Opened,
+    telling: &Telling,
+    any_domain: bool,
+) -> Result<(Arc<Edge>, Arc<Network>), StartError> {
     let terms = Terms { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients, any_domain };
     let intake = Arc::new(Intake::new(opened.store.clone()));
     let delivery = Delivery::new(opened.store.clone(), opened.keyring.clone(), intake, terms);
     let sending = Sending::new(opened.store.clone(), opened.store.clone());
     let resources = Arc::new(resources(config, opened, any_domain)?);
     let delivery = Arc::new(delivery.with(resources.clone()));
-    let seam = Seam::new(delivery.clone(), sending).with(resources);
-    let (backend, keys) = (Arc::new(seam), opened.keyring.clone());
+    let webhooks = Webhooks::new(
+        opened.store.clone(),
+        opened.store.clone(),
+        opened.keyring.clone(),
+        telling.reachable(),
+        telling.teller(),
+    );
+    let events = Events::new(opened.store.clone(), opened.store.clone());
+    let backend = Arc::new(Seam::new(delivery.clone(), sending).with(resources).telling(webhooks, events));
+    let keys = opened.keyring.clone();
     if BuiltIn::embedded().submit.is_none() {
         tracing::error!(
             "no components are built into this binary: it takes no mail; build it with `cargo xtask build`"

@@ -24,6 +24,7 @@ pub mod fake_mx;
 pub mod http;
 pub mod postfix;
 pub mod product;
+pub mod receiver;
 pub mod smtp;
 pub mod spin;
 pub mod world;

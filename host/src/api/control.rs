@@ -19,11 +19,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::events;
 use crate::DEFAULT_TENANT;
 use crate::api_key;
 use crate::config::{TENANT_NAME_BYTES, is_tenant_name};
 use crate::keyring::{self, Keyring};
-use crate::store::{ApiKey, Directory, Edges, SendingDomain, Store, StoreError};
+use crate::store::{ApiKey, Directory, Edges, SendingDomain, Store, StoreError, Webhooks};
 
 /// Where all routes of this API begin.
 pub const PREFIX: &str = "/control/v1/";
@@ -189,6 +190,7 @@ pub struct Control {
     pub store: Arc<dyn Store>,
     pub directory: Arc<dyn Directory>,
     pub edges: Arc<dyn Edges>,
+    pub webhooks: Arc<dyn Webhooks>,
     pub keyring: Arc<Keyring>,
     pub hostname: Domain,
     /// Tenants named in the configuration.
@@ -219,6 +221,9 @@ impl Control {
     }
 
     async fn route(&self, path: &[&str], request: &Request<Bytes>) -> Result<Option<Response<Bytes>>, Problem> {
+        if let (&Method::GET, ["events"]) = (request.method(), path) {
+            return Ok(Some(self.events(request.uri().query().unwrap_or_default()).await?));
+        }
         let tenant = query_tenant(request)?;
         let tenant = tenant.as_deref();
         let ok = StatusCode::OK;
@@ -256,7 +261,7 @@ impl Control {
                 Ok(json(ok, &serde_json::json!({ "domain": domain.domain.as_str(), "removed": true })))
             }
             (method, path) => {
-                let known = ["status", "tenants", "queue", "keys", "delivery-tokens", "domains"];
+                let known = ["status", "tenants", "queue", "keys", "delivery-tokens", "domains", "events"];
                 match path.first().filter(|first| known.contains(first)) {
                     Some(_) => Err(Problem::new(
                         StatusCode::METHOD_NOT_ALLOWED,
@@ -271,6 +276,13 @@ impl Control {
                 }
             }
         }
+    }
+
+    /// A page of a tenant's events, as the sending API shows it.
+    async fn events(&self, query: &str) -> Result<Response<Bytes>, Problem> {
+        let (tenant, rest): (Vec<&str>, Vec<&str>) = query.split('&').partition(|pair| pair.starts_with("tenant="));
+        let tenant = tenant.first().and_then(|pair| pair.strip_prefix("tenant=")).map(str::to_owned);
+        Ok(events::list(&*self.webhooks, &named_tenant(tenant)?, &rest.join("&")).await)
     }
 
     async fn status(&self) -> Result<Status, Problem> {

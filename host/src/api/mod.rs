@@ -6,6 +6,7 @@ pub mod control;
 pub(crate) mod credential;
 pub mod delivery;
 pub mod domains;
+pub mod events;
 pub mod fault;
 pub mod network;
 pub mod resources;
@@ -13,6 +14,7 @@ pub mod seam;
 pub mod sending;
 pub mod socket;
 pub mod templates;
+pub mod webhooks;
 
 /// A parameter of a query. Ids and numbers need no percent-decoding.
 fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {

@@ -7,9 +7,11 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 
 use super::delivery::{self, Caller, Delivery};
+use super::events::{self, Events};
 use super::fault::fault;
 use super::resources::Resources;
 use super::sending::{self, Sending};
+use super::webhooks::{self, Webhooks};
 use crate::edge::{Answer, Backend};
 
 /// Answers triggers in-process.
@@ -17,16 +19,22 @@ pub struct Seam {
     delivery: Arc<Delivery>,
     sending: Sending,
     resources: Option<Arc<Resources>>,
+    told: Option<(Webhooks, Events)>,
 }
 
 impl Seam {
     pub fn new(delivery: Arc<Delivery>, sending: Sending) -> Seam {
-        Seam { delivery, sending, resources: None }
+        Seam { delivery, sending, resources: None, told: None }
     }
 
     /// The same with what there is besides mail.
     pub fn with(self, resources: Arc<Resources>) -> Seam {
         Seam { resources: Some(resources), ..self }
+    }
+
+    /// The same with what tells of events.
+    pub fn telling(self, webhooks: Webhooks, events: Events) -> Seam {
+        Seam { told: Some((webhooks, events)), ..self }
     }
 }
 
@@ -37,9 +45,14 @@ impl Backend for Seam {
         if path.starts_with(delivery::PREFIX) {
             return self.delivery.answer(request, Caller::Inside).await;
         }
-        let below = path.strip_prefix(sending::PREFIX);
-        if below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        let is_below = |prefix| path.strip_prefix(prefix).is_some_and(|it: &str| it.is_empty() || it.starts_with('/'));
+        if is_below(sending::PREFIX) {
             return self.sending.answer(request).await.into();
+        }
+        match &self.told {
+            Some((webhooks, _)) if is_below(webhooks::PREFIX) => return webhooks.answer(request).await.into(),
+            Some((_, events)) if is_below(events::PREFIX) => return events.answer(request).await.into(),
+            Some(_) | None => {}
         }
         if let Some(resources) = &self.resources
             && let Ok(response) = resources.answer(request).await

@@ -5,6 +5,7 @@ mod check;
 mod dev;
 mod directory;
 mod edges;
+mod events;
 mod link;
 mod send;
 mod serve;
@@ -54,6 +55,9 @@ enum Verb {
     /// Mail that waits.
     #[command(subcommand)]
     Queue(directory::Queue),
+    /// What happened to messages.
+    #[command(subcommand)]
+    Events(events::Events),
     /// Tenants.
     #[command(subcommand)]
     Tenant(directory::Tenant),
@@ -133,6 +137,7 @@ pub fn run() -> ExitCode {
             Verb::Key(key) => key.run().await,
             Verb::Domain(domain) => domain.run().await,
             Verb::Queue(queue) => queue.run().await,
+            Verb::Events(events) => events.run().await,
             Verb::Tenant(tenant) => tenant.run().await,
         }
     });
@@ -201,6 +206,9 @@ mod tests {
         check("posthaste check --config a.toml --probe-domain example.com", true);
         check("posthaste status --data d", true);
         check("posthaste queue list --config a.toml", true);
+        check("posthaste events list --config a.toml --limit 5 --type email.sent", true);
+        check("posthaste events tail --data d --tenant acme --follow", true);
+        check("posthaste events tail", false);
         check("posthaste tenant list --config a.toml", true);
         check("posthaste sned", false);
     }

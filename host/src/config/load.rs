@@ -16,7 +16,7 @@ use super::schema::{self, Section};
 use super::value::{ByteSize, Count, HostPort, Port, ReadableFile, Setting, Surroundings, io_text};
 use super::{
     ComponentFiles, Config, Delivery, DeliveryTimeouts, Dns, HttpListener, Limits, NextHop, RelayAuth, Route, Smtp,
-    StageLimits, Tenant, TlsFiles, TlsPolicy,
+    StageLimits, Tenant, TlsFiles, TlsPolicy, events,
 };
 
 /// Tables at the top of the file.
@@ -28,6 +28,7 @@ const TABLES: &[&str] = &[
     "smtp",
     "dns",
     "delivery",
+    "webhooks",
     "route",
     "components",
     "tenant",
@@ -78,6 +79,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
     let smtp = smtp(context, &top);
     let dns: Option<Vec<SocketAddr>> = section(context, &top, "dns").get(context, "servers");
     let delivery = delivery(context, &top, dns.as_deref().unwrap_or_default());
+    let webhooks = events::webhooks(context, &top);
     let routes = routes(context, &top);
     let shared = section(context, &top, "components");
     let components = components(context, &shared);
@@ -99,6 +101,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
         smtp: smtp?,
         dns: Dns { servers: dns? },
         delivery: delivery?,
+        webhooks: webhooks?,
         routes,
         components,
         tenants,
@@ -109,7 +112,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
 }
 
 /// The section of that name, present or not.
-fn section<'d, 'i>(context: &mut Context<'_, '_>, parent: &Reader<'d, 'i>, name: &str) -> Reader<'d, 'i> {
+pub(super) fn section<'d, 'i>(context: &mut Context<'_, '_>, parent: &Reader<'d, 'i>, name: &str) -> Reader<'d, 'i> {
     let path = parent.full(name);
     let schema = schema::section_of(&path).unwrap_or(&EMPTY);
     let reader = Reader::of(context, schema, path, parent.raw(name).map(|(_, value)| value));

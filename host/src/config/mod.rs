@@ -2,6 +2,7 @@
 //! addresses, every default filled in. `load` reports all faults at once, each with its line and a hint.
 
 mod edge;
+mod events;
 pub mod fault;
 mod load;
 mod reader;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use mail::Domain;
 
 pub use edge::NotifyEdge;
+pub use events::WebhookRules;
 pub use fault::{Fault, Faults, Place};
 pub use load::{TENANT_NAME_BYTES, is_tenant_name, load, parse};
 
@@ -35,6 +37,7 @@ pub struct Config {
     pub smtp: Smtp,
     pub dns: Dns,
     pub delivery: Delivery,
+    pub webhooks: WebhookRules,
     pub routes: Vec<Route>,
     /// For tenants that have none of their own.
     pub components: ComponentFiles,

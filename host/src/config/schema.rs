@@ -182,6 +182,26 @@ pub const SECTIONS: &[Section] = &[
             key("data_end", DURATION, "\"10m\"", "To answer the final dot."),
         ],
     ),
+    section(
+        "webhooks",
+        "How applications are told of events.",
+        &[
+            key(
+                "allow_private",
+                "`true` or `false`",
+                "false",
+                "Whether endpoints may stand on this machine or in private networks (loopback, link-local with the metadata services of clouds, RFC 1918, RFC 6598, unique local, and what leads there by NAT64 or 6to4); else they are refused, by address and after every look-up. A development host reaches loopback without it.",
+            ),
+            key("concurrency", COUNT, "8", "Attempts at once for one endpoint; one where the last got no answer."),
+            key(
+                "timeout",
+                DURATION,
+                "\"15s\"",
+                "What an endpoint may take from the connection to the end of its answer; at most 50s.",
+            ),
+            key("keep_log", DURATION, "\"7d\"", "How long the log of attempts is kept."),
+        ],
+    ),
     Section {
         path: "route",
         repeats: true,

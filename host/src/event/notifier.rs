@@ -45,10 +45,14 @@ impl BuiltInNotifier {
 #[async_trait]
 impl Notifier for BuiltInNotifier {
     async fn notify(&self, input: ShaperInput) -> NotifyAnswer {
-        match self.edge.upgrade() {
-            Some(edge) => edge.notify(&input, self.web.clone(), self.limits).await,
-            None => NotifyAnswer::Unavailable { cause: "the host is ending".to_owned() },
-        }
+        let Some(edge) = self.edge.upgrade() else {
+            return NotifyAnswer::Unavailable { cause: "the host is ending".to_owned() };
+        };
+        // In a task of its own: a test of a webhook is asked for from inside another instance, and the engine runs no
+        // instance within one.
+        let (web, limits) = (self.web.clone(), self.limits);
+        let told = tokio::spawn(async move { edge.notify(&input, web, limits).await }).await;
+        told.unwrap_or_else(|error| NotifyAnswer::Unavailable { cause: format!("notify was broken off: {error}") })
     }
 }
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use uuid::Uuid;
 
-use crate::store::{Directory, MessageView, Store, StoreError};
+use crate::store::{Directory, MessageView, Store, StoreError, Webhooks};
 
 pub use capture::Capture;
 
@@ -33,6 +33,7 @@ pub fn curl_line(url: &str, key: &str) -> String {
 /// The page at `/inbox` and everything below it.
 pub struct Inbox {
     store: Arc<dyn Store>,
+    webhooks: Arc<dyn Webhooks>,
     directory: Arc<dyn Directory>,
     /// A command that sends a mail, shown while the inbox is empty.
     example: String,
@@ -41,8 +42,13 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    pub fn new(store: Arc<dyn Store>, directory: Arc<dyn Directory>, example: String) -> Inbox {
-        Inbox { store, directory, example, listed: Mutex::default() }
+    pub fn new(
+        store: Arc<dyn Store>,
+        webhooks: Arc<dyn Webhooks>,
+        directory: Arc<dyn Directory>,
+        example: String,
+    ) -> Inbox {
+        Inbox { store, webhooks, directory, example, listed: Mutex::default() }
     }
 
     /// Answers one request for `/inbox` or a path below it.
@@ -62,6 +68,7 @@ impl Inbox {
             [] => self.list(None).await,
             ["list"] => self.list(Some(&request)).await,
             [id] => self.message(id, query).await,
+            [id, "events"] => self.events(id).await,
             [id, "html"] => self.html(id, query).await,
             [id, "source"] => self.source(id).await,
             [id, "parts", index] => self.part(id, index).await,
@@ -113,9 +120,18 @@ impl Inbox {
     async fn message(&self, id: &str, query: &str) -> Result<Response<Bytes>, StoreError> {
         let (mail, body) = self.read(id).await?;
         let events = self.store.events(&mail.tenant, mail.id, None, 1000).await?.items;
+        let attempts = self.webhooks.attempts_for(mail.id, 1000).await?;
         let domains = self.directory.domains(None).await?;
         let verdicts = verdict::verify(&body, &domains).await;
-        Ok(page::message(&mail, &body, &events, &verdicts, query))
+        Ok(page::message(&mail, &body, (&events, &attempts), &verdicts, query))
+    }
+
+    /// The fragment that the live view of a mail's events asks for.
+    async fn events(&self, id: &str) -> Result<Response<Bytes>, StoreError> {
+        let id = Uuid::parse_str(id).map_err(|_| StoreError::NotFound(format!("the mail {id}")))?;
+        let events = self.store.events(crate::DEFAULT_TENANT, id, None, 1000).await?.items;
+        let attempts = self.webhooks.attempts_for(id, 1000).await?;
+        Ok(page::events(&events, &attempts))
     }
 
     async fn html(&self, id: &str, query: &str) -> Result<Response<Bytes>, StoreError> {

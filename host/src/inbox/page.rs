@@ -11,7 +11,7 @@ use http::{Response, StatusCode, header};
 use jiff::Timestamp;
 
 use super::verdict::SignatureVerdict;
-use crate::store::{EventRecord, MessageView};
+use crate::store::{AttemptRecord, EventRecord, MessageView};
 
 /// Inline images larger than this stay out of the HTML view.
 const INLINE_IMAGE_BYTES: usize = 5 * 1024 * 1024;
@@ -157,7 +157,7 @@ pub(super) fn fragment(rows: &[Row], tag: &str, example: &str) -> Response<Bytes
 pub(super) fn message(
     mail: &MessageView,
     body: &[u8],
-    events: &[EventRecord],
+    (events, attempts): (&[EventRecord], &[AttemptRecord]),
     verdicts: &[SignatureVerdict],
     query: &str,
 ) -> Response<Bytes> {
@@ -181,7 +181,7 @@ pub(super) fn message(
         Tab { name: "headers", label: "Headers", count: parsed.headers.len() },
         Tab { name: "source", label: "Source", count: 0 },
         Tab { name: "attachments", label: "Attachments", count: attachments.len() },
-        Tab { name: "events", label: "Events", count: events.len() },
+        Tab { name: "events", label: "Events", count: events.len() + attempts.len() },
     ];
     let asked = parameter(query, "view");
     let fallback = if has_html { "html" } else { "text" };
@@ -203,14 +203,58 @@ pub(super) fn message(
         headers: &parsed.headers,
         source: String::from_utf8_lossy(body).into_owned(),
         parts: attachments,
-        events: events.iter().map(EventRow::new).collect(),
+        events: rows(events, attempts),
         verdicts,
         all_pass: verdicts.iter().all(|verdict| verdict.passed),
     };
     html(&page, &nonce)
 }
 
+/// Events and the attempts to tell webhooks of them, as they happened.
+fn rows(events: &[EventRecord], attempts: &[AttemptRecord]) -> Vec<EventRow> {
+    let events = events.iter().map(|event| (event.at, EventRow::new(event)));
+    let attempts = attempts.iter().map(|attempt| (attempt.at, EventRow::told(attempt)));
+    let mut rows: Vec<(Timestamp, EventRow)> = events.chain(attempts).collect();
+    rows.sort_by_key(|(at, _)| *at);
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+#[derive(Template)]
+#[template(path = "inbox/events.html")]
+struct Events {
+    events: Vec<EventRow>,
+}
+
+/// What the live view of a mail's events swaps in.
+pub(super) fn events(events: &[EventRecord], attempts: &[AttemptRecord]) -> Response<Bytes> {
+    html(&Events { events: rows(events, attempts) }, "")
+}
+
 impl EventRow {
+    /// An attempt to tell a webhook.
+    fn told(record: &AttemptRecord) -> EventRow {
+        let kind = record.kind.name().trim_start_matches("email.");
+        let mut detail = format!("{kind}, attempt {}: ", record.number);
+        match (record.status, &record.error) {
+            (Some(status), _) => {
+                let head: String = record.head.chars().filter(|c| !c.is_control()).take(120).collect();
+                let _ = write!(detail, "{status} {head}");
+            }
+            (None, error) => detail.push_str(error.as_deref().unwrap_or("no answer")),
+        }
+        let _ = write!(detail, " ({} ms)", record.duration.as_millis());
+        if let Some(next) = record.next_at {
+            let _ = write!(detail, " · again at {}", clock(next));
+        }
+        EventRow {
+            name: "webhook".to_owned(),
+            at: record.at.to_string(),
+            when: clock(record.at),
+            recipient: record.url.clone(),
+            detail,
+        }
+    }
+
     fn new(record: &EventRecord) -> EventRow {
         let mut detail = String::new();
         if let Some((number, outcome)) = &record.event.attempt {

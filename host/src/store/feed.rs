@@ -44,10 +44,20 @@ pub(super) fn list(
         let sql = format!(
             "SELECT {columns}, m.id FROM {table} e JOIN main.message m ON m.key = e.message
              WHERE {owner} = ?1 AND e.seq > ?2 AND e.seq <= ?3 AND ?4 >> e.kind & 1 AND e.at_ms BETWEEN ?5 AND ?6
+               AND (?8 IS NULL OR m.id = ?8)
              ORDER BY e.seq {order} LIMIT ?7"
         );
         let mut statement = connection.prepare_cached(&sql)?;
-        let mut rows = statement.query(params![tenant, after, before, wanted, from, to, limit as i64 + 1])?;
+        let mut rows = statement.query(params![
+            tenant,
+            after,
+            before,
+            wanted,
+            from,
+            to,
+            limit as i64 + 1,
+            filter.message.as_ref().map(|id| id.as_bytes())
+        ])?;
         while let Some(row) = rows.next()? {
             found.push((row.get(1)?, record(row, &filter.tenant)?));
         }

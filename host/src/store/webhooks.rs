@@ -215,6 +215,7 @@ pub enum Replay {
 pub struct EventFilter {
     pub tenant: TenantId,
     pub kinds: Option<Vec<EventKind>>,
+    pub message: Option<uuid::Uuid>,
     pub from: Option<Timestamp>,
     pub to: Option<Timestamp>,
     /// The id of the event to go on after.

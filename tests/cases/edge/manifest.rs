@@ -153,6 +153,8 @@ fn the_host_embeds_the_same_files() {
     check("submit", built_in.submit);
     check("render", built_in.renderer);
     check("validate", built_in.validator);
+    check("shape", built_in.shaper);
+    check("notify", built_in.notify);
 }
 
 /// The file for other hosts needs WASI and nothing else.
