@@ -6,3 +6,4 @@ mod browser;
 mod clients;
 mod receivers;
 mod scripts;
+mod webhooks;
