@@ -7,14 +7,16 @@ use crate::{components, interop, run};
 /// Runs one benchmark; what follows its name goes to it.
 pub fn run(arguments: &[String]) -> Result<()> {
     let Some((name, rest)) = arguments.split_first() else {
-        bail!("usage: cargo xtask bench pipeline | cargo xtask bench relay [--vs postfix] [--messages N]");
+        bail!(
+            "usage: cargo xtask bench events | cargo xtask bench pipeline | cargo xtask bench relay [--vs postfix] [--messages N]"
+        );
     };
     components::build()?;
     match name.as_str() {
-        "pipeline" => {}
+        "events" | "pipeline" => {}
         // smtp-source and smtp-sink come with Postfix.
         "relay" => interop::ensure_postfix()?,
-        _ => bail!("there is no benchmark `{name}`: pipeline and relay exist"),
+        _ => bail!("there is no benchmark `{name}`: events, pipeline and relay exist"),
     }
     // With the host, in one call: the same dependencies, compiled once.
     run::show(&mut run::cargo(&["build", "--release", "--bin", "posthaste", "--bin", "bench"]))?;
