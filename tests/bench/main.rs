@@ -4,6 +4,7 @@
 //! the engine anew, and differently from the host that is shipped.
 
 mod edge;
+mod events;
 mod pipeline;
 mod relay;
 
@@ -25,8 +26,9 @@ fn main() -> ExitCode {
 fn run(arguments: &[String]) -> Result<()> {
     match arguments.split_first() {
         Some((name, rest)) if name == "edge" => edge::run(rest),
+        Some((name, rest)) if name == "events" => events::run(rest),
         Some((name, rest)) if name == "pipeline" => pipeline::run(rest),
         Some((name, rest)) if name == "relay" => relay::run(rest),
-        _ => bail!("usage: bench pipeline | bench edge | bench relay [--vs postfix] [--messages N] [--rounds N]"),
+        _ => bail!("usage: bench edge|events|pipeline | bench relay [--vs postfix] [--messages N] [--rounds N]"),
     }
 }

@@ -7,3 +7,4 @@ mod clients;
 mod receivers;
 mod scripts;
 mod sending;
+mod webhooks;

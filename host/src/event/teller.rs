@@ -104,12 +104,17 @@ impl Teller {
     }
 }
 
+/// The attribute that tells shapers the Message-ID field of a message.
+const MESSAGE_ID: &str = "posthaste.message-id";
+
 /// An event as shapers want it.
 pub fn event_of(due: &Due) -> Event {
     let parsed = due.head.as_deref().map(message::parse).unwrap_or_default();
     let from = parsed.from.first().map(ToString::to_string);
     let to: Vec<String> = parsed.to.iter().map(ToString::to_string).collect();
     let recipient = due.event.event.recipient.to_string();
+    // Beside the id that the sending API answered, which receivers know too.
+    let message_id = parsed.message_id.map(|id| (MESSAGE_ID.to_owned(), id));
     Event {
         message_created_at_ms: ms(due.accepted_at),
         sender: from.or_else(|| due.sender.as_ref().map(ToString::to_string)).unwrap_or_default(),
@@ -117,7 +122,7 @@ pub fn event_of(due: &Due) -> Event {
         to: if to.is_empty() { vec![recipient] } else { to },
         subject: parsed.subject.unwrap_or_default(),
         tags: due.tags.clone(),
-        attributes: due.attributes.clone(),
+        attributes: due.attributes.iter().cloned().chain(message_id).collect(),
         ..bare(&due.event)
     }
 }
