@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,6 +44,9 @@ use crate::web::{self, address::Reachable};
 
 /// How long connections may take to finish what is under way when the host ends; the queue has its own limit.
 const DRAIN: Duration = Duration::from_secs(30);
+
+/// Of the requests at once: those that may wait for strangers' servers.
+const ERRANDS_SHARE: usize = 4;
 
 /// A request may be so many times as large as a message: base64, JSON, and HTML beside text.
 const BODY_PER_MESSAGE: u64 = 2;
@@ -348,6 +352,7 @@ fn resources(config: &Config, opened: &Opened, is_development: bool) -> Result<R
         },
         web: Arc::new(web::Web::new(&config.dns, reachable)?),
         message_bytes: config.limits.message_bytes,
+        errands: Arc::new(Semaphore::new((config.limits.http_requests / ERRANDS_SHARE).max(1))),
     })
 }
 

@@ -34,6 +34,12 @@ impl Error {
         Error { status, name: name.to_owned(), message: message.into(), retry_after_s: None, cause: None }
     }
 
+    /// What the host said of one message, in its own words.
+    pub fn refused(status: u16, name: &str, text: String) -> Error {
+        let retry_after_s = (status == 503).then_some(RETRY_AFTER_S);
+        Error { retry_after_s, ..Error::new(status, name, text) }
+    }
+
     /// Nothing is stored and the same request may pass later.
     pub fn later(cause: impl Into<String>, retry_after_s: u32) -> Error {
         let message = "the service cannot take the message now and nothing was stored: send it again later";

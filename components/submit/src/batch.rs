@@ -92,7 +92,7 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
                 MessageAnswer::Accepted { id, replayed: _ } => data.push(json!({ "id": id })),
                 MessageAnswer::Refused { status, name, text } => {
                     // A clash of keys or a full disk is a matter of the whole batch.
-                    let error = Error::new(status, &name, text);
+                    let error = Error::refused(status, &name, text);
                     let error = if is_of_all(status) { error } else { error.of_item(index) };
                     errors.push(Told { index, message: error.message.clone() });
                     // Of those that are refused because another is, that other is told.

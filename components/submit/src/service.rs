@@ -253,7 +253,7 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
         let Made { meta, message, ignored, warnings } = self.make(caller, email, self.moment.id, idempotency).await?;
         match self.client.send(&caller.token, &meta, message).await? {
             MessageAnswer::Accepted { id, replayed: _ } => Ok(answer::sent(&id, &ignored, &warnings)),
-            MessageAnswer::Refused { status, name, text } => Err(Error::new(status, &name, text).into()),
+            MessageAnswer::Refused { status, name, text } => Err(Error::refused(status, &name, text).into()),
         }
     }
 

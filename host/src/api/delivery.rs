@@ -14,7 +14,7 @@ use delivery_client::wire::{
 };
 use http::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
-use mail::{Address, message};
+use mail::{Address, header, message};
 use uuid::Uuid;
 
 use super::credential::{self, Tokens};
@@ -232,6 +232,11 @@ impl Delivery {
         message: Bytes,
         now: Timestamp,
     ) -> Result<NewMessage, Refused> {
+        if let Caller::Edge { .. } = caller {
+            // The pipeline of this process has looked; an edge's may be anybody's, and what goes out later knows no bare
+            // line ends.
+            header::check_format(&message).map_err(|error| wrong(format!("The message is malformed: {error}.")))?;
+        }
         self.check_author(tenant, &message).await?;
         let new = self.new_message(tenant, meta, message, now)?;
         match caller {

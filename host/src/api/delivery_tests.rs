@@ -87,6 +87,7 @@ impl World {
             },
             web: Arc::new(crate::web::Web::new(&dns, reachable).unwrap()),
             message_bytes: 10_000,
+            errands: Arc::new(tokio::sync::Semaphore::new(8)),
         }
     }
 

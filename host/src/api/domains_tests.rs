@@ -234,3 +234,35 @@ async fn lists_and_faults() {
     assert_eq!(api.ask(KEY, Method::PUT, "/domains", "").await.0, 405);
     assert_eq!(api.ask(KEY, Method::GET, "/domains/x", "").await.0, 404);
 }
+
+/// A key made for an edge has a record of its own, without which mail that the host signs goes out all the same.
+#[tokio::test]
+async fn a_new_key_of_an_edge_stops_nothing() {
+    let api = Api::new().await;
+    let made = api.add(KEY, "new.test").await;
+    api.publish(&made);
+    assert_eq!(api.verify(KEY, &made).await["status"], "verified");
+    let algorithm = mail::dkim::Algorithm::Ed25519Sha256;
+    let edge = crate::keyring::make_edge_keys(&[algorithm], Some("edge"), jiff::Timestamp::now()).await.unwrap();
+    let domain = mail::Domain::parse("new.test").unwrap();
+    crate::store::Edges::add_edge_keys(&*api.world.store, "acme", &domain, vec![edge[0].public.clone()]).await.unwrap();
+    let found = api.verify(KEY, &made).await;
+    assert_eq!(found["status"], "verified");
+    let of_edge = keys(&found).into_iter().find(|(name, ..)| name.starts_with("edge.")).unwrap();
+    assert_eq!(of_edge.2, "pending", "it is told");
+    api.may_send("acme", "new.test").await.unwrap();
+}
+
+/// The operator's command stands for the proof, and the keys that its tenant may have published stay.
+#[tokio::test]
+async fn the_operator_can_vouch_for_a_domain() {
+    let api = Api::new().await;
+    let made = api.add(KEY, "new.test").await;
+    assert!(api.may_send("acme", "new.test").await.is_err());
+    let domain = mail::Domain::parse("new.test").unwrap();
+    api.world.store.vouch_for("acme", &domain).await.unwrap();
+    api.may_send("acme", "new.test").await.unwrap();
+    let shown = api.ask(KEY, Method::GET, &format!("/domains/{}", made["id"].as_str().unwrap()), "").await.1;
+    assert_eq!((keys(&shown), &shown["can_send"]), (keys(&made), &json!(true)));
+    assert!(matches!(api.world.store.vouch_for("other", &domain).await, Err(StoreError::NotFound(_))));
+}

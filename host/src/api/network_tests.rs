@@ -238,3 +238,17 @@ async fn what_an_edge_has_not_signed_the_host_signs() {
         assert!(!ours.is_empty() && ours.iter().all(|verdict| verdict.passed), "{ours:?}");
     }
 }
+
+/// An edge may be anybody's: what the pipeline of this process would refuse is refused here too.
+#[tokio::test]
+async fn malformed_messages_of_an_edge_are_refused() {
+    let field = Field::new(Setup::new()).await;
+    let long = "x".repeat(999);
+    for body in ["a\n.\nb\r\n", "a\r.\rb\r\n", "a\r\n.\nb\r\n", long.as_str()] {
+        let answer = field.send(&format!("{MESSAGE}{body}")).await;
+        let (status, text) = refusal(&answer);
+        assert_eq!(status, 422, "{body:?}");
+        assert!(text.contains("malformed"), "{text}");
+    }
+    assert!(field.is_empty().await);
+}

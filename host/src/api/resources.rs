@@ -8,14 +8,19 @@ use bytes::Bytes;
 use delivery_client::wire::{FETCH_PATH, FILE_NAME_HEADER, FetchRequest, TEMPLATES_PATH};
 use http::header::{ACCEPT_ENCODING, CONTENT_DISPOSITION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::domains::{self, DomainApi};
-use super::fault::{fault, json};
+use super::fault::{fault, json, unavailable};
 use super::templates::{self, TemplateApi};
 use crate::web::{Limits, Web};
 
 /// How long a file may take: a trigger has a minute for all it does.
 const FETCH_TIME: Duration = Duration::from_secs(15);
+
+/// How long a file or a verification waits for its turn: whoever asks holds the place of a request meanwhile.
+const TURN: Duration = Duration::from_millis(500);
 
 /// Characters of a file's name.
 const NAME_CHARS: usize = 100;
@@ -27,6 +32,21 @@ pub struct Resources {
     pub web: Arc<Web>,
     /// Of a fetched file: no message is larger.
     pub message_bytes: u64,
+    /// Files being fetched and domains being verified at once. Both wait for strangers' servers, and the requests that
+    /// wait for them are a part only of all that may be answered at once.
+    pub errands: Arc<Semaphore>,
+}
+
+/// A fetched file, and its place as long as its bytes are there.
+struct Held {
+    bytes: Bytes,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl Resources {
@@ -36,9 +56,18 @@ impl Resources {
         let is_below = |prefix: &str| path.strip_prefix(prefix).is_some_and(|it| it.is_empty() || it.starts_with('/'));
         match (is_below(templates::PREFIX), is_below(domains::PREFIX)) {
             (true, _) => Ok(self.templates.answer(request).await),
+            (_, true) if path.ends_with("/verify") => match self.turn().await {
+                Some(_place) => Ok(self.domains.answer(request).await),
+                None => Ok(busy()),
+            },
             (_, true) => Ok(self.domains.answer(request).await),
             (false, false) => Err(request),
         }
+    }
+
+    /// The next errand's place, where one is free in time.
+    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        timeout(TURN, self.errands.clone().acquire_owned()).await.ok()?.ok()
     }
 
     /// Answers what a trigger asks while it makes a message of this tenant.
@@ -76,6 +105,7 @@ impl Resources {
             .header(ACCEPT_ENCODING, "identity")
             .body(Bytes::new());
         let Ok(request) = request else { return wrong("it is not a URL".to_owned()) };
+        let Some(place) = self.turn().await else { return busy() };
         let limits = Limits { time: FETCH_TIME, body_bytes: most.saturating_add(1) };
         let answer = match self.web.send(request, limits).await {
             Ok(answer) => answer,
@@ -93,7 +123,7 @@ impl Resources {
             return fault(StatusCode::PAYLOAD_TOO_LARGE, "invalid_attachment", text);
         }
         let name = name_said(&parts.headers).or(name);
-        let mut response = Response::new(content);
+        let mut response = Response::new(Bytes::from_owner(Held { bytes: content, _place: place }));
         if let Some(content_type) = parts.headers.get(CONTENT_TYPE) {
             response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
         }
@@ -102,6 +132,10 @@ impl Resources {
         }
         response
     }
+}
+
+fn busy() -> Response<Bytes> {
+    unavailable("Too many files are being fetched or domains looked up at once. Try again later.")
 }
 
 /// The name that a server gives its file (RFC 6266), its folders left out.

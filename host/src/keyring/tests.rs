@@ -48,6 +48,10 @@ impl Directory for Domains {
         Ok(self.domains(Some(tenant)).await?.into_iter().find(|known| known.domain == *domain))
     }
 
+    async fn vouch_for(&self, _: &str, _: &Domain) -> Result<(), StoreError> {
+        unreachable!("keyrings do not vouch")
+    }
+
     async fn remove_domain(&self, tenant: &str, domain: &Domain) -> Result<(), StoreError> {
         self.0.lock().unwrap().retain(|known| known.tenant != tenant || known.domain != *domain);
         Ok(())

@@ -159,6 +159,21 @@ impl Directory for Embedded {
             .await
     }
 
+    async fn vouch_for(&self, tenant: &str, domain: &Domain) -> Result<(), StoreError> {
+        let (tenant, domain) = (tenant.to_owned(), domain.clone());
+        self.change(Box::new(move |connection, _| {
+            let changed = match tenant_key(connection, &tenant)? {
+                Some(key) => connection.execute(
+                    "UPDATE domain SET needs_proof = 0 WHERE tenant = ?1 AND name = ?2",
+                    params![key, domain.as_str()],
+                )?,
+                None => 0,
+            };
+            if changed == 0 { Err(StoreError::NotFound(format!("domain {domain}"))) } else { Ok(()) }
+        }))
+        .await
+    }
+
     async fn remove_domain(&self, tenant: &str, domain: &Domain) -> Result<(), StoreError> {
         let (tenant, domain) = (tenant.to_owned(), domain.clone());
         self.change(Box::new(move |connection, _| {

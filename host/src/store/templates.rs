@@ -19,6 +19,9 @@ use super::{StoreError, TenantId};
 pub const TEMPLATES: usize = 1000;
 
 const COLUMNS: &str = "key, id, alias, name, created_ms, updated_ms, published_ms, draft, published";
+/// The same for a list, which shows no contents: a hundred of them may be large.
+const HEADS: &str = "key, id, alias, name, created_ms, updated_ms, published_ms, '{}', \
+                     CASE WHEN published IS NULL THEN NULL ELSE '{}' END";
 
 /// A template of a tenant.
 #[derive(Clone, Debug, PartialEq)]
@@ -157,7 +160,7 @@ impl Templates for Embedded {
                     None => 0,
                 };
                 let sql = format!(
-                    "SELECT {COLUMNS} FROM template WHERE tenant = ?1 AND {condition} AND ?2 >= 0 ORDER BY key {order} LIMIT ?3"
+                    "SELECT {HEADS} FROM template WHERE tenant = ?1 AND {condition} AND ?2 >= 0 ORDER BY key {order} LIMIT ?3"
                 );
                 let mut statement = connection.prepare_cached(&sql)?;
                 let rows = statement.query_map(params![owner, edge, limit as i64 + 1], |row| read(row, &tenant))?;

@@ -54,7 +54,8 @@ pub enum WebError {
     #[error("the URL cannot be used: {0}")]
     Target(String),
     /// The host is where no stranger may send us.
-    #[error("`{host}` is at {address}, which is on this machine or in a private network")]
+    // Not where: names of the operator's network are nothing to tell a customer of.
+    #[error("`{host}` is on this machine or in a private network")]
     Barred { host: String, address: IpAddr },
     #[error("no answer within {} s", .0.as_secs_f32())]
     TimedOut(Duration),
@@ -161,6 +162,7 @@ fn cause(error: &hyper_util::client::legacy::Error) -> WebError {
         match inner.downcast_ref::<Unconnected>() {
             Some(Unconnected::Target(text)) => return WebError::Target(text.clone()),
             Some(Unconnected::Barred { host, address }) => {
+                tracing::debug!(host, %address, "a request to a private address was refused");
                 return WebError::Barred { host: host.clone(), address: *address };
             }
             Some(Unconnected::Unreached(text)) => return WebError::Failed(text.clone()),
