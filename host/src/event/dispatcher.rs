@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use delivery_client::wire::NotifyAnswer;
 use jiff::{SignedDuration, Timestamp};
@@ -28,6 +28,8 @@ use crate::store::{
 const WINDOW: usize = 8;
 /// Attempts of one webhook that may wait to be written down.
 const UNWRITTEN: usize = 256;
+/// How soon a changed webhook is looked at while its window is full.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Before the store is asked again where it failed.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often the log is looked through for what is over, and what is removed from it.
@@ -111,8 +113,11 @@ async fn supervise(shared: &Arc<Shared>, tasks: &TaskTracker) {
                 }
                 sweep_at = now.checked_add(SWEEP).unwrap_or(Timestamp::MAX);
                 let before = now.checked_sub(shared.pace.keep_log).unwrap_or(Timestamp::MIN);
-                if let Err(error) = shared.store.forget_attempts(before).await {
-                    tracing::warn!(%error, "the log of webhooks could not be swept");
+                match shared.store.forget_attempts(before).await {
+                    // Piece by piece, so that nobody waits long for the database, but not slower than it grows.
+                    Ok(true) => sweep_at = now,
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(%error, "the log of webhooks could not be swept"),
                 }
             }
         }
@@ -153,6 +158,10 @@ struct Worker {
     window: Vec<Due>,
     /// Whether more was due than the window took.
     more: bool,
+    /// Whether the webhook may be another than when the window was filled.
+    is_stale: bool,
+    /// When the store was last asked.
+    looked: Instant,
     /// When something is due that is not in the window.
     next: Option<Timestamp>,
     /// Events whose attempt is under way or not written down yet.
@@ -176,6 +185,8 @@ impl Worker {
             webhook: None,
             window: Vec::new(),
             more: true,
+            is_stale: false,
+            looked: Instant::now(),
             next: None,
             held: HashSet::new(),
             first: HashSet::new(),
@@ -188,7 +199,9 @@ impl Worker {
 
     async fn run(mut self) {
         while !self.shared.stop.is_cancelled() {
-            if self.more && self.window.len() < self.shared.pace.concurrency && !self.look().await {
+            // The webhook may be another, or gone: what is in the window would go where it must not any more.
+            let is_stale = self.is_stale && self.looked.elapsed() >= LOOK_EVERY;
+            if self.more && (is_stale || self.window.len() < self.shared.pace.concurrency) && !self.look().await {
                 continue;
             }
             self.start_attempts();
@@ -227,10 +240,12 @@ impl Worker {
                     self.held.remove(&seq);
                     self.next = [self.next, retry].into_iter().flatten().min();
                 }
+                // An event that was replayed while it was held is in no window yet.
+                self.more |= self.attempts.is_empty() && self.writes.is_empty();
             }
             () = self.bell.ring.notified() => {
                 self.bell.take();
-                self.more = true;
+                (self.more, self.is_stale) = (true, true);
             }
             () = due, if !self.more => {
                 self.more = self.next.is_some_and(|at| at <= clock.now());
@@ -240,6 +255,7 @@ impl Worker {
 
     /// Fills the window; whether that was possible.
     async fn look(&mut self) -> bool {
+        (self.looked, self.is_stale) = (Instant::now(), false);
         let limit = self.shared.pace.concurrency.saturating_mul(WINDOW) + self.held.len();
         let now = self.shared.teller.clock.now();
         let waiting = match self.shared.store.waiting(self.key, now, limit).await {
@@ -254,7 +270,12 @@ impl Worker {
         if self.webhook.is_none() {
             self.failing = waiting.failing;
         }
+        let before = self.webhook.take().map(|webhook| webhook.url.clone());
         self.webhook = waiting.webhook.filter(|it| it.status == WebhookStatus::Enabled).map(Arc::new);
+        if self.webhook.as_ref().zip(before).is_some_and(|(now, before)| now.url != before) {
+            // Another endpoint: the failures were not its own.
+            self.failing = None;
+        }
         self.more = waiting.due.len() == limit;
         self.next = waiting.next;
         self.window = waiting.due;

@@ -385,6 +385,25 @@ async fn gone_disables() {
     world.end().await;
 }
 
+/// An event that is asked for anew while it is being told is told again.
+#[tokio::test]
+async fn a_replay_meanwhile_is_not_lost() {
+    let world = World::new(1);
+    world.start();
+    let webhook = world.webhook("default", "http://a", &[Sent]).await;
+    let gate = world.gate("http://a");
+    world.accept("default").await;
+    let first = world.calls(1).await[0].id.clone();
+    let (key, _) = world.store.webhook("default", &webhook.id).await.unwrap();
+    // Due at another time than it was: that is what makes it another delivery.
+    world.pass(SignedDuration::from_secs(1));
+    world.store.replay(key, Replay::Event(first.clone()), world.clock.now(), 1).await.unwrap();
+    gate.add_permits(2);
+    let calls = world.calls(2).await;
+    assert_eq!(calls[1].id, first);
+    world.end().await;
+}
+
 #[tokio::test]
 async fn an_endpoint_that_keeps_failing_is_paused() {
     let world = World::new(8);

@@ -14,6 +14,9 @@ use crate::web::{Limits, Web};
 
 /// Of an edge's answer: its JSON, with the head of the endpoint's answer in it.
 const ANSWER_BYTES: usize = 64 << 10;
+/// An edge's `notify` has times of its own, 40 s at most: an answer that comes within them is worth the wait, because the
+/// endpoint has the event then.
+const EDGE_LEAST: Duration = Duration::from_secs(45);
 /// How much longer an edge may take than the endpoint behind it.
 const EDGE_TIME: Duration = Duration::from_secs(5);
 
@@ -70,7 +73,7 @@ impl RemoteNotifier {
         let url = format!("{}{NOTIFY_PATH}", origin.trim_end_matches('/')).parse().ok()?;
         let mut token = HeaderValue::from_str(token).ok()?;
         token.set_sensitive(true);
-        Some(RemoteNotifier { web, url, token, time: time + EDGE_TIME })
+        Some(RemoteNotifier { web, url, token, time: (time + EDGE_TIME).max(EDGE_LEAST) })
     }
 
     async fn ask(&self, input: &ShaperInput) -> Result<NotifyAnswer, String> {
@@ -104,7 +107,8 @@ impl Notifier for RemoteNotifier {
             Ok(answer) => answer,
             Err(cause) => {
                 tracing::warn!(edge = %self.url, cause, "the edge's notify did not tell an event");
-                NotifyAnswer::Unavailable { cause: format!("the edge's notify: {cause}") }
+                // The operator's network is nothing to tell a customer of.
+                NotifyAnswer::Unavailable { cause: "the event could not be sent from here".to_owned() }
             }
         }
     }

@@ -145,7 +145,8 @@ fn read_head(spool: &Path, place: Place) -> Option<bytes::Bytes> {
     if let Some(end) = head.windows(4).position(|four| four == b"\r\n\r\n") {
         head.truncate(end + 2);
     }
-    Some(head.into())
+    // Copied: the rest of what was read would stay in memory with it.
+    Some(bytes::Bytes::copy_from_slice(&head))
 }
 
 /// Logs one attempt and moves its delivery on.
@@ -313,9 +314,9 @@ pub(super) fn forget_failures(connection: &Connection, webhook: WebhookKey) -> r
 }
 
 /// Removes the log from before a time, and deliveries whose webhook went while the host was killed. The oldest rows are
-/// looked at; the rest is for the next call.
-pub(super) fn forget_attempts(connection: &Connection, before: Timestamp) -> rusqlite::Result<()> {
-    connection.execute(
+/// looked at; whether more may be left for the next call.
+pub(super) fn forget_attempts(connection: &Connection, before: Timestamp) -> rusqlite::Result<bool> {
+    let removed = connection.execute(
         "DELETE FROM attempt WHERE key IN (SELECT key FROM attempt ORDER BY key LIMIT ?1) AND at_ms < ?2",
         params![FORGOTTEN_AT_ONCE as i64, before.as_millisecond()],
     )?;
@@ -327,8 +328,8 @@ pub(super) fn forget_attempts(connection: &Connection, before: Timestamp) -> rus
             |row| row.get(0),
         )
         .optional()?;
-    match orphan {
-        Some(key) => forget_webhook(connection, WebhookKey(key)),
-        None => Ok(()),
+    if let Some(key) = orphan {
+        forget_webhook(connection, WebhookKey(key))?;
     }
+    Ok(removed == FORGOTTEN_AT_ONCE)
 }

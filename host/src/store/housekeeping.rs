@@ -21,6 +21,9 @@ use super::writer::Job;
 /// Events moved in one transaction.
 const MOVED_AT_ONCE: usize = 1000;
 
+/// How far the clock may have gone back without the order of first attempts being given up for it.
+const CLOCK_SLACK_MS: i64 = 60_000;
+
 /// Between two moves of events, so that a busy host moves them in batches.
 const MOVE_PAUSE: Duration = Duration::from_millis(10);
 
@@ -157,7 +160,11 @@ impl Housekeeper {
         }
         let later = |keeper: &Housekeeper| keeper.shared.outbox.store(true, Ordering::Release);
         loop {
-            self.latest_due_ms = self.latest_due_ms.max(Timestamp::now().as_millisecond());
+            let now_ms = Timestamp::now().as_millisecond();
+            // Never back, so that events keep their order; but a clock that was far ahead for a moment must not put off
+            // whatever happens after it.
+            let is_ahead = self.latest_due_ms > now_ms.saturating_add(CLOCK_SLACK_MS);
+            self.latest_due_ms = if is_ahead { now_ms } else { self.latest_due_ms.max(now_ms) };
             let Copied { keys, webhooks } = match history::copy_out(&mut self.events, MOVED_AT_ONCE, self.latest_due_ms)
             {
                 Ok(copied) => copied,

@@ -1,8 +1,8 @@
 //! Webhooks in `store.db`, and the `Webhooks` trait of the embedded store in terms of its parts.
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -203,7 +203,10 @@ impl Webhooks for Embedded {
             Ok(())
         }))
         .await?;
-        self.change_events(Box::new(move |connection| deliveries::forget_webhook(connection, key))).await
+        self.change_events(Box::new(move |connection| deliveries::forget_webhook(connection, key))).await?;
+        // What is in memory of it goes too.
+        self.tell_of([key]);
+        Ok(())
     }
 
     async fn replay(
@@ -264,8 +267,15 @@ impl Webhooks for Embedded {
         }
     }
 
-    async fn forget_attempts(&self, before: Timestamp) -> Result<(), StoreError> {
-        self.change_events(Box::new(move |connection| deliveries::forget_attempts(connection, before))).await
+    async fn forget_attempts(&self, before: Timestamp) -> Result<bool, StoreError> {
+        let more = Arc::new(AtomicBool::new(false));
+        let told = more.clone();
+        self.change_events(Box::new(move |connection| {
+            told.store(deliveries::forget_attempts(connection, before)?, Ordering::Release);
+            Ok(())
+        }))
+        .await?;
+        Ok(more.load(Ordering::Acquire))
     }
 
     async fn tenant_events(&self, filter: EventFilter, limit: usize) -> Result<(Vec<EventRecord>, bool), StoreError> {

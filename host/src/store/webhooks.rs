@@ -272,7 +272,7 @@ pub trait Webhooks: Send + Sync + 'static {
     async fn news(&self) -> Vec<WebhookKey>;
 
     /// Removes what the log holds from before a time.
-    async fn forget_attempts(&self, before: Timestamp) -> Result<(), StoreError>;
+    async fn forget_attempts(&self, before: Timestamp) -> Result<bool, StoreError>;
 
     /// Events of a tenant, at most `limit`, and whether there are more.
     async fn tenant_events(&self, filter: EventFilter, limit: usize) -> Result<(Vec<EventRecord>, bool), StoreError>;

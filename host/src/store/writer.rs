@@ -452,11 +452,7 @@ impl Writer {
         self.shared.queued.fetch_add(queued, Ordering::Relaxed);
         self.shared.queued.fetch_sub(effects.done, Ordering::Relaxed);
         if effects.events {
-            let is_first = !self.shared.outbox.swap(true, Ordering::AcqRel);
-            if is_first && self.shared.prompt.load(Ordering::Acquire) {
-                // Where the housekeeper is gone the store is closing.
-                let _ = self.shared.wake.send(Wake::Move);
-            }
+            self.note_events();
         }
         if let Some(earliest) = due.iter().map(|key| key.0).min() {
             self.shared.next_due_ms.fetch_min(earliest, Ordering::AcqRel);
@@ -516,6 +512,15 @@ impl Writer {
         Ok(leased)
     }
 
+    /// Events are in the outbox: they move soon, and at once where somebody waits for them.
+    fn note_events(&self) {
+        let is_first = !self.shared.outbox.swap(true, Ordering::AcqRel);
+        if is_first && self.shared.prompt.load(Ordering::Acquire) {
+            // Where the housekeeper is gone the store is closing.
+            let _ = self.shared.wake.send(Wake::Move);
+        }
+    }
+
     /// Marks scheduled messages whose time has come as sent, durably, so that what is leased was sent. The answer is the
     /// time up to which all were.
     fn send_scheduled(&mut self, now_ms: i64) -> Result<i64, StoreError> {
@@ -530,7 +535,7 @@ impl Writer {
         };
         match work() {
             Ok(until_ms) => {
-                self.shared.outbox.store(true, Ordering::Release);
+                self.note_events();
                 Ok(until_ms)
             }
             Err(error) => {
