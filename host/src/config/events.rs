@@ -19,6 +19,9 @@ pub struct WebhookRules {
     pub keep_log: Duration,
 }
 
+/// More would let one endpoint take what all share.
+const CONCURRENCY_MAX: usize = 64;
+
 /// Longer ones are told to no endpoint: an instance waits that long.
 const TIMEOUT_MAX: Duration = Duration::from_secs(50);
 
@@ -26,6 +29,11 @@ pub(super) fn webhooks(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> O
     let section = section(context, top, "webhooks");
     let allow_private = section.get(context, "allow_private");
     let concurrency = section.get(context, "concurrency").map(|Count(number)| number);
+    if let (Some(concurrency), Some((span, _))) = (concurrency, section.raw("concurrency"))
+        && concurrency > CONCURRENCY_MAX
+    {
+        context.faults.add(span, format!("webhooks.concurrency must be at most {CONCURRENCY_MAX}"));
+    }
     let timeout: Option<Duration> = section.get(context, "timeout");
     let keep_log = section.get(context, "keep_log");
     if let (Some(timeout), Some((span, _))) = (timeout, section.raw("timeout"))

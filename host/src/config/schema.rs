@@ -192,7 +192,12 @@ pub const SECTIONS: &[Section] = &[
                 "false",
                 "Whether endpoints may stand on this machine or in private networks (loopback, link-local with the metadata services of clouds, RFC 1918, RFC 6598, unique local, and what leads there by NAT64 or 6to4); else they are refused, by address and after every look-up. A development host reaches loopback without it.",
             ),
-            key("concurrency", COUNT, "8", "Attempts at once for one endpoint; one where the last got no answer."),
+            key(
+                "concurrency",
+                COUNT,
+                "8",
+                "Attempts at once for one endpoint, at most 64; one where the last got no answer.",
+            ),
             key(
                 "timeout",
                 DURATION,

@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use delivery_client::wire::NotifyAnswer;
@@ -21,11 +21,15 @@ use tokio_util::task::TaskTracker;
 use super::policy::{self, Next};
 use super::teller::{Teller, Told, event_of};
 use crate::store::{
-    Attempted, Due, Failing, MessageKey, StoreError, Tried, Webhook, WebhookKey, WebhookStatus, Webhooks,
+    Attempted, Due, Failing, MessageKey, StoreError, TenantId, Tried, Webhook, WebhookKey, WebhookStatus, Webhooks,
 };
 
 /// Events of one webhook in memory, as a multiple of its concurrency.
 const WINDOW: usize = 8;
+/// Windows that are read at once, at the most.
+const REACH: usize = 16;
+/// Of the attempts at once in all: the share of one tenant, whose endpoints may all be slow.
+const SHARE: usize = 4;
 /// Attempts of one webhook that may wait to be written down.
 const UNWRITTEN: usize = 256;
 /// How soon a changed webhook is looked at while its window is full.
@@ -52,6 +56,8 @@ struct Shared {
     teller: Teller,
     pace: Pace,
     room: Arc<Semaphore>,
+    /// The share of each tenant that is telling something.
+    shares: Mutex<HashMap<TenantId, Weak<Semaphore>>>,
     workers: Mutex<HashMap<WebhookKey, Arc<Bell>>>,
     stop: CancellationToken,
 }
@@ -77,7 +83,8 @@ impl Bell {
 /// Begins to tell webhooks; ends with `stop`, after what is under way. All tasks are tracked.
 pub fn start(store: Arc<dyn Webhooks>, teller: Teller, pace: Pace, stop: CancellationToken, tasks: &TaskTracker) {
     let room = Arc::new(Semaphore::new(pace.in_all));
-    let shared = Arc::new(Shared { store, teller, pace, room, workers: Mutex::default(), stop });
+    let shared =
+        Arc::new(Shared { store, teller, pace, room, shares: Mutex::default(), workers: Mutex::default(), stop });
     let own = tasks.clone();
     tasks.spawn(async move {
         let stop = shared.stop.clone();
@@ -137,6 +144,18 @@ impl Shared {
         tasks.spawn(Worker::new(self.clone(), key, bell).run());
     }
 
+    /// A tenant's share of the room.
+    fn share(&self, tenant: &str) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = shares.get(tenant).and_then(Weak::upgrade) {
+            return share;
+        }
+        shares.retain(|_, share| share.strong_count() > 0);
+        let share = Arc::new(Semaphore::new((self.pace.in_all / SHARE).max(1)));
+        shares.insert(tenant.to_owned(), Arc::downgrade(&share));
+        share
+    }
+
     /// Whether a worker may go: not where its bell was rung meanwhile.
     fn may_leave(&self, key: WebhookKey, bell: &Bell) -> bool {
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -158,6 +177,8 @@ struct Worker {
     window: Vec<Due>,
     /// Whether more was due than the window took.
     more: bool,
+    /// How many windows are read at once.
+    reach: usize,
     /// Whether the webhook may be another than when the window was filled.
     is_stale: bool,
     /// When the store was last asked.
@@ -185,6 +206,7 @@ impl Worker {
             webhook: None,
             window: Vec::new(),
             more: true,
+            reach: 1,
             is_stale: false,
             looked: Instant::now(),
             next: None,
@@ -201,7 +223,10 @@ impl Worker {
         while !self.shared.stop.is_cancelled() {
             // The webhook may be another, or gone: what is in the window would go where it must not any more.
             let is_stale = self.is_stale && self.looked.elapsed() >= LOOK_EVERY;
-            if self.more && (is_stale || self.window.len() < self.shared.pace.concurrency) && !self.look().await {
+            if self.more && (is_stale || self.is_short()) {
+                if self.look().await {
+                    self.start_attempts();
+                }
                 continue;
             }
             self.start_attempts();
@@ -220,6 +245,23 @@ impl Worker {
             self.ended(done.ok()).await;
         }
         while self.writes.join_next().await.is_some() {}
+    }
+
+    /// Whether too little of the window can begin. Where events of one message fill it, which are told one after the
+    /// other, more is read, within bounds.
+    fn is_short(&mut self) -> bool {
+        let enough = self.shared.pace.concurrency;
+        if self.window.len() < enough {
+            return true;
+        }
+        let mut messages = HashSet::new();
+        let can_begin =
+            |due: &&Due| due.attempts > 0 || (!self.first.contains(&due.message) && messages.insert(due.message));
+        let is_short = self.window.iter().filter(can_begin).take(enough).count() < enough && self.reach < REACH;
+        if is_short {
+            self.reach *= 2;
+        }
+        is_short
     }
 
     /// Waits for whatever comes next.
@@ -256,7 +298,7 @@ impl Worker {
     /// Fills the window; whether that was possible.
     async fn look(&mut self) -> bool {
         (self.looked, self.is_stale) = (Instant::now(), false);
-        let limit = self.shared.pace.concurrency.saturating_mul(WINDOW) + self.held.len();
+        let limit = self.shared.pace.concurrency.saturating_mul(WINDOW * self.reach) + self.held.len();
         let now = self.shared.teller.clock.now();
         let waiting = match self.shared.store.waiting(self.key, now, limit).await {
             Ok(waiting) => waiting,
@@ -277,6 +319,9 @@ impl Worker {
             self.failing = None;
         }
         self.more = waiting.due.len() == limit;
+        if !self.more {
+            self.reach = 1;
+        }
         self.next = waiting.next;
         self.window = waiting.due;
         self.window.retain(|due| !self.held.contains(&due.seq));
@@ -303,8 +348,10 @@ impl Worker {
                 self.first.insert(due.message);
             }
             let (shared, webhook) = (self.shared.clone(), webhook.clone());
+            let share = shared.share(&webhook.tenant);
             self.attempts.spawn(async move {
-                // Never closed, so this fails never.
+                // Never closed, so these fail never.
+                let _own = share.acquire().await;
                 let _place = shared.room.acquire().await;
                 let event = event_of(&due);
                 let told = shared.teller.tell(&webhook, event).await;

@@ -33,6 +33,9 @@ impl Clock for Hands {
     }
 }
 
+/// Attempts at once in all.
+const IN_ALL: usize = 64;
+
 /// What an endpoint was told: its URL, the event's id and name, its message, and the time.
 #[derive(Clone, Debug, PartialEq)]
 struct Call {
@@ -142,7 +145,7 @@ impl World {
         // Never behind the system's, by which events become due.
         let clock = Arc::new(Hands(watch::Sender::new(Timestamp::now() + SignedDuration::from_hours(1))));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let pace = Pace { concurrency, in_all: 64, keep_log: SignedDuration::from_hours(24 * 365) };
+        let pace = Pace { concurrency, in_all: IN_ALL, keep_log: SignedDuration::from_hours(24 * 365) };
         let keyring = keyring(&store);
         World { folder, store, keyring, endpoints, clock, stop, tasks, pace }
     }
@@ -382,6 +385,47 @@ async fn gone_disables() {
     let calls = world.calls(5).await;
     assert_eq!(calls[2].id, calls[0].id);
     assert_eq!(calls[4].id, calls[1].id);
+    world.end().await;
+}
+
+/// A message with more events than a window holds stops no other message.
+#[tokio::test]
+async fn many_events_of_one_message_hold_no_other_back() {
+    let world = World::new(2);
+    let _webhook = world.webhook("default", "http://a", &[Sent, Delivered]).await;
+    let gate = world.gate("http://a");
+    let large = world.accept("default").await;
+    world.record(large, &[Delivered; 40]).await;
+    let small = world.accept("default").await;
+    world.start();
+    let calls = world.calls(2).await;
+    let messages = [&calls[0].message, &calls[1].message];
+    assert_eq!(messages, [&large.to_string(), &small.to_string()]);
+    gate.add_permits(42);
+    world.calls(42).await;
+    world.end().await;
+}
+
+/// One tenant's slow endpoints leave room for others.
+#[tokio::test]
+async fn slow_endpoints_of_one_tenant_take_their_share_alone() {
+    let world = World::new(8);
+    world.start();
+    let mut gates = Vec::new();
+    for number in 0..IN_ALL / 8 {
+        let url = format!("http://slow{number}");
+        gates.push(world.gate(&url));
+        world.webhook("slow", &url, &[Sent]).await;
+    }
+    for _ in 0..8 {
+        world.accept("slow").await;
+    }
+    world.calls(IN_ALL / SHARE).await;
+    world.webhook("default", "http://fast", &[Sent]).await;
+    world.accept("default").await;
+    let calls = world.calls(IN_ALL / SHARE + 1).await;
+    assert!(calls.iter().any(|call| call.url == "http://fast"));
+    gates.iter().for_each(|gate| gate.add_permits(8));
     world.end().await;
 }
 
