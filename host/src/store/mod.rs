@@ -48,6 +48,7 @@ mod schema;
 mod segment;
 mod sending_schema;
 mod templates;
+mod tenant_events;
 mod verification;
 mod webhook_rows;
 mod webhooks;
@@ -61,10 +62,11 @@ pub use embedded::{Embedded, Options};
 pub use faults::{Faults, NoFaults, Point};
 pub use schema::OpenError;
 pub use templates::{From as TemplateFrom, Template, TemplateChange, TemplateContent, Templates};
+pub use tenant_events::{Announcements, AnyEvent, AnyKind, TenantEvent, TenantEventKind, TenantEventRecord};
 pub use verification::{DomainStatus, Verification, Verifications};
 pub use webhooks::{
-    AttemptRecord, Attempted, Due, EventFilter, Failing, MessageKey, Replay, Tried, Waiting, Webhook, WebhookKey,
-    WebhookStatus, Webhooks,
+    AttemptRecord, Attempted, Due, EventFilter, Failing, MessageFacts, Replay, SubjectKey, Tried, Waiting, Webhook,
+    WebhookKey, WebhookStatus, Webhooks,
 };
 
 /// A tenant's name. `default` always exists.

@@ -154,6 +154,7 @@ CREATE TABLE progress (one INTEGER PRIMARY KEY CHECK (one = 1), seq INTEGER NOT 
 INSERT INTO progress VALUES (1, 0);
 ",
     super::webhooks::EVENTS_SCHEMA,
+    super::tenant_events::EVENTS_SCHEMA,
 ];
 
 /// Why the store cannot be opened.
