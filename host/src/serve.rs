@@ -33,6 +33,7 @@ use crate::edge::{BuiltIn, Edge, EdgeError, Settings};
 use crate::event::Telling;
 use crate::inbox::{Capture, Inbox, curl_line};
 use crate::keyring::{Keyring, MasterKey, MasterKeyError};
+use crate::queue::policy::Schedules;
 use crate::queue::{Courier, Queue};
 use crate::server::http::{Admits, Budget, Deadlines, HttpServer, Routes};
 use crate::server::smtp::{Options as SmtpOptions, SmtpServer};
@@ -242,7 +243,13 @@ impl Host {
         let (http, smtp) = (listeners.http_addrs.clone(), listeners.smtp_addrs.clone());
         let control = opened.control(&config, Some(started), http.clone(), smtp.clone());
         telling.start(&config, &opened.store, &opened.keyring, &edge, &stop, &tasks);
-        let queue = Queue::start(opened.store.clone(), courier, config.delivery.clone(), stop.clone());
+        let queue = Queue::start(
+            opened.store.clone(),
+            courier,
+            config.delivery.clone(),
+            Schedules::from(&config),
+            stop.clone(),
+        );
         serve_smtp(&config, &opened, &edge, &tls, listeners.smtp, &stop, &tasks);
         let inbox = development.map(|development| {
             let url = http.first().map_or_else(String::new, |address| format!("http://{address}"));

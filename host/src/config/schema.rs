@@ -172,6 +172,12 @@ pub const SECTIONS: &[Section] = &[
                 "After so many messages a connection is closed and another opened.",
             ),
             key("idle_connection", DURATION, "\"5s\"", "How long an open connection waits for another message."),
+            key(
+                "sources",
+                "list of names",
+                "[]",
+                "The `[[source]]` that mail leaves from: the first that the peer does not blame. Empty: the system chooses the address.",
+            ),
         ],
     ),
     section(
@@ -238,6 +244,32 @@ pub const SECTIONS: &[Section] = &[
                 "`{ username, password_file }` or `{ username, password_env }`",
                 "Credentials for the relay. The password stands in a file (its end of line is not part of it) or an environment variable, never here.",
             ),
+            bare("sources", "list of names", "The same as in `[delivery]`, for this route."),
+            bare("retry_delays", "list of durations", "The same as in `[delivery]`, for this route."),
+            bare("expire_after", DURATION, "The same as in `[delivery]`, for this route."),
+        ],
+    },
+    Section {
+        path: "source",
+        repeats: true,
+        doc: "An address that mail leaves from. Where a peer refuses mail because of the address it comes from, a list or its reputation, the next source of the route's `sources` is used there for an hour. A message that only waits for greylisting keeps its source.",
+        keys: &[
+            bare(
+                "name",
+                "name",
+                "Demanded. Lower-case letters, digits, `-` and `_`, at most 64; for `sources` and the log.",
+            ),
+            bare(
+                "addresses",
+                "list of addresses",
+                "Demanded. Addresses of this machine, one IPv4 and one IPv6 at most. Hosts that have only addresses of the other kind are not reached from here.",
+            ),
+            bare(
+                "hostname",
+                "domain name",
+                "The name in EHLO. It should resolve to the addresses, and they back to it. Left out: the host's.",
+            ),
+            key("connections", COUNT, "100", "Connections at once from here; sites that find none free wait for one."),
         ],
     },
     section("components", "WASM files that replace built-in stages, for all tenants.", STAGE_FILES),

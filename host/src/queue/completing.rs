@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use mail::{Event, Outcome};
 use tokio::sync::mpsc;
 
-use super::policy::{Attempt, Schedule};
+use super::policy::{Attempt, Schedules};
 use super::sites::Item;
 use crate::event;
 use crate::store::{Completion, LeasedRecipient, Next, Store};
@@ -23,7 +23,7 @@ const LAST_TRIES: u32 = 3;
 #[derive(Clone)]
 pub(super) struct Completer {
     told: mpsc::UnboundedSender<Told>,
-    schedule: Schedule,
+    schedules: Schedules,
 }
 
 enum Told {
@@ -33,13 +33,13 @@ enum Told {
 }
 
 impl Completer {
-    pub(super) fn new(schedule: Schedule) -> (Completer, Completions) {
+    pub(super) fn new(schedules: Schedules) -> (Completer, Completions) {
         let (told, waiting) = mpsc::unbounded_channel();
-        (Completer { told, schedule }, Completions { waiting })
+        (Completer { told, schedules }, Completions { waiting })
     }
 
-    pub(super) fn schedule(&self) -> &Schedule {
-        &self.schedule
+    pub(super) fn schedules(&self) -> &Schedules {
+        &self.schedules
     }
 
     /// An attempt was made for a recipient of a message.
@@ -52,7 +52,8 @@ impl Completer {
             now,
             outcome,
         };
-        let (next, event) = self.schedule.judge(attempt, rand::random());
+        let schedule = self.schedules.of(recipient.address.domain());
+        let (next, event) = schedule.judge(attempt, rand::random());
         self.tell(item, recipient, next, vec![event], now);
     }
 
