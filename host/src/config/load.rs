@@ -16,7 +16,7 @@ use super::schema::{self, Section};
 use super::value::{ByteSize, Count, HostPort, Port, ReadableFile, Setting, Surroundings, io_text};
 use super::{
     ComponentFiles, Config, Delivery, DeliveryTimeouts, Dns, HttpListener, Limits, NextHop, RelayAuth, Route, Smtp,
-    StageLimits, Tenant, TlsFiles, TlsPolicy, events,
+    StageLimits, Tenant, TlsFiles, TlsPolicy, events, store,
 };
 
 /// Tables at the top of the file.
@@ -29,6 +29,7 @@ const TABLES: &[&str] = &[
     "dns",
     "delivery",
     "webhooks",
+    "store",
     "route",
     "components",
     "tenant",
@@ -80,6 +81,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
     let dns: Option<Vec<SocketAddr>> = section(context, &top, "dns").get(context, "servers");
     let delivery = delivery(context, &top, dns.as_deref().unwrap_or_default());
     let webhooks = events::webhooks(context, &top);
+    let store = store::store(context, &top);
     let routes = routes(context, &top);
     let shared = section(context, &top, "components");
     let components = components(context, &shared);
@@ -102,6 +104,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
         dns: Dns { servers: dns? },
         delivery: delivery?,
         webhooks: webhooks?,
+        store: store?,
         routes,
         components,
         tenants,

@@ -7,6 +7,7 @@ pub mod fault;
 mod load;
 mod reader;
 pub mod schema;
+mod store;
 mod value;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ pub use edge::NotifyEdge;
 pub use events::WebhookRules;
 pub use fault::{Fault, Faults, Place};
 pub use load::{TENANT_NAME_BYTES, is_tenant_name, load, parse};
+pub use store::StoreRules;
 
 /// Everything the host needs to know at start.
 #[derive(Clone, Debug)]
@@ -38,6 +40,7 @@ pub struct Config {
     pub dns: Dns,
     pub delivery: Delivery,
     pub webhooks: WebhookRules,
+    pub store: StoreRules,
     pub routes: Vec<Route>,
     /// For tenants that have none of their own.
     pub components: ComponentFiles,

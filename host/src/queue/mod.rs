@@ -69,4 +69,5 @@ pub trait Session: Send {
     async fn close(self: Box<Self>);
 }
 
+pub use completing::DAMAGED;
 pub use scheduler::Queue;
