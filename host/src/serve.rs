@@ -115,12 +115,14 @@ impl Opened {
     /// Opens the data folder, which is made where it lacks.
     fn new(config: &Config, purpose: Purpose) -> Result<Opened, StartError> {
         make_folder(&config.data)?;
-        let defaults = crate::store::Options::default();
-        let retention = match purpose {
-            Purpose::Serve => defaults.retention,
-            Purpose::Develop | Purpose::Command => None,
+        let (retention, keep_messages) = match purpose {
+            Purpose::Serve => (Some(config.store.keep_bodies), Some(config.store.keep_messages)),
+            Purpose::Develop | Purpose::Command => (None, None),
         };
-        let store = Embedded::open(&config.data, crate::store::Options { retention, ..defaults })?;
+        let reserve_bytes = config.store.reserve_bytes;
+        let store_options =
+            crate::store::Options { retention, keep_messages, reserve_bytes, ..crate::store::Options::default() };
+        let store = Embedded::open(&config.data, store_options)?;
         let master = MasterKey::load(config.master_key_file.as_deref(), &config.data)?;
         let keyring = Arc::new(Keyring::new(store.clone(), master, purpose == Purpose::Develop));
         Ok(Opened { store, keyring })

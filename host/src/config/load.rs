@@ -17,7 +17,7 @@ use super::schema::{self, Section};
 use super::value::{ByteSize, Count, HostPort, Port, ReadableFile, Setting, Surroundings, io_text};
 use super::{
     ComponentFiles, Config, Delivery, DeliveryTimeouts, Dns, HttpListener, Limits, NextHop, RelayAuth, Route, Smtp,
-    Source, StageLimits, Tenant, TlsFiles, TlsPolicy, events, sources,
+    Source, StageLimits, Tenant, TlsFiles, TlsPolicy, events, sources, store,
 };
 
 /// Tables at the top of the file.
@@ -30,6 +30,7 @@ const TABLES: &[&str] = &[
     "dns",
     "delivery",
     "webhooks",
+    "store",
     "route",
     "source",
     "components",
@@ -83,6 +84,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
     let sources = sources(context, &top);
     let delivery = delivery(context, &top, dns.as_deref().unwrap_or_default(), &sources);
     let webhooks = events::webhooks(context, &top);
+    let store = store::store(context, &top);
     let routes = routes(context, &top, &sources);
     let shared = section(context, &top, "components");
     let components = components(context, &shared);
@@ -105,6 +107,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
         dns: Dns { servers: dns? },
         delivery: delivery?,
         webhooks: webhooks?,
+        store: store?,
         routes,
         components,
         tenants,

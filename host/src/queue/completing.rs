@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use mail::{Event, Outcome};
+use mail::{Event, EventKind, Outcome};
 use tokio::sync::mpsc;
 
 use super::policy::{Attempt, Schedules};
@@ -18,6 +18,9 @@ const BATCH: usize = 512;
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often it is told again while stopping. What is not told then is due again at the next start.
 const LAST_TRIES: u32 = 3;
+
+/// The reason of the `email.failed` of a message whose stored bytes are damaged or gone.
+pub const DAMAGED: &str = "damaged";
 
 /// Where completions go. Never full: there is at most one for each leased recipient, and leases are bounded.
 #[derive(Clone)]
@@ -60,6 +63,17 @@ impl Completer {
     /// The same outcome for all recipients of a message.
     pub(super) fn all_attempted(&self, item: &Item, outcome: &Outcome) {
         item.recipients.iter().for_each(|recipient| self.attempted(item, recipient, outcome.clone()));
+    }
+
+    /// The message cannot be read, and never will be: it is over for all its recipients.
+    pub(super) fn set_aside(&self, item: &Item, outcome: &Outcome) {
+        let now = Timestamp::now();
+        for recipient in &item.recipients {
+            let attempt = Some((recipient.attempts.saturating_add(1), outcome.clone()));
+            let reason = Some(DAMAGED.to_owned());
+            let event = Event { kind: EventKind::Failed, recipient: recipient.address.clone(), attempt, reason };
+            self.tell(item, recipient, Next::Done, vec![event], now);
+        }
     }
 
     /// No attempt was made.

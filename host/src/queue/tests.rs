@@ -593,5 +593,8 @@ async fn a_damaged_body_fails_and_harms_no_other() {
     assert_eq!(running.events(1).await, [told(EventKind::Delivered, "x@a.test")]);
     assert_eq!(running.events(2).await, [told(EventKind::Failed, "x@a.test")]);
     assert_eq!(running.events(3).await, [told(EventKind::Delivered, "x@a.test")]);
+    let page = running.store.events("default", Uuid::from_u128(2), None, 9).await.unwrap();
+    assert_eq!(page.items.last().unwrap().event.reason.as_deref(), Some(DAMAGED));
+    assert_eq!(running.store.damaged(), 1);
     running.stop().await;
 }
