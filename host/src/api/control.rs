@@ -14,7 +14,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
-use mail::{Domain, EventKind};
+use mail::Domain;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -137,6 +137,7 @@ pub struct QueueView {
 pub struct QueuedMessage {
     pub id: String,
     pub sender: Option<String>,
+    /// Those not done with.
     pub recipients: usize,
     pub size_bytes: u64,
     pub accepted_at: Timestamp,
@@ -309,11 +310,11 @@ impl Control {
     async fn queue(&self, tenant: &str) -> Result<QueueView, Problem> {
         let queued = self.store.queued().await?;
         let page = self.store.messages(tenant, None, QUEUE_LOOK).await?;
-        let waiting = page.items.into_iter().filter(|message| message.last_event.as_deref().is_none_or(is_under_way));
+        let waiting = page.items.into_iter().filter(|message| message.waiting > 0);
         let messages = waiting.take(QUEUE_SHOW).map(|message| QueuedMessage {
             id: message.id.to_string(),
             sender: message.sender.map(|sender| sender.to_string()),
-            recipients: message.recipients.len(),
+            recipients: message.waiting,
             size_bytes: message.size_bytes,
             accepted_at: message.accepted_at,
             last_event: message.last_event,
@@ -384,21 +385,6 @@ impl From<ApiKey> for KeyView {
             created_at: key.created_at,
             revoked_at: key.revoked_at,
         }
-    }
-}
-
-/// Whether the last event of a message, as the store names it, leaves something to be done.
-fn is_under_way(event: &str) -> bool {
-    match EventKind::from_name(&format!("email.{event}")) {
-        None | Some(EventKind::Sent | EventKind::DeliveryDelayed | EventKind::Scheduled) => true,
-        Some(
-            EventKind::Delivered
-            | EventKind::Bounced
-            | EventKind::Failed
-            | EventKind::Suppressed
-            | EventKind::Complained
-            | EventKind::Canceled,
-        ) => false,
     }
 }
 

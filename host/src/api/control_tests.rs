@@ -113,10 +113,3 @@ async fn a_running_host_answers_on_its_socket_and_only_once_per_folder() {
     assert!(socket::connect(&config.data).await.unwrap().is_none());
     Host::start(config, Options::default()).await.unwrap().shutdown().await;
 }
-
-#[test]
-fn the_queue_shows_what_is_under_way() {
-    for (event, waits) in [("sent", true), ("delivery_delayed", true), ("delivered", false), ("bounced", false)] {
-        assert_eq!(is_under_way(event), waits, "{event}");
-    }
-}

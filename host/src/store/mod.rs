@@ -66,7 +66,7 @@ pub use tenant_events::{Announcements, AnyEvent, AnyKind, TenantEvent, TenantEve
 pub use verification::{DomainStatus, Verification, Verifications};
 pub use webhooks::{
     AttemptRecord, Attempted, Due, EventFilter, Failing, MessageFacts, Replay, SubjectKey, Tried, Waiting, Webhook,
-    WebhookKey, WebhookStatus, Webhooks,
+    WebhookChange, WebhookKey, WebhookStatus, Webhooks,
 };
 
 /// A tenant's name. `default` always exists.
@@ -198,6 +198,8 @@ pub struct MessageView {
     pub tenant: TenantId,
     pub sender: ReversePath,
     pub recipients: Vec<Address>,
+    /// Of them: those not done with.
+    pub waiting: usize,
     pub bcc: Vec<Address>,
     pub body: BodyRef,
     pub size_bytes: u64,
