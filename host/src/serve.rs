@@ -48,6 +48,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 
 /// Of the requests at once: those that may wait for strangers' servers.
 const ERRANDS_SHARE: usize = 4;
+/// Never fewer than one message's files that are fetched at once.
+const ERRANDS_LEAST: usize = 4;
 
 /// A request may be so many times as large as a message: base64, JSON, and HTML beside text.
 const BODY_PER_MESSAGE: u64 = 2;
@@ -365,7 +367,7 @@ fn resources(config: &Config, opened: &Opened, is_development: bool) -> Result<R
         },
         web: Arc::new(web::Web::new(&config.dns, reachable)?),
         message_bytes: config.limits.message_bytes,
-        errands: Arc::new(Semaphore::new((config.limits.http_requests / ERRANDS_SHARE).max(1))),
+        errands: Arc::new(Semaphore::new((config.limits.http_requests / ERRANDS_SHARE).max(ERRANDS_LEAST))),
     })
 }
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use mail::Event;
 use rusqlite::{Connection, OptionalExtension};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::accepting::{Counters, Prepared};
@@ -40,6 +40,9 @@ use super::{
 const WAITING_JOBS: usize = 1024;
 /// How long a job may wait to be handed in, when so many wait before it.
 const HAND_IN: Duration = Duration::from_secs(10);
+
+/// Lists of a tenant's events that are read at once.
+const LISTS: usize = 2;
 
 /// How the store keeps things. None of it changes what is on disk already.
 #[derive(Clone, Debug)]
@@ -103,6 +106,7 @@ pub struct Embedded {
     /// `None` only while closing.
     jobs: Option<mpsc::Sender<Job>>,
     pub(super) readers: Arc<Readers>,
+    pub(super) lists: Semaphore,
     pub(super) key_cache: KeyCache<ApiKey>,
     pub(super) delivery_tokens: KeyCache<DeliveryToken>,
     pub(super) operator_keys: KeyCache<OperatorKey>,
@@ -185,6 +189,7 @@ impl Embedded {
             shared,
             jobs: Some(jobs),
             readers,
+            lists: Semaphore::new(LISTS),
             key_cache: KeyCache::default(),
             delivery_tokens: KeyCache::default(),
             operator_keys: KeyCache::default(),

@@ -83,7 +83,7 @@ pub use tending::{BOUNCED, PURGED, QueueChange, QueueFilter, QueuedRecipient, Te
 pub use verification::{DomainStatus, Verification, Verifications};
 pub use webhooks::{
     AttemptRecord, Attempted, Due, EventFilter, Failing, MessageFacts, Replay, SubjectKey, Tried, Waiting, Webhook,
-    WebhookKey, WebhookStatus, Webhooks,
+    WebhookChange, WebhookKey, WebhookStatus, Webhooks,
 };
 
 /// A tenant's name. `default` always exists.
@@ -222,6 +222,8 @@ pub struct MessageView {
     pub tenant: TenantId,
     pub sender: ReversePath,
     pub recipients: Vec<Address>,
+    /// Of them: those not done with.
+    pub waiting: usize,
     pub bcc: Vec<Address>,
     pub body: BodyRef,
     pub size_bytes: u64,
