@@ -31,8 +31,9 @@ use super::schema::{self, Layout, OpenError};
 use super::segment::{self, BodyError, Place, Spool};
 use super::writer::{Job, Writer};
 use super::{
-    Accepted, ApiKey, BodyRef, Completion, DeliveryToken, EventRecord, Leased, MessageView, NewMessage, Page,
-    QueueChange, QueueFilter, QueuedRecipient, Rest, Store, StoreError, Tended, deliveries, tending, webhook_rows,
+    Accepted, ApiKey, BodyRef, Completion, DeliveryToken, EventRecord, Leased, MessageView, NewMessage, OperatorKey,
+    Page, QueueChange, QueueFilter, QueuedRecipient, Rest, Store, StoreError, Tended, deliveries, tending,
+    webhook_rows,
 };
 
 /// Jobs that may wait for the writer; whoever comes later waits to hand in.
@@ -104,6 +105,7 @@ pub struct Embedded {
     pub(super) readers: Arc<Readers>,
     pub(super) key_cache: KeyCache<ApiKey>,
     pub(super) delivery_tokens: KeyCache<DeliveryToken>,
+    pub(super) operator_keys: KeyCache<OperatorKey>,
     housekeeper: Arc<Mutex<Housekeeper>>,
     wake: std_mpsc::Sender<Wake>,
     threads: Vec<JoinHandle<()>>,
@@ -185,6 +187,7 @@ impl Embedded {
             readers,
             key_cache: KeyCache::default(),
             delivery_tokens: KeyCache::default(),
+            operator_keys: KeyCache::default(),
             housekeeper,
             wake,
             threads,

@@ -50,6 +50,7 @@ mod housekeeping;
 mod jobs;
 mod lanes;
 mod lease;
+mod operators;
 pub(crate) mod private;
 mod queue_schema;
 mod reading;
@@ -59,6 +60,8 @@ mod schema;
 mod segment;
 mod sending_schema;
 mod templates;
+mod tenant_events;
+mod tenants_schema;
 mod tending;
 mod verification;
 mod webhook_rows;
@@ -72,13 +75,15 @@ pub use backup::Backup;
 pub use edges::{DeliveryToken, EdgeKey, Edges};
 pub use embedded::{Embedded, Options};
 pub use faults::{Faults, NoFaults, Point};
+pub use operators::{OperatorKey, Operators};
 pub use schema::OpenError;
 pub use templates::{From as TemplateFrom, Template, TemplateChange, TemplateContent, Templates};
+pub use tenant_events::{Announcements, AnyEvent, AnyKind, TenantEvent, TenantEventKind, TenantEventRecord};
 pub use tending::{BOUNCED, PURGED, QueueChange, QueueFilter, QueuedRecipient, Tended};
 pub use verification::{DomainStatus, Verification, Verifications};
 pub use webhooks::{
-    AttemptRecord, Attempted, Due, EventFilter, Failing, MessageKey, Replay, Tried, Waiting, Webhook, WebhookKey,
-    WebhookStatus, Webhooks,
+    AttemptRecord, Attempted, Due, EventFilter, Failing, MessageFacts, Replay, SubjectKey, Tried, Waiting, Webhook,
+    WebhookKey, WebhookStatus, Webhooks,
 };
 
 /// A tenant's name. `default` always exists.

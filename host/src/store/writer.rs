@@ -169,7 +169,7 @@ impl Writer {
                 Ok(told) => (Pending::Unit(answer, told), Ok(())),
                 Err(error) => (Pending::Unit(answer, Ok(())), Err(error)),
             },
-            Job::Change { change, answer } => match self.change(change) {
+            Job::Change { change, answer } => match self.change(change, effects) {
                 Ok(told) => (Pending::Unit(answer, told), Ok(())),
                 Err(error) => (Pending::Unit(answer, Ok(())), Err(error)),
             },
@@ -330,14 +330,16 @@ impl Writer {
     }
 
     /// A change that fails leaves the rest of the group alone.
-    fn change(&mut self, change: Change) -> Result<Result<(), StoreError>, GroupError> {
+    fn change(&mut self, change: Change, effects: &mut Effects) -> Result<Result<(), StoreError>, GroupError> {
         self.connection.prepare_cached("SAVEPOINT change")?.execute([])?;
+        let before = self.counters.seq;
         let told = change(&self.connection, &mut self.counters);
         if told.is_err() {
             self.connection.prepare_cached("ROLLBACK TO change")?.execute([])?;
             self.counters.tenants.clear();
         }
         self.connection.prepare_cached("RELEASE change")?.execute([])?;
+        effects.events |= self.counters.seq != before;
         Ok(told)
     }
 
