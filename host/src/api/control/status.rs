@@ -1,21 +1,15 @@
-//! What the host says of itself and of its mail: `status`, `queue`, `events`, and the document of this API.
+//! What the host says of itself and of its mail: `status`, `events`, and the document of this API.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Method;
-use jiff::Timestamp;
-use mail::EventKind;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{Call, Control, Passed, Problem, ROUTES, Route, document};
 use crate::api::events;
-
-/// Messages that `GET queue` looks through, newest first, and the most it shows.
-const QUEUE_LOOK: usize = 1000;
-const QUEUE_SHOW: usize = 100;
 
 /// What the host says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -32,33 +26,10 @@ pub struct Status {
     pub smtp: Vec<SocketAddr>,
 }
 
-/// The depth of the queue, and the newest messages of a tenant that are not done with.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct QueueView {
-    /// Recipients of all tenants; absent for whom only one is shown.
-    pub queued: Option<u64>,
-    pub messages: Vec<QueuedMessage>,
-}
-
-/// A message that is not done with.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct QueuedMessage {
-    pub id: String,
-    pub sender: Option<String>,
-    pub recipients: usize,
-    pub size_bytes: u64,
-    #[schema(value_type = String, format = DateTime)]
-    pub accepted_at: Timestamp,
-    pub last_event: Option<String>,
-}
-
 /// The routes of this family.
 pub fn routes() -> Vec<Route> {
     vec![
         Route::new(Method::GET, "status", "What the host says of itself", status),
-        Route::new(Method::GET, "queue", "The newest messages of a tenant that are not done with", queue)
-            .of_tenant()
-            .for_managers(),
         Route::new(Method::GET, "events", "What happened to a tenant's messages, as the sending API shows it", list)
             .of_tenant()
             .asks("type", "Only events of this kind; may stand several times.")
@@ -84,24 +55,6 @@ async fn status(control: Arc<Control>, _: Call) -> Result<Status, Problem> {
     })
 }
 
-async fn queue(control: Arc<Control>, call: Call) -> Result<QueueView, Problem> {
-    let queued = match call.caller.is_operator() {
-        true => Some(control.store.queued().await?),
-        false => None,
-    };
-    let page = control.store.messages(call.tenant(), None, QUEUE_LOOK).await?;
-    let waiting = page.items.into_iter().filter(|message| message.last_event.as_deref().is_none_or(is_under_way));
-    let messages = waiting.take(QUEUE_SHOW).map(|message| QueuedMessage {
-        id: message.id.to_string(),
-        sender: message.sender.map(|sender| sender.to_string()),
-        recipients: message.recipients.len(),
-        size_bytes: message.size_bytes,
-        accepted_at: message.accepted_at,
-        last_event: message.last_event,
-    });
-    Ok(QueueView { queued, messages: messages.collect() })
-}
-
 async fn list(control: Arc<Control>, call: Call) -> Result<Passed, Problem> {
     Ok(Passed(events::list(&*control.webhooks, call.tenant(), &call.query).await))
 }
@@ -109,31 +62,4 @@ async fn list(control: Arc<Control>, call: Call) -> Result<Passed, Problem> {
 async fn openapi(_: Arc<Control>, _: Call) -> Result<Value, Problem> {
     serde_json::to_value(document::document(&ROUTES))
         .map_err(|error| Problem::invalid(format!("the document cannot be written: {error}")))
-}
-
-/// Whether the last event of a message, as the store names it, leaves something to be done.
-fn is_under_way(event: &str) -> bool {
-    match EventKind::from_name(&format!("email.{event}")) {
-        None | Some(EventKind::Sent | EventKind::DeliveryDelayed | EventKind::Scheduled) => true,
-        Some(
-            EventKind::Delivered
-            | EventKind::Bounced
-            | EventKind::Failed
-            | EventKind::Suppressed
-            | EventKind::Complained
-            | EventKind::Canceled,
-        ) => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_queue_shows_what_is_under_way() {
-        for (event, waits) in [("sent", true), ("delivery_delayed", true), ("delivered", false), ("bounced", false)] {
-            assert_eq!(is_under_way(event), waits, "{event}");
-        }
-    }
 }
