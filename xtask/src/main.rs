@@ -9,6 +9,7 @@ mod compose;
 mod dev;
 mod interop;
 mod run;
+mod soak;
 mod suite;
 mod tidy;
 
@@ -24,7 +25,7 @@ const VERBS: &[(&str, &str, &str)] = &[
     ("bench", "NAME [ARGS]", "measure: `bench pipeline`, `bench edge`, `bench relay --vs postfix`"),
     ("check-tidy", "", "check the house rules: who depends on whom, file sizes, documents that drift"),
     ("fuzz", "", "not yet"),
-    ("soak", "", "not yet"),
+    ("soak", "[--rounds N] [--seed N]", "kill the host under load, 200 times without a number, and count what is lost"),
 ];
 
 fn main() -> ExitCode {
@@ -50,7 +51,8 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "test" => suite::run(rest)?,
         "bench" => bench::run(rest)?,
         "check-tidy" => tidy::check()?,
-        "fuzz" | "soak" => bail!("`cargo xtask {verb}` does not exist yet"),
+        "soak" => soak::run(rest)?,
+        "fuzz" => bail!("`cargo xtask {verb}` does not exist yet"),
         _ => bail!("`{verb}` is not a command\n\n{}", help()),
     }
     Ok(())

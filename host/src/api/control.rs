@@ -17,6 +17,7 @@ pub mod edges;
 pub mod keys;
 pub mod operators;
 mod problem;
+pub mod queue;
 mod route;
 pub mod status;
 pub mod tenants;
@@ -44,7 +45,7 @@ pub const PREFIX: &str = "/control/v1/";
 
 /// All routes, a family a line.
 const FAMILIES: &[fn() -> Vec<Route>] =
-    &[status::routes, tenants::routes, keys::routes, operators::routes, domains::routes, edges::routes];
+    &[status::routes, queue::routes, tenants::routes, keys::routes, operators::routes, domains::routes, edges::routes];
 
 static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| FAMILIES.iter().flat_map(|family| family()).collect());
 

@@ -9,7 +9,7 @@ use super::link::Link;
 use super::{Failure, Target, say};
 use crate::api::control::Listing;
 use crate::api::control::domains::{DnsRecord, DomainView, NewDomain};
-use crate::api::control::status::{QueueView, Status};
+use crate::api::control::status::Status;
 use crate::api::control::tenants::TenantNames;
 
 /// One tenant, or all where none is named.
@@ -120,35 +120,6 @@ fn print_records(records: &[DnsRecord]) -> Result<(), Failure> {
     records.iter().filter(|record| record.required).try_for_each(|record| say(&record.zone_line))?;
     say("; advised: merge them with what is published already")?;
     records.iter().filter(|record| !record.required).try_for_each(|record| say(&record.zone_line))
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Queue {
-    /// List the newest messages of a tenant that are not delivered yet.
-    List {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        of: OfTenant,
-    },
-}
-
-impl Queue {
-    pub(super) async fn run(self) -> Result<(), Failure> {
-        let Queue::List { target, of } = self;
-        let path = format!("queue{}", of.query());
-        let queue: QueueView = Link::open(&target).await?.call(Method::GET, &path, &()).await?;
-        say(format_args!("{}, in all tenants", waiting(queue.queued.unwrap_or_default())))?;
-        if queue.messages.is_empty() {
-            return Ok(());
-        }
-        let rows = queue.messages.into_iter().map(|message| {
-            let sender = message.sender.unwrap_or_else(|| "<>".to_owned());
-            let event = message.last_event.unwrap_or_else(|| "-".to_owned());
-            [message.id, sender, message.recipients.to_string(), message.accepted_at.to_string(), event]
-        });
-        table(["ID", "SENDER", "WAITING", "ACCEPTED", "LAST EVENT"], rows)
-    }
 }
 
 #[derive(Debug, Subcommand)]

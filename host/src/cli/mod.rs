@@ -8,6 +8,7 @@ mod edges;
 mod events;
 mod keys;
 mod link;
+mod queue;
 mod send;
 mod serve;
 
@@ -53,9 +54,10 @@ enum Verb {
     /// Sending domains and their DKIM keys.
     #[command(subcommand)]
     Domain(directory::Domain),
-    /// Mail that waits.
+    /// Mail that waits: look at it, try it again, hold it, end it.
     #[command(subcommand)]
-    Queue(directory::Queue),
+    Queue(queue::Queue),
+    Backup(queue::BackUp),
     /// What happened to messages.
     #[command(subcommand)]
     Events(events::Events),
@@ -138,6 +140,7 @@ pub fn run() -> ExitCode {
             Verb::Key(key) => key.run().await,
             Verb::Domain(domain) => domain.run().await,
             Verb::Queue(queue) => queue.run().await,
+            Verb::Backup(backup) => backup.run().await,
             Verb::Events(events) => events.run().await,
             Verb::Tenant(tenant) => tenant.run().await,
         }
@@ -212,6 +215,14 @@ mod tests {
         check("posthaste check --config a.toml --probe-domain example.com", true);
         check("posthaste status --data d", true);
         check("posthaste queue list --config a.toml", true);
+        check("posthaste queue list --data d --tenant acme --domain a.test --older-than 2h --held --limit 5", true);
+        check("posthaste queue list --data d --older-than soon", false);
+        check("posthaste queue show --config a.toml 01", true);
+        check("posthaste queue show --config a.toml", false);
+        check("posthaste queue purge --config a.toml --all", true);
+        check("posthaste queue retry --config a.toml 01", true);
+        check("posthaste backup --config a.toml dir", true);
+        check("posthaste backup --config a.toml", false);
         check("posthaste events list --config a.toml --limit 5 --type email.sent", true);
         check("posthaste events tail --data d --tenant acme --follow", true);
         check("posthaste events tail", false);

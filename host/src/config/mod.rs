@@ -25,6 +25,7 @@ pub use fault::{Fault, Faults, Place};
 pub use load::{TENANT_NAME_BYTES, is_tenant_name, load, parse};
 pub use sources::Source;
 pub use store::StoreRules;
+pub use value::duration;
 
 /// Everything the host needs to know at start.
 #[derive(Clone, Debug)]
