@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::policy::{Attempt, Schedules};
 use super::sites::Item;
-use crate::event;
+use crate::event::mail_log::{self, Circumstances, Via};
 use crate::store::{Completion, LeasedRecipient, Next, Store};
 
 /// Completions told in one batch.
@@ -27,7 +27,7 @@ pub(super) struct Completer {
 }
 
 enum Told {
-    Completion(Box<Completion>),
+    Completion(Box<Completion>, Box<Circumstances>),
     /// Nothing will come behind it.
     Stop,
 }
@@ -42,8 +42,8 @@ impl Completer {
         &self.schedules
     }
 
-    /// An attempt was made for a recipient of a message.
-    pub(super) fn attempted(&self, item: &Item, recipient: &LeasedRecipient, outcome: Outcome) {
+    /// An attempt was made for a recipient of a message; `via`: where it came to a connection.
+    pub(super) fn attempted(&self, item: &Item, recipient: &LeasedRecipient, outcome: Outcome, via: Option<Via>) {
         let now = Timestamp::now();
         let attempt = Attempt {
             recipient: &recipient.address,
@@ -54,24 +54,25 @@ impl Completer {
         };
         let schedule = self.schedules.of(recipient.address.domain());
         let (next, event) = schedule.judge(attempt, rand::random());
-        self.tell(item, recipient, next, vec![event], now);
+        self.tell(item, recipient, next, vec![event], now, via);
     }
 
     /// The same outcome for all recipients of a message.
     pub(super) fn all_attempted(&self, item: &Item, outcome: &Outcome) {
-        item.recipients.iter().for_each(|recipient| self.attempted(item, recipient, outcome.clone()));
+        item.recipients.iter().for_each(|recipient| self.attempted(item, recipient, outcome.clone(), None));
     }
 
     /// No attempt was made.
     pub(super) fn release(&self, item: &Item) {
         let now = Timestamp::now();
-        item.recipients.iter().for_each(|recipient| self.tell(item, recipient, Next::Release, Vec::new(), now));
+        item.recipients.iter().for_each(|recipient| self.tell(item, recipient, Next::Release, Vec::new(), now, None));
     }
 
     /// No attempt is made before a time.
     pub(super) fn postpone(&self, item: &Item, until: Timestamp) {
         let now = Timestamp::now();
-        item.recipients.iter().for_each(|recipient| self.tell(item, recipient, Next::Postpone(until), Vec::new(), now));
+        let next = || Next::Postpone(until);
+        item.recipients.iter().for_each(|recipient| self.tell(item, recipient, next(), Vec::new(), now, None));
     }
 
     /// All have told what they had to.
@@ -79,10 +80,19 @@ impl Completer {
         let _ = self.told.send(Told::Stop);
     }
 
-    fn tell(&self, item: &Item, recipient: &LeasedRecipient, next: Next, events: Vec<Event>, at: Timestamp) {
+    fn tell(
+        &self,
+        item: &Item,
+        recipient: &LeasedRecipient,
+        next: Next,
+        events: Vec<Event>,
+        at: Timestamp,
+        via: Option<Via>,
+    ) {
+        let around = Circumstances { tenant: item.tenant.clone(), accepted_at: item.accepted_at, at, via };
         let completion = Completion { message: item.message, index: recipient.index, next, events, at };
         // Fails only when the runtime goes down; the store's leases end with the process.
-        let _ = self.told.send(Told::Completion(Box::new(completion)));
+        let _ = self.told.send(Told::Completion(Box::new(completion), Box::new(around)));
     }
 }
 
@@ -99,15 +109,19 @@ impl Completions {
         let mut told = Vec::with_capacity(BATCH);
         while !stopped && self.waiting.recv_many(&mut told, BATCH).await > 0 {
             let mut batch = Vec::with_capacity(told.len());
+            let mut around = Vec::with_capacity(told.len());
             for one in told.drain(..) {
                 match one {
-                    Told::Completion(completion) => batch.push(*completion),
+                    Told::Completion(completion, circumstances) => {
+                        batch.push(*completion);
+                        around.push(circumstances);
+                    }
                     Told::Stop => stopped = true,
                 }
             }
             if !batch.is_empty() && tell_store(&*store, &batch, &stopping).await {
-                for completion in &batch {
-                    completion.events.iter().for_each(|event| event::log(completion.message, event));
+                for (completion, around) in batch.iter().zip(&around) {
+                    completion.events.iter().for_each(|event| mail_log::log(completion.message, event, around));
                 }
             }
             completed(batch.len());
