@@ -17,7 +17,7 @@ use super::schema::{self, Section};
 use super::value::{ByteSize, Count, HostPort, Port, ReadableFile, Setting, Surroundings, io_text};
 use super::{
     ComponentFiles, Config, Delivery, DeliveryTimeouts, Dns, HttpListener, Limits, NextHop, RelayAuth, Route, Smtp,
-    Source, StageLimits, Tenant, TlsFiles, TlsPolicy, events, sources,
+    Source, StageLimits, Tenant, TlsFiles, TlsPolicy, events, sources, store,
 };
 
 /// Tables at the top of the file.
@@ -30,6 +30,7 @@ const TABLES: &[&str] = &[
     "dns",
     "delivery",
     "webhooks",
+    "store",
     "route",
     "source",
     "components",
@@ -83,6 +84,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
     let sources = sources(context, &top);
     let delivery = delivery(context, &top, dns.as_deref().unwrap_or_default(), &sources);
     let webhooks = events::webhooks(context, &top);
+    let store = store::store(context, &top);
     let routes = routes(context, &top, &sources);
     let shared = section(context, &top, "components");
     let components = components(context, &shared);
@@ -105,6 +107,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
         dns: Dns { servers: dns? },
         delivery: delivery?,
         webhooks: webhooks?,
+        store: store?,
         routes,
         components,
         tenants,
@@ -132,13 +135,13 @@ fn listener(context: &mut Context<'_, '_>, top: &Reader<'_, '_>, name: &str) -> 
     section.demand(context, "listen")
 }
 
-/// Whoever reaches it is the operator, so it is for this machine alone.
+/// It asks for keys and speaks no TLS, so it is for this machine alone.
 fn admin(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> Option<SocketAddr> {
     let section = section(context, top, "admin");
     let address: SocketAddr = section.demand(context, "listen")?;
     if let Some((_, value)) = section.raw("listen").filter(|_| !address.ip().is_loopback()) {
         let text = format!(
-            "admin.listen: {address} can be reached from elsewhere, and no password is asked there: write \"127.0.0.1:{}\"",
+            "admin.listen: {address} can be reached from elsewhere, where keys would cross the network unencrypted: write \"127.0.0.1:{}\"",
             address.port()
         );
         context.faults.add(value.span(), text);

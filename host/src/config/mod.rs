@@ -8,6 +8,7 @@ mod load;
 mod reader;
 pub mod schema;
 mod sources;
+mod store;
 mod value;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ pub use events::WebhookRules;
 pub use fault::{Fault, Faults, Place};
 pub use load::{TENANT_NAME_BYTES, is_tenant_name, load, parse};
 pub use sources::Source;
+pub use store::StoreRules;
 
 /// Everything the host needs to know at start.
 #[derive(Clone, Debug)]
@@ -41,6 +43,7 @@ pub struct Config {
     pub dns: Dns,
     pub delivery: Delivery,
     pub webhooks: WebhookRules,
+    pub store: StoreRules,
     pub routes: Vec<Route>,
     /// For tenants that have none of their own.
     pub components: ComponentFiles,

@@ -93,8 +93,12 @@ pub const SECTIONS: &[Section] = &[
     ),
     section(
         "admin",
-        "Control API by TCP. Left out: it is reached through the socket in the data folder only.",
-        &[bare("listen", ADDRESS, "Demanded in this section. A loopback address: whoever reaches it is the operator.")],
+        "Control API by TCP, for operator keys (`posthaste key create --operator`) and the tenants' own. Left out: it is reached through the socket in the data folder only.",
+        &[bare(
+            "listen",
+            ADDRESS,
+            "Demanded in this section. A loopback address, since there is no TLS: put a proxy that speaks it in front.",
+        )],
     ),
     section(
         "tls",
@@ -211,6 +215,30 @@ pub const SECTIONS: &[Section] = &[
                 "What an endpoint may take from the connection to the end of its answer; at most 50s.",
             ),
             key("keep_log", DURATION, "\"7d\"", "How long the log of attempts is kept."),
+        ],
+    ),
+    section(
+        "store",
+        "What is kept on disk, in the data folder.",
+        &[
+            key(
+                "reserve",
+                SIZE,
+                "\"256MiB\"",
+                "Free disk space below which no mail is taken (452, 503), so that what was taken can be delivered. Below it, bodies that nobody waits for go at once.",
+            ),
+            key(
+                "keep_bodies",
+                DURATION,
+                "\"1d\"",
+                "How long a body can be read after its last recipient is done with.",
+            ),
+            key(
+                "keep_messages",
+                DURATION,
+                "\"30d\"",
+                "How long a message and its events can be read from the same moment; at least `1d`, and at least `keep_bodies`. What a webhook is still to be told of stays.",
+            ),
         ],
     ),
     Section {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use mail::{Event, Outcome};
+use mail::{Event, EventKind, Outcome};
 use tokio::sync::mpsc;
 
 use super::policy::{Attempt, Schedules};
@@ -18,6 +18,9 @@ const BATCH: usize = 512;
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often it is told again while stopping. What is not told then is due again at the next start.
 const LAST_TRIES: u32 = 3;
+
+/// The reason of the `email.failed` of a message whose stored bytes are damaged or gone.
+pub const DAMAGED: &str = "damaged";
 
 /// Where completions go. Never full: there is at most one for each leased recipient, and leases are bounded.
 #[derive(Clone)]
@@ -62,17 +65,21 @@ impl Completer {
         item.recipients.iter().for_each(|recipient| self.attempted(item, recipient, outcome.clone(), None));
     }
 
+    /// The message cannot be read, and never will be: it is over for all its recipients.
+    pub(super) fn set_aside(&self, item: &Item, outcome: &Outcome) {
+        let now = Timestamp::now();
+        for recipient in &item.recipients {
+            let attempt = Some((recipient.attempts.saturating_add(1), outcome.clone()));
+            let reason = Some(DAMAGED.to_owned());
+            let event = Event { kind: EventKind::Failed, recipient: recipient.address.clone(), attempt, reason };
+            self.tell(item, recipient, Next::Done, vec![event], now, None);
+        }
+    }
+
     /// No attempt was made.
     pub(super) fn release(&self, item: &Item) {
         let now = Timestamp::now();
         item.recipients.iter().for_each(|recipient| self.tell(item, recipient, Next::Release, Vec::new(), now, None));
-    }
-
-    /// No attempt is made before a time.
-    pub(super) fn postpone(&self, item: &Item, until: Timestamp) {
-        let now = Timestamp::now();
-        let next = || Next::Postpone(until);
-        item.recipients.iter().for_each(|recipient| self.tell(item, recipient, next(), Vec::new(), now, None));
     }
 
     /// All have told what they had to.

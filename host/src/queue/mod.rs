@@ -71,4 +71,5 @@ pub trait Session: Send {
     async fn close(self: Box<Self>);
 }
 
+pub use completing::DAMAGED;
 pub use scheduler::Queue;
