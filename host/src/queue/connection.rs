@@ -8,6 +8,7 @@ use mail::{EnhancedCode, Outcome, Verdict};
 use super::scheduler::Inner;
 use super::sites::Item;
 use super::{Session, Site, Transaction};
+use crate::event::mail_log::Via;
 use crate::store::StoreError;
 
 /// A place among the connections; given back when the task ends, however it does.
@@ -31,11 +32,11 @@ struct InHand {
 
 impl InHand {
     /// Tells each recipient's outcome. Fewer outcomes than recipients are a fault of the session; the rest is released.
-    fn attempted(mut self, outcomes: Vec<Outcome>) {
+    fn attempted(mut self, outcomes: Vec<Outcome>, via: &Via) {
         let Some(mut item) = self.item.take() else { return };
         let rest = item.recipients.split_off(outcomes.len().min(item.recipients.len()));
         for (recipient, outcome) in item.recipients.iter().zip(outcomes) {
-            self.inner.completer.attempted(&item, recipient, outcome);
+            self.inner.completer.attempted(&item, recipient, outcome, Some(via.clone()));
         }
         if !rest.is_empty() {
             tracing::error!(id = %item.message, missing = rest.len(), "a session gave too few outcomes");
@@ -63,20 +64,23 @@ pub(super) async fn run(inner: Arc<Inner>, site: Site) {
         Ok(session) => {
             slot.connecting = false;
             inner.connected(&site.key);
-            use_session(&inner, &site.key, session).await;
+            use_session(&inner, &site, session).await;
         }
         Err(outcome) => inner.refused(&site.key, &outcome),
     }
 }
 
-async fn use_session(inner: &Arc<Inner>, key: &Arc<str>, mut session: Box<dyn Session>) {
+async fn use_session(inner: &Arc<Inner>, site: &Site, mut session: Box<dyn Session>) {
+    let key = &site.key;
+    let source = site.plan.egress.as_ref().map(|egress| egress.source.name.clone());
     let mut sent = 0;
     while sent < inner.config.messages_per_connection.max(1) && session.is_open() {
         let Some(item) = next_item(inner, key).await else { break };
         let mut in_hand = InHand { inner: inner.clone(), item: Some(item) };
         let Some(transaction) = transaction(inner, &mut in_hand).await else { continue };
+        let via = Via { source: source.clone(), begun_at: jiff::Timestamp::now() };
         tokio::select! {
-            outcomes = session.send(&transaction) => in_hand.attempted(outcomes),
+            outcomes = session.send(&transaction) => in_hand.attempted(outcomes, &via),
             // Dropped in the middle: in_hand releases it. The peer may have it all the same.
             () = inner.abort.cancelled() => return,
         }

@@ -276,9 +276,9 @@ impl Connection {
                 }
             }
         }
-        let facts =
-            SessionFacts { peer: self.peer, hello: self.session.hello().to_owned(), protocol: self.session.protocol() };
-        let Arrived { envelope, message, .. } = arrived;
+        let Arrived { envelope, message, utf8, .. } = arrived;
+        let protocol = self.session.protocol(utf8);
+        let facts = SessionFacts { peer: self.peer, hello: self.session.hello().to_owned(), protocol };
         let incoming = Incoming { authority, envelope, message, facts };
         let answer = match timeout(SUBMIT_TIMEOUT, self.server.submit.submit(incoming)).await {
             Ok(Ok(queued)) => reply(250, (2, 0, 0), &format!("Ok: queued as {}", queued.id)),
