@@ -5,6 +5,7 @@
 //! listener's keys); everything here is for an operator. Answers are JSON; errors are `{"name", "message"}`.
 
 pub mod edges;
+pub mod vitals;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -12,22 +13,29 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use jiff::Timestamp;
 use mail::{Domain, EventKind};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use self::vitals::{Live, Vitals};
 use super::events;
 use crate::DEFAULT_TENANT;
 use crate::api_key;
 use crate::config::{TENANT_NAME_BYTES, is_tenant_name};
 use crate::keyring::{self, Keyring};
+use crate::metrics::{self, Depth, metrics};
+use crate::reload::Reloaded;
 use crate::store::{ApiKey, Directory, Edges, SendingDomain, Store, StoreError, Webhooks};
 
 /// Where all routes of this API begin.
 pub const PREFIX: &str = "/control/v1/";
+
+/// Where Prometheus looks.
+pub const METRICS_PATH: &str = "/metrics";
 
 /// Longest name of a key, in bytes.
 const KEY_NAME_BYTES: usize = 100;
@@ -37,7 +45,7 @@ const QUEUE_LOOK: usize = 1000;
 const QUEUE_SHOW: usize = 100;
 
 /// `GET status`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub version: String,
     pub hostname: String,
@@ -47,6 +55,9 @@ pub struct Status {
     pub queued: u64,
     pub http: Vec<SocketAddr>,
     pub smtp: Vec<SocketAddr>,
+    /// How a running host does.
+    #[serde(default)]
+    pub vitals: Option<Vitals>,
 }
 
 /// `POST keys` and `POST delivery-tokens`.
@@ -199,11 +210,16 @@ pub struct Control {
     pub started: Option<Instant>,
     pub http: Vec<SocketAddr>,
     pub smtp: Vec<SocketAddr>,
+    /// A running host, from inside.
+    pub live: Option<Arc<Live>>,
 }
 
 impl Control {
     /// Answers one request. Never fails: what goes wrong is an answer too.
     pub async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
+        if request.uri().path() == METRICS_PATH {
+            return self.metrics().await;
+        }
         let rest = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
         let path: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
         let answer = match self.route(&path, &request).await {
@@ -232,6 +248,7 @@ impl Control {
                 self.edge_route(path, request, tenant).await
             }
             (&Method::GET, ["status"]) => Ok(json(ok, &self.status().await?)),
+            (&Method::POST, ["reload"]) => Ok(json(ok, &self.reload().await?)),
             (&Method::GET, ["tenants"]) => Ok(json(ok, &Listing { data: self.tenants().await? })),
             (&Method::GET, ["queue"]) => Ok(json(ok, &self.queue(tenant.unwrap_or(DEFAULT_TENANT)).await?)),
             (&Method::GET, ["keys"]) => {
@@ -261,7 +278,7 @@ impl Control {
                 Ok(json(ok, &serde_json::json!({ "domain": domain.domain.as_str(), "removed": true })))
             }
             (method, path) => {
-                let known = ["status", "tenants", "queue", "keys", "delivery-tokens", "domains", "events"];
+                let known = ["status", "reload", "tenants", "queue", "keys", "delivery-tokens", "domains", "events"];
                 match path.first().filter(|first| known.contains(first)) {
                     Some(_) => Err(Problem::new(
                         StatusCode::METHOD_NOT_ALLOWED,
@@ -293,7 +310,25 @@ impl Control {
             queued: self.store.queued().await?,
             http: self.http.clone(),
             smtp: self.smtp.clone(),
+            vitals: self.live.as_ref().map(|live| live.vitals()),
         })
+    }
+
+    async fn reload(&self) -> Result<Reloaded, Problem> {
+        match &self.live {
+            Some(live) => live.reload().await,
+            None => Err(Problem::new(StatusCode::CONFLICT, "stopped", "no host runs: its next start reads the file")),
+        }
+    }
+
+    /// The figures of this process, for Prometheus.
+    async fn metrics(&self) -> Response<Bytes> {
+        let disk_free_bytes = self.live.as_ref().and_then(|live| live.pressure.free_bytes());
+        // Where the store cannot tell, the rest is still worth having.
+        let depth = Depth { queued: self.store.queued().await.unwrap_or(0), disk_free_bytes };
+        let mut response = Response::new(metrics().render(depth).into());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
+        response
     }
 
     /// All tenants there is a trace of; `default` always is one.

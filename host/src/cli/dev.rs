@@ -59,7 +59,8 @@ impl Dev {
         let data = std::path::absolute(&data).map_err(Failure::io("the data folder"))?;
         let config = Config::development(data.clone(), self.http, self.smtp)?;
         let delivery_token = DEVELOPMENT_TOKEN.to_owned();
-        let options = Options { development: Some(Development { api_key: self.api_key.clone(), delivery_token }) };
+        let options =
+            Options { development: Some(Development { api_key: self.api_key.clone(), delivery_token }), file: None };
         let signals = Signals::listen()?;
         let host = Host::start(config, options).await?;
         print!("{}", greeting(&host, &data, &self.api_key));

@@ -7,6 +7,7 @@ pub mod fault;
 mod load;
 mod reader;
 pub mod schema;
+mod telemetry;
 mod value;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ pub use edge::NotifyEdge;
 pub use events::WebhookRules;
 pub use fault::{Fault, Faults, Place};
 pub use load::{TENANT_NAME_BYTES, is_tenant_name, load, parse};
+pub use telemetry::Telemetry;
 
 /// Everything the host needs to know at start.
 #[derive(Clone, Debug)]
@@ -47,6 +49,8 @@ pub struct Config {
     pub stages: StageLimits,
     /// The edge that tells events; `None`: this host does.
     pub notify_edge: Option<NotifyEdge>,
+    /// Where spans go; `None`: nowhere.
+    pub telemetry: Option<Telemetry>,
 }
 
 #[derive(Clone, Debug)]
@@ -54,7 +58,7 @@ pub struct HttpListener {
     pub listen: SocketAddr,
 }
 
-/// PEM files; read again when they change is not promised.
+/// PEM files; read again on a reload.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
     pub cert: PathBuf,
@@ -135,7 +139,7 @@ pub struct DeliveryTimeouts {
 }
 
 /// `[[route]]`: the first whose domain fits is used; none: MX with opportunistic TLS.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     pub domain: RouteDomain,
     pub next_hop: NextHop,
@@ -152,7 +156,7 @@ pub enum RouteDomain {
     Below(Domain),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum NextHop {
     /// MX lookup, to this port instead of `[delivery] port` where given.
     Mx {
@@ -171,7 +175,7 @@ pub enum RelayHost {
     Name(Domain),
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct RelayAuth {
     pub username: String,
     pub password: String,
@@ -221,6 +225,12 @@ pub struct Limits {
     pub http_body_bytes: u64,
     /// HTTP requests inside components at once; more wait.
     pub http_requests: usize,
+    /// HTTP connections at once; more are answered 503.
+    pub http_connections: usize,
+    /// Resident memory of the process above which no new mail is taken; `None`: most of what the machine has.
+    pub memory_bytes: Option<u64>,
+    /// How long what is under way may take to finish when the host ends.
+    pub drain: Duration,
 }
 
 #[derive(Clone, Debug)]

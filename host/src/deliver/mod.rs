@@ -8,6 +8,7 @@ mod connection;
 mod dialer;
 mod reach;
 mod session;
+pub mod switch;
 mod tls;
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Telling the store what came of leases, in batches, and printing the events once they are durable.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::policy::{Attempt, Schedule};
 use super::sites::Item;
 use crate::event;
+use crate::metrics::metrics;
 use crate::store::{Completion, LeasedRecipient, Next, Store};
 
 /// Completions told in one batch.
@@ -23,7 +24,7 @@ const LAST_TRIES: u32 = 3;
 #[derive(Clone)]
 pub(super) struct Completer {
     told: mpsc::UnboundedSender<Told>,
-    schedule: Schedule,
+    schedule: Arc<RwLock<Arc<Schedule>>>,
 }
 
 enum Told {
@@ -35,16 +36,22 @@ enum Told {
 impl Completer {
     pub(super) fn new(schedule: Schedule) -> (Completer, Completions) {
         let (told, waiting) = mpsc::unbounded_channel();
-        (Completer { told, schedule }, Completions { waiting })
+        (Completer { told, schedule: Arc::new(RwLock::new(Arc::new(schedule))) }, Completions { waiting })
     }
 
-    pub(super) fn schedule(&self) -> &Schedule {
-        &self.schedule
+    pub(super) fn schedule(&self) -> Arc<Schedule> {
+        self.schedule.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Another schedule for what is attempted from now on.
+    pub(super) fn reschedule(&self, schedule: Schedule) {
+        *self.schedule.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(schedule);
     }
 
     /// An attempt was made for a recipient of a message.
     pub(super) fn attempted(&self, item: &Item, recipient: &LeasedRecipient, outcome: Outcome) {
         let now = Timestamp::now();
+        metrics().attempted(&metrics().tenants.of(&item.tenant), outcome.verdict);
         let attempt = Attempt {
             recipient: &recipient.address,
             before: recipient.attempts,
@@ -52,7 +59,7 @@ impl Completer {
             now,
             outcome,
         };
-        let (next, event) = self.schedule.judge(attempt, rand::random());
+        let (next, event) = self.schedule().judge(attempt, rand::random());
         self.tell(item, recipient, next, vec![event], now);
     }
 

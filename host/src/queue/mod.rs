@@ -69,4 +69,4 @@ pub trait Session: Send {
     async fn close(self: Box<Self>);
 }
 
-pub use scheduler::Queue;
+pub use scheduler::{Queue, Tuning};

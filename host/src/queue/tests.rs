@@ -229,7 +229,7 @@ impl Running {
 
     async fn stop(self) -> (Arc<Net>, Arc<Embedded>) {
         self.shutdown.cancel();
-        tokio::time::timeout(DEADLINE, self.queue.stopped()).await.unwrap();
+        tokio::time::timeout(DEADLINE, self.queue.stopped(DEADLINE)).await.unwrap();
         (self.net, self.store)
     }
 
@@ -484,7 +484,7 @@ async fn a_shutdown_gives_up_what_takes_too_long() {
     running.until("the first", async |this: &Running| this.net.seen.lock().unwrap().begun == 1).await;
     running.shutdown.cancel();
     // No deadline: the paused clock would run ahead of the store's own thread.
-    running.queue.stopped().await;
+    running.queue.stopped(DEADLINE).await;
     assert_eq!(running.store.lease(Timestamp::now(), 99).await.unwrap().len(), 1);
 }
 
