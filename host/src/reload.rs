@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{Mutex, MutexGuard};
+use utoipa::ToSchema;
 
 use crate::config::{self, Config, Faults};
 use crate::deliver::switch::Switch;
@@ -35,7 +36,7 @@ pub enum ReloadError {
 }
 
 /// What a reload did: sections and keys of the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Reloaded {
     /// In force now.
     pub changed: Vec<String>,

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::DEFAULT_TENANT;
 use crate::accept::Intake;
 use crate::api::control::vitals::Live;
-use crate::api::control::{self, Control};
+use crate::api::control::{self, Control, Problem};
 use crate::api::credential;
 use crate::api::delivery::{self, Delivery, Terms};
 use crate::api::domains::DomainApi;
@@ -43,7 +43,7 @@ use crate::server::smtp::{Options as SmtpOptions, SmtpServer};
 use crate::server::submission::Submissions;
 use crate::server::tls::{self, Tls, TlsError};
 use crate::server::{BindError, bind};
-use crate::store::{Directory as _, Edges as _, Embedded, OpenError, StoreError, private};
+use crate::store::{Directory as _, Edges as _, Embedded, OpenError, Operators as _, StoreError, private};
 use crate::web::{self, address::Reachable};
 
 /// Of the requests at once: those that may wait for strangers' servers.
@@ -93,6 +93,8 @@ pub struct Development {
     pub api_key: String,
     /// Taken besides the delivery tokens of the store, for an edge on this machine.
     pub delivery_token: String,
+    /// Taken besides the operator keys of the store, for the control API.
+    pub operator_key: String,
 }
 
 /// What commands and the running host open alike: the store, locked for this process, and the keys.
@@ -134,10 +136,11 @@ impl Opened {
         http: Vec<SocketAddr>,
         smtp: Vec<SocketAddr>,
         live: Option<Arc<Live>>,
-    ) -> Control {
-        Control {
+    ) -> Arc<Control> {
+        Arc::new(Control {
             store: self.store.clone(),
             directory: self.store.clone(),
+            operators: self.store.clone(),
             edges: self.store.clone(),
             webhooks: self.store.clone(),
             keyring: self.keyring.clone(),
@@ -147,12 +150,12 @@ impl Opened {
             http,
             smtp,
             live,
-        }
+        })
     }
 }
 
 /// For a command while no host runs: the control API over the store itself.
-pub async fn open_control(config: &Config) -> Result<Control, StartError> {
+pub async fn open_control(config: &Config) -> Result<Arc<Control>, StartError> {
     let opened = blocking(config, |config| Opened::new(config, Purpose::Command)).await?;
     Ok(opened.control(config, None, Vec::new(), Vec::new(), None))
 }
@@ -218,6 +221,7 @@ impl Host {
         if let Some(development) = development {
             learn_key(&opened, &development.api_key).await.map_err(StartError::Key)?;
             learn_token(&opened, &development.delivery_token).await.map_err(StartError::Key)?;
+            learn_operator_key(&opened, &development.operator_key).await.map_err(StartError::Key)?;
         }
         let listeners = Listeners::bind(&config).await?;
         let telling = blocking(&config, {
@@ -254,7 +258,6 @@ impl Host {
         let _ = live.obstacles.set(Box::new(move || watched.obstacles()));
         tasks.spawn(pressure.clone().watch(stop.clone()));
         let control = opened.control(&config, Some(started), http.clone(), smtp.clone(), Some(live.clone()));
-        let control = Arc::new(control);
         telling.start(&config, &opened.store, &opened.keyring, &edge, &stop, &tasks);
         let queue = Queue::start(opened.store.clone(), courier, config.delivery.clone(), stop.clone());
         let inbox = development.map(|development| {
@@ -449,6 +452,7 @@ impl Web<'_> {
         let obstacles =
             move || store.failure().map(|why| format!("the store takes nothing: {why}")).into_iter().collect();
         let network = Some(self.network.clone());
+        let control_admits = control.clone();
         let routes = Routes { edge: self.edge.clone(), network, inbox, control, obstacles: Box::new(obstacles) };
         let limits = &self.config.limits;
         let one_body = limits.message_bytes.saturating_mul(BODY_PER_MESSAGE);
@@ -457,10 +461,12 @@ impl Web<'_> {
         let admits: Admits = Box::new(move |parts| {
             let (directory, network, headers) = (directory.clone(), network.clone(), parts.headers.clone());
             let is_of_an_edge = parts.uri.path().starts_with(delivery::PREFIX);
+            let control = control_admits.clone().filter(|_| parts.uri.path().starts_with(control::PREFIX));
             Box::pin(async move {
-                match is_of_an_edge {
-                    true => network.admit(&headers).await.map(drop),
-                    false => credential::caller(&*directory, &headers).await.map(drop),
+                match control {
+                    Some(control) => control.admit(&headers).await.map(drop).map_err(Problem::into_response),
+                    None if is_of_an_edge => network.admit(&headers).await.map(drop),
+                    None => credential::caller(&*directory, &headers).await.map(drop),
                 }
             })
         });
@@ -492,7 +498,7 @@ async fn learn_key(opened: &Opened, key: &str) -> Result<(), StoreError> {
         return Ok(());
     }
     let name = "development".to_owned();
-    control::add_key(opened.store.as_ref(), key, DEFAULT_TENANT.to_owned(), name, Timestamp::now()).await?;
+    control::keys::add_key(opened.store.as_ref(), key, DEFAULT_TENANT.to_owned(), name, Timestamp::now()).await?;
     Ok(())
 }
 
@@ -503,5 +509,15 @@ async fn learn_token(opened: &Opened, token: &str) -> Result<(), StoreError> {
     }
     let name = "development".to_owned();
     control::edges::add_token(opened.store.as_ref(), token, None, name, Timestamp::now()).await?;
+    Ok(())
+}
+
+/// Makes the development operator key an operator key of the store, once.
+async fn learn_operator_key(opened: &Opened, key: &str) -> Result<(), StoreError> {
+    if opened.store.operator_key(crate::api_key::hash(key)).await?.is_some() {
+        return Ok(());
+    }
+    let name = "development".to_owned();
+    control::operators::add_operator_key(opened.store.as_ref(), key, name, Timestamp::now()).await?;
     Ok(())
 }

@@ -48,6 +48,8 @@ pub fn run(arguments: &[String]) -> Result<()> {
         "[admin]\nlisten = \"{admin}\"\n[[route]]\ndomain = \"{QUEUED_DOMAIN}\"\nrelay = \"127.0.0.1:{refusing}\""
     );
     let setup = relays::set_up(folder.path(), sink.port, &more)?.delivery("retry_delays = [\"12h\"]");
+    let key = format!("Bearer {}", setup.command(&["key", "create", "--operator"])?);
+    let figure = |name: &str| figure(admin, &key, name);
     let product = setup.start()?;
     let (pid, port) = (product.pid(), product.smtp.port());
     let contestants = relays::of_product(product, setup);
@@ -69,8 +71,8 @@ pub fn run(arguments: &[String]) -> Result<()> {
         bail!("smtp-source failed");
     }
     let wanted = f64::from(queued);
-    while figure(admin, "posthaste_queue_recipients")? < wanted
-        || figure(admin, "posthaste_attempts_total{result=\"deferred\"}")? < wanted
+    while figure("posthaste_queue_recipients")? < wanted
+        || figure("posthaste_attempts_total{result=\"deferred\"}")? < wanted
     {
         if filling.elapsed() > FILLED {
             bail!("the queue was not tried through after {FILLED:?}");
@@ -116,8 +118,8 @@ fn restarted(contestants: Vec<relays::Relay>, sink: &mut Sink) -> Result<Duratio
 }
 
 /// One figure of `/metrics`.
-fn figure(admin: SocketAddr, name: &str) -> Result<f64> {
-    let page = String::from_utf8(http::get(admin, "/metrics", &[])?.body)?;
+fn figure(admin: SocketAddr, key: &str, name: &str) -> Result<f64> {
+    let page = String::from_utf8(http::get(admin, "/metrics", &[("authorization", key)])?.body)?;
     let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.and_then(|value| value.parse().ok()).with_context(|| format!("/metrics has no {name}"))
 }

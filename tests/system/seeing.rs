@@ -47,10 +47,11 @@ fn metrics_and_status_tell_what_happened() {
     let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().unwrap()));
     let setup = Setup::new().unwrap().with(&format!("[admin]\nlisten = \"{admin}\"\n{}", to_relay(mx.port())));
     setup.command(&["domain", "add", "src.test"]).unwrap();
+    let key = format!("Bearer {}", setup.command(&["key", "create", "--operator"]).unwrap());
     let product = setup.start().unwrap();
     submit(&product);
     let page = until("a delivered message", || {
-        let answer = http::get(admin, "/metrics", &[]).unwrap();
+        let answer = http::get(admin, "/metrics", &[("authorization", &key)]).unwrap();
         let page = String::from_utf8(answer.body).unwrap();
         assert_eq!(answer.status, 200, "{page}");
         assert!(answer.head.to_lowercase().contains("content-type: text/plain; version=0.0.4"), "{}", answer.head);
@@ -70,8 +71,9 @@ fn metrics_and_status_tell_what_happened() {
     assert!(page.lines().any(|line| line.starts_with(signer) && line.contains("stage=\"signer\"")), "{page}");
     // Only operators see it.
     assert_ne!(http::get(product.http, "/metrics", &[]).unwrap().status, 200);
-    let stranger = http::get(admin, "/metrics", &[("origin", "http://evil.example")]).unwrap();
-    assert_eq!(stranger.status, 403);
+    assert_eq!(http::get(admin, "/metrics", &[]).unwrap().status, 401);
+    let tenant = format!("Bearer {}", setup.create_key().unwrap());
+    assert_eq!(http::get(admin, "/metrics", &[("authorization", &tenant)]).unwrap().status, 403);
 
     let status = setup.command(&["status"]).unwrap();
     for part in ["running ", "queue     ", "rates     accepted 0.", "memory    ", "disk      ", "site      "] {

@@ -5,7 +5,7 @@ use http::Method;
 use super::directory::{duration, waiting};
 use super::link::Link;
 use super::{Failure, Target, say};
-use crate::api::control::Status;
+use crate::api::control::status::Status;
 use crate::api::control::vitals::Vitals;
 
 /// Prints it; exit code 1 where no host runs.

@@ -133,13 +133,13 @@ fn listener(context: &mut Context<'_, '_>, top: &Reader<'_, '_>, name: &str) -> 
     section.demand(context, "listen")
 }
 
-/// Whoever reaches it is the operator, so it is for this machine alone.
+/// It asks for keys and speaks no TLS, so it is for this machine alone.
 fn admin(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> Option<SocketAddr> {
     let section = section(context, top, "admin");
     let address: SocketAddr = section.demand(context, "listen")?;
     if let Some((_, value)) = section.raw("listen").filter(|_| !address.ip().is_loopback()) {
         let text = format!(
-            "admin.listen: {address} can be reached from elsewhere, and no password is asked there: write \"127.0.0.1:{}\"",
+            "admin.listen: {address} can be reached from elsewhere, where keys would cross the network unencrypted: write \"127.0.0.1:{}\"",
             address.port()
         );
         context.faults.add(value.span(), text);

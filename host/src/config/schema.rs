@@ -93,8 +93,12 @@ pub const SECTIONS: &[Section] = &[
     ),
     section(
         "admin",
-        "Control API by TCP. Left out: it is reached through the socket in the data folder only.",
-        &[bare("listen", ADDRESS, "Demanded in this section. A loopback address: whoever reaches it is the operator.")],
+        "Control API by TCP, for operator keys (`posthaste key create --operator`) and the tenants' own. Left out: it is reached through the socket in the data folder only.",
+        &[bare(
+            "listen",
+            ADDRESS,
+            "Demanded in this section. A loopback address, since there is no TLS: put a proxy that speaks it in front.",
+        )],
     ),
     section(
         "tls",

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What counts as recent.
 pub(super) const SPAN: Duration = Duration::from_secs(60);
@@ -14,7 +15,7 @@ pub(super) const SPAN: Duration = Duration::from_secs(60);
 const NOTES: usize = 128;
 
 /// Messages accepted, and attempts by result, a second.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Rates {
     /// The time they are taken over, in seconds.
     pub over_s: f64,

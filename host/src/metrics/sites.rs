@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use mail::Verdict;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::recent::Recent;
 
@@ -22,7 +23,7 @@ pub struct SiteTally {
 }
 
 /// A site as it is shown.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SiteFigures {
     /// Its mail hosts.
     pub site: String,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use prometheus::{Histogram, HistogramVec};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::recent::Recent;
 
@@ -34,7 +35,7 @@ struct Tally {
 }
 
 /// A component in trouble.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Failing {
     pub stage: String,
     /// First digits of its SHA-256.

@@ -74,12 +74,6 @@ impl Completer {
         item.recipients.iter().for_each(|recipient| self.tell(item, recipient, Next::Release, Vec::new(), now));
     }
 
-    /// No attempt is made before a time.
-    pub(super) fn postpone(&self, item: &Item, until: Timestamp) {
-        let now = Timestamp::now();
-        item.recipients.iter().for_each(|recipient| self.tell(item, recipient, Next::Postpone(until), Vec::new(), now));
-    }
-
     /// All have told what they had to.
     pub(super) fn stop(&self) {
         let _ = self.told.send(Told::Stop);

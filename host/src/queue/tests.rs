@@ -393,6 +393,60 @@ async fn dead_and_stuck_sites_do_not_hold_up_others() {
 }
 
 #[tokio::test]
+async fn stalling_sites_and_a_backlog_do_not_hold_up_others() {
+    let folder = folder();
+    let names = ["one", "two", "three", "four", "five", "six"];
+    let held = names.iter().map(|name| ((*name).to_owned(), Arc::new(Semaphore::new(0)))).collect();
+    let config = Delivery { connections: 100, ..config() };
+    let running = start(folder.path(), Net { held, ..Net::default() }, config);
+    // Each would fill the window by itself.
+    for (number, name) in names.iter().enumerate() {
+        let to: Vec<String> = (0..1000).map(|n| format!("r{n}@{name}.test")).collect();
+        let to: Vec<&str> = to.iter().map(String::as_str).collect();
+        for round in 0..18 {
+            running.accept_of("bulk", (100 * round + number + 1) as u128, &to, Timestamp::now()).await;
+        }
+    }
+    running.accept_of("bulk", 5000, &["x@good.test"], Timestamp::now()).await;
+    running.accept_of("other", 5001, &["y@good.test"], Timestamp::now()).await;
+    running.until("the others' mail", async |this: &Running| this.transactions() == 2).await;
+    running.net.held["one"].add_permits(100_000);
+    // More than was ever held in memory for it.
+    let all_of_one = async |this: &Running| {
+        let seen = this.net.seen.lock().unwrap();
+        let of_one = seen.transactions.iter().filter(|(site, _)| site == "one");
+        of_one.map(|(_, recipients)| recipients.len()).sum::<usize>() == 18_000
+    };
+    running.until("all of a site that recovered", all_of_one).await;
+    running.shutdown.cancel();
+    // What is under way may end.
+    running.net.held.values().for_each(|gate| gate.add_permits(100));
+    let (_net, store) = running.stop().await;
+    assert!(store.queued().await.unwrap() >= 5 * 18_000 - 5 * 4 * 100, "the others' mail is there");
+}
+
+#[tokio::test]
+async fn two_queues_on_one_store_deliver_each_message_once() {
+    let folder = folder();
+    let first = start(folder.path(), Net::default(), config());
+    let courier = Arc::new(Courierly(first.net.clone()));
+    let second = Queue::start(first.store.clone(), courier, config(), first.shutdown.clone());
+    for number in 1..=300 {
+        first.accept(number, &["x@a.test", "y@b.test"]).await;
+    }
+    first.until_empty().await;
+    let (net, _store) = first.stop().await;
+    second.stopped().await;
+    let seen = net.seen.lock().unwrap();
+    let mut bodies: BTreeMap<(String, Bytes), usize> = BTreeMap::new();
+    for ((site, _), body) in seen.transactions.iter().zip(&seen.bodies) {
+        *bodies.entry((site.clone(), body.clone())).or_default() += 1;
+    }
+    assert_eq!(bodies.len(), 600);
+    assert!(bodies.values().all(|times| *times == 1), "{bodies:?}");
+}
+
+#[tokio::test]
 async fn a_connection_is_used_for_many_messages_up_to_its_limit() {
     let folder = folder();
     let config = Delivery { connections_per_site: 1, messages_per_connection: 10, ..config() };

@@ -24,15 +24,16 @@ use super::accepting::{Counters, Prepared};
 use super::directory::KeyCache;
 use super::faults::{Faults, NoFaults};
 use super::housekeeping::{EventsChange, Housekeeper, Wake};
-use super::lease::{Leases, place};
+use super::lease::{self, Leases, place};
 use super::private;
 use super::reading::Readers;
 use super::schema::{self, Layout, OpenError};
 use super::segment::{self, BodyError, Place, Spool};
 use super::writer::{Job, Writer};
 use super::{
-    Accepted, ApiKey, BodyRef, Completion, DeliveryToken, EventRecord, Leased, MessageView, NewMessage, Page, Store,
-    StoreError, deliveries, webhook_rows,
+    Accepted, ApiKey, BodyRef, Completion, DeliveryToken, EventRecord, Leased, MessageView, NewMessage, OperatorKey,
+    Page, QueueChange, QueueFilter, QueuedRecipient, Rest, Store, StoreError, Tended, deliveries, tending,
+    webhook_rows,
 };
 
 /// Jobs that may wait for the writer; whoever comes later waits to hand in.
@@ -72,6 +73,8 @@ pub(super) struct Shared {
     /// Why nothing is written any more.
     pub(super) poisoned: OnceLock<String>,
     pub(super) queued: AtomicU64,
+    /// Rows and bodies that could not be read and were set aside, since the start.
+    pub(super) damaged: AtomicU64,
     /// When the next recipient is due that no lease has seen.
     pub(super) next_due_ms: AtomicI64,
     pub(super) due: Notify,
@@ -93,6 +96,7 @@ pub struct Embedded {
     pub(super) readers: Arc<Readers>,
     pub(super) key_cache: KeyCache<ApiKey>,
     pub(super) delivery_tokens: KeyCache<DeliveryToken>,
+    pub(super) operator_keys: KeyCache<OperatorKey>,
     housekeeper: Arc<Mutex<Housekeeper>>,
     wake: std_mpsc::Sender<Wake>,
     threads: Vec<JoinHandle<()>>,
@@ -123,13 +127,15 @@ impl Embedded {
         events.execute("ATTACH DATABASE ?1 AS store", [layout.main.to_string_lossy()]).map_err(database)?;
 
         let found = Found::read(&main, &events).map_err(database)?;
+        let (lanes, queued) = lease::queued(&main).map_err(database)?;
         let spool = Spool::open(&layout.spool, options.segment_bytes, found.last, &found.segments)
             .map_err(io(&layout.spool))?;
         let (wake, woken) = std_mpsc::channel();
         let shared = Arc::new(Shared {
             layout: layout.clone(),
             poisoned: OnceLock::new(),
-            queued: AtomicU64::new(found.queued),
+            queued: AtomicU64::new(queued),
+            damaged: AtomicU64::new(0),
             next_due_ms: AtomicI64::new(i64::MIN),
             due: Notify::new(),
             outbox: AtomicBool::new(true),
@@ -145,7 +151,7 @@ impl Embedded {
             shared: shared.clone(),
             faults: faults.clone(),
             reserve_bytes: options.reserve_bytes,
-            leases: Leases::new(),
+            leases: Leases::new(lanes),
             space_checked: None,
         };
         let readers = Arc::new(Readers::new(layout.clone()));
@@ -170,6 +176,7 @@ impl Embedded {
             readers,
             key_cache: KeyCache::default(),
             delivery_tokens: KeyCache::default(),
+            operator_keys: KeyCache::default(),
             housekeeper,
             wake,
             threads,
@@ -272,6 +279,10 @@ impl Store for Embedded {
         self.ask(|answer| Job::Lease { now, limit, answer }).await?
     }
 
+    async fn rest(&self, rests: Vec<Rest>, now: Timestamp) -> Result<(), StoreError> {
+        self.ask(|answer| Job::Rest { rests, now, answer }).await?
+    }
+
     async fn wait_due(&self, now: Timestamp) {
         let news = self.shared.due.notified();
         let wait_ms = self.shared.next_due_ms.load(Ordering::Acquire).saturating_sub(now.as_millisecond());
@@ -334,6 +345,27 @@ impl Store for Embedded {
         self.ask(|answer| Job::Record { message, events, at, answer }).await?
     }
 
+    async fn queue(
+        &self,
+        filter: &QueueFilter,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<QueuedRecipient>, StoreError> {
+        let (filter, cursor) = (filter.clone(), cursor.map(str::to_owned));
+        self.readers.read(move |connection| tending::page(connection, &filter, cursor.as_deref(), limit)).await
+    }
+
+    async fn tend(
+        &self,
+        filter: &QueueFilter,
+        change: QueueChange,
+        cursor: Option<&str>,
+        at: Timestamp,
+    ) -> Result<Tended, StoreError> {
+        let (filter, cursor) = (filter.clone(), cursor.map(str::to_owned));
+        self.ask(|answer| Job::Tend { filter, change, cursor, at, answer }).await?
+    }
+
     async fn queued(&self) -> Result<u64, StoreError> {
         Ok(self.shared.queued.load(Ordering::Relaxed))
     }
@@ -343,7 +375,6 @@ impl Store for Embedded {
 struct Found {
     message: i64,
     seq: i64,
-    queued: u64,
     last: Option<Place>,
     segments: Vec<u64>,
     prompt: bool,
@@ -367,7 +398,6 @@ impl Found {
             message: last.map_or(0, |(key, _)| key),
             seq: number(main, "SELECT coalesce(max(seq), 0) FROM outbox")?
                 .max(number(events, "SELECT seq FROM progress")?),
-            queued: number(main, "SELECT count(*) FROM recipient WHERE due_ms IS NOT NULL")?.unsigned_abs(),
             last: last.map(|(_, place)| place),
             segments,
             prompt: webhook_rows::any_enabled(main)?,

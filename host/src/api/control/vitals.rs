@@ -1,12 +1,16 @@
-//! How a running host does: rates, slow sites, components in trouble, memory and disk.
+//! How a running host does: rates, slow sites, components in trouble, memory and disk; its figures for Prometheus; and
+//! `reload`.
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::Problem;
-use crate::metrics::{Failing, Rates, SiteFigures, metrics};
+use super::{Call, Caller, Control, Problem, Route};
+use crate::metrics::{self, Depth, Failing, Rates, SiteFigures, metrics};
 use crate::reload::{Reloaded, Reloader};
 use crate::server::pressure::Pressure;
 
@@ -26,7 +30,7 @@ pub struct Live {
 }
 
 /// Part of `GET status`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Vitals {
     pub rates: Rates,
     /// The slowest sites of the last minute or two.
@@ -44,13 +48,42 @@ pub struct Vitals {
     pub disk_reserve_bytes: u64,
 }
 
+/// The routes of this family.
+pub fn routes() -> Vec<Route> {
+    let summary = "Has the host read its configuration again: routes, limits and the TLS certificate change at once";
+    vec![Route::new(Method::POST, "reload", summary, reload)]
+}
+
+async fn reload(control: Arc<Control>, _: Call) -> Result<Reloaded, Problem> {
+    match &control.live {
+        Some(live) => live.reload().await,
+        None => Err(Problem::new(StatusCode::CONFLICT, "stopped", "no host runs: its next start reads the file")),
+    }
+}
+
+impl Control {
+    /// The figures of this process, for Prometheus and whoever operates the host.
+    pub(super) async fn metrics(&self, caller: &Caller) -> Result<Response<Bytes>, Problem> {
+        if !caller.is_operator() {
+            let text = "/metrics is for operators: use an operator key";
+            return Err(Problem::new(StatusCode::FORBIDDEN, "operators_only", text));
+        }
+        let disk_free_bytes = self.live.as_ref().and_then(|live| live.pressure.free_bytes());
+        // Where the store cannot tell, the rest is still worth having.
+        let depth = Depth { queued: self.store.queued().await.unwrap_or(0), disk_free_bytes };
+        let mut response = Response::new(metrics().render(depth).into());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
+        Ok(response)
+    }
+}
+
 impl Live {
     pub fn new(pressure: Arc<Pressure>) -> Live {
         Live { pressure, obstacles: OnceLock::new(), reloader: OnceLock::new() }
     }
 
     /// Takes in a changed configuration.
-    pub(super) async fn reload(&self) -> Result<Reloaded, Problem> {
+    async fn reload(&self) -> Result<Reloaded, Problem> {
         let unready = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unready", "the host is starting or ending");
         let reloader = self.reloader.get().and_then(Weak::upgrade).ok_or_else(unready)?;
         let refused = |error| Problem::invalid(format!("nothing has changed: {error}"));

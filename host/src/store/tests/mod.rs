@@ -10,6 +10,7 @@ mod leases;
 mod mail_rows;
 mod scheduling;
 mod templates;
+mod tending;
 mod webhooks;
 
 use std::path::Path;
