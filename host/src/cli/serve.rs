@@ -33,8 +33,9 @@ impl Serve {
         let config = config::load(&self.config)?;
         let signals = Signals::listen()?;
         let reloads = Reloads::listen()?;
-        let file = std::path::absolute(&self.config).map_err(Failure::io("the configuration"))?;
-        let host = Host::start(config, Options { file: Some(file), ..Options::default() }).await?;
+        // As it was given: paths in it are taken from its folder, and must come out the same when it is read again.
+        let options = Options { file: Some(self.config.clone()), ..Options::default() };
+        let host = Host::start(config, options).await?;
         for address in host.http_addrs() {
             tracing::info!(%address, "sending API");
         }
