@@ -15,6 +15,7 @@ use crate::config::{self, Config, Faults};
 use crate::deliver::switch::Switch;
 use crate::deliver::{CourierError, SmtpCourier};
 use crate::queue::Tuning;
+use crate::queue::policy::Schedules;
 use crate::server::http::HttpServer;
 use crate::server::pressure::Pressure;
 use crate::server::smtp::{Options as SmtpOptions, SmtpServer};
@@ -97,7 +98,7 @@ impl Reloader {
         if let (Some(switch), Some(courier)) = (&self.courier, courier) {
             switch.exchange(courier);
         }
-        self.queue.change(&next.delivery);
+        self.queue.change(&next.delivery, Schedules::from(&next));
         if let Some(smtp) = &self.smtp {
             smtp.change(SmtpOptions::new(&next));
         }
@@ -150,7 +151,7 @@ fn differences(one: &Config, other: &Config) -> Vec<String> {
         "[admin]": admin, "[tls]": tls, "[smtp] listen": smtp.listen, "[smtp] listen_tls": smtp.listen_tls,
         "[smtp] trusted": smtp.trusted, "[smtp] max_connections": smtp.max_connections,
         "[smtp] max_connections_per_ip": smtp.max_connections_per_ip, "[smtp] idle_timeout": smtp.idle_timeout,
-        "[dns]": dns, "[delivery]": delivery, "[webhooks]": webhooks, "[components]": components,
+        "[dns]": dns, "[store]": store, "[delivery]": delivery, "[webhooks]": webhooks, "[components]": components,
         "[tenant]": tenants, "[limits] message_bytes": limits.message_bytes, "[limits] recipients": limits.recipients,
         "[limits] http_body_bytes": limits.http_body_bytes, "[limits] http_requests": limits.http_requests,
         "[limits] http_connections": limits.http_connections, "[limits] memory_bytes": limits.memory_bytes,

@@ -35,6 +35,7 @@ use crate::edge::{BuiltIn, Edge, EdgeError, Settings};
 use crate::event::Telling;
 use crate::inbox::{Capture, Inbox, curl_line};
 use crate::keyring::{Keyring, MasterKey, MasterKeyError};
+use crate::queue::policy::Schedules;
 use crate::queue::{Courier, Queue};
 use crate::reload::Reloader;
 use crate::server::http::{Admits, Budget, Deadlines, HttpServer, Routes};
@@ -48,6 +49,8 @@ use crate::web::{self, address::Reachable};
 
 /// Of the requests at once: those that may wait for strangers' servers.
 const ERRANDS_SHARE: usize = 4;
+/// Never fewer than one message's files that are fetched at once.
+const ERRANDS_LEAST: usize = 4;
 
 /// A request may be so many times as large as a message: base64, JSON, and HTML beside text.
 const BODY_PER_MESSAGE: u64 = 2;
@@ -117,12 +120,14 @@ impl Opened {
     /// Opens the data folder, which is made where it lacks.
     fn new(config: &Config, purpose: Purpose) -> Result<Opened, StartError> {
         make_folder(&config.data)?;
-        let defaults = crate::store::Options::default();
-        let retention = match purpose {
-            Purpose::Serve => defaults.retention,
-            Purpose::Develop | Purpose::Command => None,
+        let (retention, keep_messages) = match purpose {
+            Purpose::Serve => (Some(config.store.keep_bodies), Some(config.store.keep_messages)),
+            Purpose::Develop | Purpose::Command => (None, None),
         };
-        let store = Embedded::open(&config.data, crate::store::Options { retention, ..defaults })?;
+        let reserve_bytes = config.store.reserve_bytes;
+        let store_options =
+            crate::store::Options { retention, keep_messages, reserve_bytes, ..crate::store::Options::default() };
+        let store = Embedded::open(&config.data, store_options)?;
         let master = MasterKey::load(config.master_key_file.as_deref(), &config.data)?;
         let keyring = Arc::new(Keyring::new(store.clone(), master, purpose == Purpose::Develop));
         Ok(Opened { store, keyring })
@@ -250,8 +255,7 @@ impl Host {
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (http, smtp) = (listeners.http_addrs.clone(), listeners.smtp_addrs.clone());
-        let reserve_bytes = crate::store::Options::default().reserve_bytes;
-        let pressure = Arc::new(Pressure::new(&config.data, reserve_bytes, config.limits.memory_bytes));
+        let pressure = Arc::new(Pressure::new(&config.data, config.store.reserve_bytes, config.limits.memory_bytes));
         let live = Arc::new(Live::new(pressure.clone()));
         let watched = edge.clone();
         // Set here alone.
@@ -259,7 +263,13 @@ impl Host {
         tasks.spawn(pressure.clone().watch(stop.clone()));
         let control = opened.control(&config, Some(started), http.clone(), smtp.clone(), Some(live.clone()));
         telling.start(&config, &opened.store, &opened.keyring, &edge, &stop, &tasks);
-        let queue = Queue::start(opened.store.clone(), courier, config.delivery.clone(), stop.clone());
+        let queue = Queue::start(
+            opened.store.clone(),
+            courier,
+            config.delivery.clone(),
+            Schedules::from(&config),
+            stop.clone(),
+        );
         let inbox = development.map(|development| {
             let url = http.first().map_or_else(String::new, |address| format!("http://{address}"));
             let example = curl_line(&url, &development.api_key);
@@ -402,7 +412,7 @@ fn resources(config: &Config, opened: &Opened, is_development: bool) -> Result<R
         },
         web: Arc::new(web::Web::new(&config.dns, reachable)?),
         message_bytes: config.limits.message_bytes,
-        errands: Arc::new(Semaphore::new((config.limits.http_requests / ERRANDS_SHARE).max(1))),
+        errands: Arc::new(Semaphore::new((config.limits.http_requests / ERRANDS_SHARE).max(ERRANDS_LEAST))),
     })
 }
 

@@ -63,7 +63,7 @@ fn metrics_and_status_tell_what_happened() {
         "posthaste_accept_seconds_count{road=\"smtp\"} 1",
         "posthaste_tenant_recipients_total{result=\"accepted\",tenant=\"default\"} 1",
         "posthaste_tenant_recipients_total{result=\"delivered\",tenant=\"default\"} 1",
-        "posthaste_outbound_connections_total{result=\"opened\"} 1",
+        "posthaste_outbound_connections_total{result=\"refused\"} 0",
     ] {
         assert!(page.contains(&format!("\n{line}\n")), "{line} is not in\n{page}");
     }

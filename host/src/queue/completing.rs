@@ -4,10 +4,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use mail::{Event, Outcome};
+use mail::{Event, EventKind, Outcome};
 use tokio::sync::mpsc;
 
-use super::policy::{Attempt, Schedule};
+use super::policy::{Attempt, Schedules};
 use super::sites::Item;
 use crate::event;
 use crate::metrics::metrics;
@@ -20,11 +20,14 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How often it is told again while stopping. What is not told then is due again at the next start.
 const LAST_TRIES: u32 = 3;
 
+/// The reason of the `email.failed` of a message whose stored bytes are damaged or gone.
+pub const DAMAGED: &str = "damaged";
+
 /// Where completions go. Never full: there is at most one for each leased recipient, and leases are bounded.
 #[derive(Clone)]
 pub(super) struct Completer {
     told: mpsc::UnboundedSender<Told>,
-    schedule: Arc<RwLock<Arc<Schedule>>>,
+    schedules: Arc<RwLock<Arc<Schedules>>>,
 }
 
 enum Told {
@@ -34,18 +37,18 @@ enum Told {
 }
 
 impl Completer {
-    pub(super) fn new(schedule: Schedule) -> (Completer, Completions) {
+    pub(super) fn new(schedules: Schedules) -> (Completer, Completions) {
         let (told, waiting) = mpsc::unbounded_channel();
-        (Completer { told, schedule: Arc::new(RwLock::new(Arc::new(schedule))) }, Completions { waiting })
+        (Completer { told, schedules: Arc::new(RwLock::new(Arc::new(schedules))) }, Completions { waiting })
     }
 
-    pub(super) fn schedule(&self) -> Arc<Schedule> {
-        self.schedule.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn schedules(&self) -> Arc<Schedules> {
+        self.schedules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Another schedule for what is attempted from now on.
-    pub(super) fn reschedule(&self, schedule: Schedule) {
-        *self.schedule.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(schedule);
+    /// Other schedules for what is attempted from now on.
+    pub(super) fn reschedule(&self, schedules: Schedules) {
+        *self.schedules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(schedules);
     }
 
     /// An attempt was made for a recipient of a message.
@@ -59,13 +62,24 @@ impl Completer {
             now,
             outcome,
         };
-        let (next, event) = self.schedule().judge(attempt, rand::random());
+        let (next, event) = self.schedules().of(recipient.address.domain()).judge(attempt, rand::random());
         self.tell(item, recipient, next, vec![event], now);
     }
 
     /// The same outcome for all recipients of a message.
     pub(super) fn all_attempted(&self, item: &Item, outcome: &Outcome) {
         item.recipients.iter().for_each(|recipient| self.attempted(item, recipient, outcome.clone()));
+    }
+
+    /// The message cannot be read, and never will be: it is over for all its recipients.
+    pub(super) fn set_aside(&self, item: &Item, outcome: &Outcome) {
+        let now = Timestamp::now();
+        for recipient in &item.recipients {
+            let attempt = Some((recipient.attempts.saturating_add(1), outcome.clone()));
+            let reason = Some(DAMAGED.to_owned());
+            let event = Event { kind: EventKind::Failed, recipient: recipient.address.clone(), attempt, reason };
+            self.tell(item, recipient, Next::Done, vec![event], now);
+        }
     }
 
     /// No attempt was made.

@@ -15,7 +15,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::completing::Completer;
 use super::lookups::{self, Found, Lookups};
-use super::policy::later;
+use super::policy::{Schedules, later};
 use super::sites::{Added, Item, Lane, Limits, Sites};
 use super::{Courier, Site, connection};
 use crate::config;
@@ -52,12 +52,12 @@ pub struct Tuning(Weak<Inner>);
 
 impl Tuning {
     /// Other limits, and routes that may be others. Connections that are open stay.
-    pub fn change(&self, config: &config::Delivery) {
+    pub fn change(&self, config: &config::Delivery, schedules: Schedules) {
         // A queue that has stopped has no limits.
         let Some(inner) = self.0.upgrade() else { return };
         inner.sites().limit(config.connections_per_site, config.connections);
         inner.lookups().forget_sites();
-        inner.completer.reschedule(config.into());
+        inner.completer.reschedule(schedules);
         *inner.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config.clone());
     }
 }
@@ -69,9 +69,10 @@ impl Queue {
         store: Arc<dyn Store>,
         courier: Arc<dyn Courier>,
         config: config::Delivery,
+        schedules: Schedules,
         shutdown: CancellationToken,
     ) -> Queue {
-        let (completer, completions) = Completer::new((&config).into());
+        let (completer, completions) = Completer::new(schedules);
         let limits = Limits { per_site: config.connections_per_site, in_all: config.connections, waiting: AT_SITES };
         let inner = Arc::new(Inner {
             store,
@@ -236,7 +237,7 @@ impl Inner {
     /// Until when nothing is tried again behind so many failures in a row: shorter than the retries of those deferred,
     /// so that they do not meet the same failure.
     pub(super) fn left_alone(&self, now: Timestamp, count: u32) -> Timestamp {
-        later(now, (self.completer.schedule().delay(count) / 2).min(BACKOFF))
+        later(now, (self.completer.schedules().shortest_delay(count) / 2).min(BACKOFF))
     }
 
     /// The same just failed: all recipients get its outcome, and more of that mail is not looked at for a moment.

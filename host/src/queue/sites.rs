@@ -54,6 +54,8 @@ pub(super) struct Sites {
     connections: usize,
     /// Recipients that wait, for all sites.
     recipients: usize,
+    /// Connections of each source.
+    by_source: HashMap<String, usize>,
     /// Sites that wait for a connection of another to end.
     starved: VecDeque<Arc<str>>,
     /// Lanes that were put off and may come again.
@@ -109,6 +111,7 @@ impl Sites {
             sites: HashMap::new(),
             connections: 0,
             recipients: 0,
+            by_source: HashMap::new(),
             starved: VecDeque::new(),
             roused: Vec::new(),
             make_room: Arc::new(Notify::new()),
@@ -148,13 +151,14 @@ impl Sites {
 
     /// How many connections to open now for a site; they count as open from here on.
     pub(super) fn grow(&mut self, key: &Arc<str>, now: Timestamp) -> Option<(Site, usize)> {
+        let room = self.room(key);
         let waiting = self.sites.get_mut(key)?;
         let enough = !waiting.proven || now < waiting.enough_until;
         let allowed = if enough { 1 } else { self.limits.per_site.max(1) };
         // Those that are idle or connecting take one each; where all are busy, another helps.
         let wanted = waiting.items.len().saturating_sub(waiting.idle + waiting.connecting);
         let wanted = wanted.min(allowed.saturating_sub(waiting.connections));
-        let opened = wanted.min(self.limits.in_all.max(1).saturating_sub(self.connections));
+        let opened = wanted.min(room);
         if opened < wanted && waiting.connections == 0 && !self.starved.contains(key) {
             self.starved.push_back(key.clone());
             self.make_room.notify_one();
@@ -162,7 +166,20 @@ impl Sites {
         waiting.connections += opened;
         waiting.connecting += opened;
         self.connections += opened;
+        if let Some(egress) = waiting.site.plan.egress.as_ref().filter(|_| opened > 0) {
+            *self.by_source.entry(egress.source.name.clone()).or_default() += opened;
+        }
         (opened > 0).then(|| (waiting.site.clone(), opened))
+    }
+
+    /// How many connections more there may be, in all and from the site's source.
+    fn room(&self, key: &str) -> usize {
+        let in_all = self.limits.in_all.max(1).saturating_sub(self.connections);
+        let Some(egress) = self.sites.get(key).and_then(|waiting| waiting.site.plan.egress.as_ref()) else {
+            return in_all;
+        };
+        let used = self.by_source.get(&egress.source.name).copied().unwrap_or(0);
+        in_all.min(egress.source.connections.max(1).saturating_sub(used))
     }
 
     /// A connection of the site greeted us.
@@ -229,14 +246,17 @@ impl Sites {
                 waiting.connecting = waiting.connecting.saturating_sub(1);
             }
             waiting.connections = waiting.connections.saturating_sub(1);
+            let source = waiting.site.plan.egress.as_ref().map(|egress| &egress.source.name);
+            if let Some(used) = source.and_then(|name| self.by_source.get_mut(name)) {
+                *used = used.saturating_sub(1);
+            }
         }
         let mut next = Vec::with_capacity(2);
         // What a starved site had may be gone meanwhile; then it is the next one's turn.
-        while let Some(starved) = self.starved.pop_front() {
-            if self.sites.get(&starved).is_some_and(|waiting| !waiting.items.is_empty()) {
-                next.push(starved);
-                break;
-            }
+        self.starved.retain(|starved| self.sites.get(starved).is_some_and(|waiting| !waiting.items.is_empty()));
+        // Room at one source is none at another.
+        if let Some(place) = self.starved.iter().position(|starved| self.room(starved) > 0) {
+            next.extend(self.starved.remove(place));
         }
         next.push(key.clone());
         next
@@ -369,7 +389,7 @@ mod tests {
     use mail::{Address, EnhancedCode, Verdict};
 
     fn site(key: &str) -> Site {
-        let plan = Plan { hosts: Vec::new(), port: 25, tls: TlsPolicy::Off, auth: None };
+        let plan = Plan { hosts: Vec::new(), port: 25, tls: TlsPolicy::Off, auth: None, egress: None };
         Site { key: key.into(), plan: Arc::new(plan) }
     }
 
@@ -421,6 +441,40 @@ mod tests {
             text: "refused".to_owned(),
             tls: None,
         }
+    }
+
+    #[test]
+    fn a_source_has_a_limit_of_its_own() {
+        let source = |name: &str| crate::config::Source {
+            name: name.to_owned(),
+            addresses: Vec::new(),
+            hostname: None,
+            connections: 2,
+        };
+        let from = |key: &str, name: &str| {
+            let sources: Arc<[Arc<crate::config::Source>]> = [Arc::new(source(name))].into();
+            let egress =
+                crate::route::egress::Egress::choose(key, &sources, &Arc::default(), tokio::time::Instant::now());
+            Site { key: key.into(), plan: Arc::new(Plan { egress, ..(*site(key).plan).clone() }) }
+        };
+        let mut sites = sites(5, 100);
+        for (message, (key, name)) in [("x", "a"), ("y", "a"), ("z", "b")].into_iter().enumerate() {
+            for number in 0..5 {
+                let item = item((message * 10 + number) as u128, "t", &["x@a.test"]);
+                assert!(matches!(sites.add(&from(key, name), &domain("a.test"), item, at(0)), Added::Waiting));
+            }
+        }
+        let grown = |sites: &mut Sites, key: &str| {
+            let opened = sites.grow(&key.into(), at(0)).map_or(0, |(_, count)| count);
+            (0..opened).for_each(|_| sites.connected(key));
+            opened + sites.grow(&key.into(), at(0)).map_or(0, |(_, count)| count)
+        };
+        assert_eq!(grown(&mut sites, "x"), 2, "of its source's two, one of them once the first is proven");
+        assert_eq!(grown(&mut sites, "y"), 0, "the same source");
+        assert_eq!(grown(&mut sites, "z"), 2, "another one");
+        assert_eq!(sites.closed(&"z".into(), false), ["z".into()], "room at b is none at a");
+        assert_eq!(sites.closed(&"x".into(), false), [Arc::from("y"), "x".into()]);
+        assert_eq!(grown(&mut sites, "y"), 1);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::config::{Delivery, DeliveryTimeouts, TlsPolicy};
+use crate::queue::policy::Schedules;
 use crate::route::Plan;
 use crate::store::{Embedded, NewMessage, Options, Store};
 
@@ -70,7 +71,7 @@ fn outcome(verdict: Verdict) -> Outcome {
 
 fn site(domain: &Domain) -> Site {
     let key = domain.as_str().split('.').next().unwrap_or_default();
-    let plan = Plan { hosts: Vec::new(), port: 25, tls: TlsPolicy::Off, auth: None };
+    let plan = Plan { hosts: Vec::new(), port: 25, tls: TlsPolicy::Off, auth: None, egress: None };
     Site { key: key.into(), plan: Arc::new(plan) }
 }
 
@@ -154,6 +155,7 @@ fn config() -> Delivery {
         connections: 8,
         messages_per_connection: 100,
         idle_connection: Duration::from_millis(20),
+        sources: Vec::new(),
         timeouts: DeliveryTimeouts {
             connect: second,
             greeting: second,
@@ -177,7 +179,7 @@ fn start(folder: &Path, net: Net, config: Delivery) -> Running {
     let net = Arc::new(net);
     let shutdown = CancellationToken::new();
     let courier = Arc::new(Courierly(net.clone()));
-    let queue = Queue::start(store.clone(), courier, config, shutdown.clone());
+    let queue = Queue::start(store.clone(), courier, config.clone(), Schedules::new(&config, &[]), shutdown.clone());
     Running { net, store, queue, shutdown }
 }
 
@@ -430,13 +432,14 @@ async fn two_queues_on_one_store_deliver_each_message_once() {
     let folder = folder();
     let first = start(folder.path(), Net::default(), config());
     let courier = Arc::new(Courierly(first.net.clone()));
-    let second = Queue::start(first.store.clone(), courier, config(), first.shutdown.clone());
+    let schedules = Schedules::new(&config(), &[]);
+    let second = Queue::start(first.store.clone(), courier, config(), schedules, first.shutdown.clone());
     for number in 1..=300 {
         first.accept(number, &["x@a.test", "y@b.test"]).await;
     }
     first.until_empty().await;
     let (net, _store) = first.stop().await;
-    second.stopped().await;
+    second.stopped(DEADLINE).await;
     let seen = net.seen.lock().unwrap();
     let mut bodies: BTreeMap<(String, Bytes), usize> = BTreeMap::new();
     for ((site, _), body) in seen.transactions.iter().zip(&seen.bodies) {
@@ -590,5 +593,8 @@ async fn a_damaged_body_fails_and_harms_no_other() {
     assert_eq!(running.events(1).await, [told(EventKind::Delivered, "x@a.test")]);
     assert_eq!(running.events(2).await, [told(EventKind::Failed, "x@a.test")]);
     assert_eq!(running.events(3).await, [told(EventKind::Delivered, "x@a.test")]);
+    let page = running.store.events("default", Uuid::from_u128(2), None, 9).await.unwrap();
+    assert_eq!(page.items.last().unwrap().event.reason.as_deref(), Some(DAMAGED));
+    assert_eq!(running.store.damaged(), 1);
     running.stop().await;
 }

@@ -237,13 +237,24 @@ fn insert_message(
     }
     counters.message = key;
     spool.append(message.id, &message.body, message.digest).map_err(GroupError::write)?;
-    if counters.segment != Some(spool.number()) {
+    note_segment(connection, counters, spool.number(), key)?;
+    Ok(Some(key))
+}
+
+/// Has a segment that is written to stand in the table, with its first message.
+pub(super) fn note_segment(
+    connection: &Connection,
+    counters: &mut Counters,
+    segment: u64,
+    first_message: i64,
+) -> rusqlite::Result<()> {
+    if counters.segment != Some(segment) {
         connection
             .prepare_cached("INSERT OR IGNORE INTO segment (number, first_message) VALUES (?1, ?2)")?
-            .execute([spool.number().cast_signed(), key])?;
-        counters.segment = Some(spool.number());
+            .execute([segment.cast_signed(), first_message])?;
+        counters.segment = Some(segment);
     }
-    Ok(Some(key))
+    Ok(())
 }
 
 /// The answer where the id is taken: by the same message, or by another.

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::accepting::{Counters, Prepared};
 use super::history::EventKey;
 use super::lease::Held;
+use super::retention::MovedBody;
 use super::{Accepted, Completion, Leased, QueueChange, QueueFilter, Rest, StoreError, TenantId, Tended};
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -62,6 +63,17 @@ pub(super) enum Job {
         keys: Vec<EventKey>,
         answer: std_mpsc::Sender<()>,
     },
+    /// Messages whose time is over leave; their events did.
+    ForgetMessages {
+        keys: Vec<i64>,
+        answer: std_mpsc::Sender<()>,
+    },
+    /// Bodies that keep a segment go to the newest one.
+    Move {
+        from: i64,
+        bodies: Vec<MovedBody>,
+        answer: std_mpsc::Sender<()>,
+    },
     /// A segment nobody needs leaves.
     Retire {
         segment: u64,
@@ -87,6 +99,8 @@ impl Job {
             Job::Accept { messages, .. } => (messages.len(), messages.iter().map(|message| message.body.len()).sum()),
             Job::Complete { batch, .. } => (batch.len(), 0),
             Job::Forget { keys, .. } => (keys.len(), 0),
+            Job::ForgetMessages { keys, .. } => (keys.len(), 0),
+            Job::Move { bodies, .. } => (bodies.len(), bodies.iter().map(|body| body.body.len()).sum()),
             Job::Reschedule { .. }
             | Job::Cancel { .. }
             | Job::Record { .. }
@@ -193,7 +207,10 @@ pub(super) fn without_result(job: Job) -> Option<Pending> {
         | Job::Record { answer, .. }
         | Job::Change { answer, .. } => Some(Pending::Unit(answer, Ok(()))),
         Job::Tend { answer, .. } => Some(Pending::Tended(answer, Ok(Tended::default()))),
-        Job::Forget { answer, .. } | Job::Retire { answer, .. } => Some(Pending::Done(answer)),
+        Job::Forget { answer, .. }
+        | Job::ForgetMessages { answer, .. }
+        | Job::Move { answer, .. }
+        | Job::Retire { answer, .. } => Some(Pending::Done(answer)),
         Job::Rest { .. } | Job::Lease { .. } => None,
     }
 }

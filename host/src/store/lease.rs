@@ -63,6 +63,11 @@ impl Leases {
         self.rows.contains(&(message, place))
     }
 
+    /// Whether any recipient of a message is leased.
+    pub(super) fn holds_any(&self, message: i64) -> bool {
+        self.rows.range((message, i64::MIN)..=(message, i64::MAX)).next().is_some()
+    }
+
     /// Ends a lease. `None` where there is none: the completion is a stranger's or a repetition.
     pub(super) fn end(&mut self, message: Uuid, place: u32) -> Option<Held> {
         let held = self.held.remove(&(message, place))?;

@@ -18,8 +18,13 @@
 //! | leased | the same: leases are in memory | the queue, by a completion | queued, due at once; an attempt under way may repeat |
 //! | waiting | `due_ms` ahead; after an attempt it is counted and its event is in the outbox | time | waiting |
 //! | held | `due_ms` and `done_ms` NULL | the operator | held |
+//! | moved | a frame in a newer segment that the row names, a row in `moved`; the old frame lies unused | the retention | before the commit the old place, behind it the new one |
 //! | done | `due_ms` NULL, `done_ms` set, last event in the outbox | the retention | done |
 //! | retired | no segment row; rows stay, the body is gone | the spool: the file is used again | a file that no row names: used again |
+//! | forgotten | nothing: events went first, then the rows | nobody | done without events, and forgotten by the next sweep |
+//! | set aside | as it was, but its bytes do not fit their checksum | the queue: `email.failed`, reason `damaged` | found again when it is leased |
+//!
+//! `tests/states.rs` stops each of these ways at every point of its group.
 //!
 //! An event is in the outbox, then in both databases, then in `events.db` alone; a crash leaves it in at least one,
 //! and readers see it once.
@@ -32,6 +37,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 mod accepting;
+mod backup;
 mod codes;
 mod deliveries;
 mod directory;
@@ -48,6 +54,7 @@ mod operators;
 pub(crate) mod private;
 mod queue_schema;
 mod reading;
+mod retention;
 mod scheduling;
 mod schema;
 mod segment;
@@ -64,6 +71,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use backup::Backup;
 pub use edges::{DeliveryToken, EdgeKey, Edges};
 pub use embedded::{Embedded, Options};
 pub use faults::{Faults, NoFaults, Point};
@@ -75,7 +83,7 @@ pub use tending::{BOUNCED, PURGED, QueueChange, QueueFilter, QueuedRecipient, Te
 pub use verification::{DomainStatus, Verification, Verifications};
 pub use webhooks::{
     AttemptRecord, Attempted, Due, EventFilter, Failing, MessageFacts, Replay, SubjectKey, Tried, Waiting, Webhook,
-    WebhookKey, WebhookStatus, Webhooks,
+    WebhookChange, WebhookKey, WebhookStatus, Webhooks,
 };
 
 /// A tenant's name. `default` always exists.
@@ -214,6 +222,8 @@ pub struct MessageView {
     pub tenant: TenantId,
     pub sender: ReversePath,
     pub recipients: Vec<Address>,
+    /// Of them: those not done with.
+    pub waiting: usize,
     pub bcc: Vec<Address>,
     pub body: BodyRef,
     pub size_bytes: u64,

@@ -271,7 +271,7 @@ fn walk(
         return Ok((walk.found, None));
     }
     // A tenant's lanes lie side by side.
-    let lanes = tenant.map_or((i64::MIN, i64::MAX), |key| (key << 33, (key << 33) | ((1 << 33) - 1)));
+    let lanes = tenant.map_or((i64::MIN, i64::MAX), |key| (key << 33, ((key + 1) << 33) - 1));
     let mut at = start;
     if let At::Due(lane, (due, message, place)) = at {
         let behind = match filter.held {

@@ -25,6 +25,7 @@ pub(super) use super::jobs::{Change, GroupError, Job};
 use super::jobs::{Effects, Pending, without_result};
 use super::lanes::{Lane, domain_number};
 use super::lease::Leases;
+use super::retention::{self, MovedBody};
 use super::segment::Spool;
 use super::{
     Accepted, Completion, Leased, Next, QueueChange, QueueFilter, Rest, StoreError, Tended, scheduling, tending,
@@ -117,6 +118,7 @@ impl Writer {
             for job in jobs.by_ref() {
                 self.write(job, full, effects)?;
             }
+            self.faults.at(Point::Writing).map_err(GroupError::write)?;
             self.spool.write().map_err(GroupError::write)?;
             Ok(self.spool.position() != before)
         };
@@ -132,11 +134,12 @@ impl Writer {
     fn sync(&mut self) -> Result<(), GroupError> {
         let poisoned = |error: io::Error| GroupError::Poisoned(format!("syncing the spool segment: {error}"));
         self.faults.at(Point::Appended).map_err(poisoned)?;
-        self.spool.sync().map_err(poisoned)?;
-        self.faults.at(Point::Synced).map_err(poisoned)
+        self.spool.sync().map_err(poisoned)
     }
 
     fn commit(&mut self) -> Result<(), GroupError> {
+        let poisoned = |error: io::Error| GroupError::Poisoned(format!("committing: {error}"));
+        self.faults.at(Point::Synced).map_err(poisoned)?;
         match self.connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])) {
             Ok(_) => {}
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => return Err(GroupError::Full),
@@ -182,6 +185,10 @@ impl Writer {
             Job::Forget { keys, answer } => {
                 (Pending::Done(answer), history::forget(&self.connection, &keys).map_err(GroupError::from))
             }
+            Job::ForgetMessages { keys, answer } => {
+                (Pending::Done(answer), retention::forget_messages(&self.connection, &keys).map_err(GroupError::from))
+            }
+            Job::Move { from, bodies, answer } => (Pending::Done(answer), self.move_bodies(from, &bodies)),
             Job::Retire { segment, answer } => (Pending::Done(answer), self.retire(segment, effects)),
             Job::Rest { .. } | Job::Lease { .. } => return Ok(()),
         };
@@ -339,11 +346,36 @@ impl Writer {
         Ok(told)
     }
 
+    /// Writes bodies anew. What is leased stays: its holder knows where it is.
+    fn move_bodies(&mut self, from: i64, bodies: &[MovedBody]) -> Result<(), GroupError> {
+        for MovedBody { key, id, body, digest } in bodies {
+            let is_there = "SELECT 1 FROM message WHERE key = ?1 AND segment = ?2";
+            if self.leases.holds_any(*key) || !self.connection.prepare_cached(is_there)?.exists([*key, from])? {
+                continue;
+            }
+            let (connection, counters) = (&self.connection, &mut self.counters);
+            accepting::note_segment(connection, counters, self.spool.number(), counters.message + 1)?;
+            let place = self.spool.append(*id, body, *digest).map_err(GroupError::write)?;
+            let (segment, position) = (place.segment.cast_signed(), place.position.cast_signed());
+            connection
+                .prepare_cached("UPDATE message SET segment = ?2, position = ?3 WHERE key = ?1")?
+                .execute([*key, segment, position])?;
+            connection
+                .prepare_cached("DELETE FROM moved WHERE segment = ?1 AND message = ?2")?
+                .execute([from, *key])?;
+            connection
+                .prepare_cached("INSERT INTO moved (segment, message) VALUES (?1, ?2)")?
+                .execute([segment, *key])?;
+        }
+        Ok(())
+    }
+
     fn retire(&mut self, segment: u64, effects: &mut Effects) -> Result<(), GroupError> {
         if segment != self.spool.number() {
             self.connection
                 .prepare_cached("DELETE FROM segment WHERE number = ?1")?
                 .execute([segment.cast_signed()])?;
+            self.connection.prepare_cached("DELETE FROM moved WHERE segment = ?1")?.execute([segment.cast_signed()])?;
             effects.retired.push(segment);
         }
         Ok(())
@@ -363,7 +395,9 @@ impl Writer {
             self.shared.due.notify_one();
         }
         for segment in effects.retired {
-            if let Err(error) = self.spool.retire(segment) {
+            let keep_free = !self.shared.full.load(Ordering::Relaxed);
+            let retired = self.faults.at(Point::Deleting).and_then(|()| self.spool.retire(segment, keep_free));
+            if let Err(error) = retired {
                 tracing::warn!(segment, %error, "a spool segment could not be removed; the next start does it");
             }
         }
@@ -405,7 +439,7 @@ impl Writer {
         let leased = self.leases.take(&self.connection, until_ms, limit)?;
         let next_ms = if until_ms < now_ms { i64::MIN } else { self.leases.lanes.next_ms() };
         self.shared.next_due_ms.store(next_ms, Ordering::Release);
-        self.shared.damaged.store(self.leases.damaged, Ordering::Relaxed);
+        self.shared.damaged.fetch_add(std::mem::take(&mut self.leases.damaged), Ordering::Relaxed);
         Ok(leased)
     }
 
@@ -468,6 +502,7 @@ impl Writer {
             Err(_) => false,
         };
         self.space_checked = Some((Instant::now(), full));
+        self.shared.full.store(full, Ordering::Relaxed);
         full
     }
 }
