@@ -1,6 +1,6 @@
 //! Telling the store what came of leases, in batches, and printing the events once they are durable.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::policy::{Attempt, Schedules};
 use super::sites::Item;
 use crate::event::mail_log::{self, Circumstances, Via};
+use crate::metrics::metrics;
 use crate::store::{Completion, LeasedRecipient, Next, Store};
 
 /// Completions told in one batch.
@@ -26,7 +27,7 @@ pub const DAMAGED: &str = "damaged";
 #[derive(Clone)]
 pub(super) struct Completer {
     told: mpsc::UnboundedSender<Told>,
-    schedules: Schedules,
+    schedules: Arc<RwLock<Arc<Schedules>>>,
 }
 
 enum Told {
@@ -38,16 +39,22 @@ enum Told {
 impl Completer {
     pub(super) fn new(schedules: Schedules) -> (Completer, Completions) {
         let (told, waiting) = mpsc::unbounded_channel();
-        (Completer { told, schedules }, Completions { waiting })
+        (Completer { told, schedules: Arc::new(RwLock::new(Arc::new(schedules))) }, Completions { waiting })
     }
 
-    pub(super) fn schedules(&self) -> &Schedules {
-        &self.schedules
+    pub(super) fn schedules(&self) -> Arc<Schedules> {
+        self.schedules.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Other schedules for what is attempted from now on.
+    pub(super) fn reschedule(&self, schedules: Schedules) {
+        *self.schedules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(schedules);
     }
 
     /// An attempt was made for a recipient of a message; `via`: where it came to a connection.
     pub(super) fn attempted(&self, item: &Item, recipient: &LeasedRecipient, outcome: Outcome, via: Option<Via>) {
         let now = Timestamp::now();
+        metrics().attempted(&metrics().tenants.of(&item.tenant), outcome.verdict);
         let attempt = Attempt {
             recipient: &recipient.address,
             before: recipient.attempts,
@@ -55,8 +62,7 @@ impl Completer {
             now,
             outcome,
         };
-        let schedule = self.schedules.of(recipient.address.domain());
-        let (next, event) = schedule.judge(attempt, rand::random());
+        let (next, event) = self.schedules().of(recipient.address.domain()).judge(attempt, rand::random());
         self.tell(item, recipient, next, vec![event], now, via);
     }
 

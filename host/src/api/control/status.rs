@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::vitals::Vitals;
 use super::{Call, Control, Passed, Problem, ROUTES, Route, document};
 use crate::api::events;
 
 /// What the host says of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     pub version: String,
     pub hostname: String,
@@ -24,6 +25,9 @@ pub struct Status {
     pub http: Vec<SocketAddr>,
     #[schema(value_type = Vec<String>)]
     pub smtp: Vec<SocketAddr>,
+    /// How a running host does.
+    #[serde(default)]
+    pub vitals: Option<Vitals>,
 }
 
 /// The routes of this family.
@@ -52,6 +56,7 @@ async fn status(control: Arc<Control>, _: Call) -> Result<Status, Problem> {
         queued: control.store.queued().await?,
         http: control.http.clone(),
         smtp: control.smtp.clone(),
+        vitals: control.live.as_ref().map(|live| live.vitals()),
     })
 }
 
