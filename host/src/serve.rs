@@ -39,7 +39,10 @@ use crate::server::smtp::{Options as SmtpOptions, SmtpServer};
 use crate::server::submission::Submissions;
 use crate::server::tls::{self, Tls, TlsError};
 use crate::server::{BindError, bind};
-use crate::store::{Directory as _, Edges as _, Embedded, OpenError, Operators as _, StoreError, private};
+use crate::store::{
+    Directory as _, Edges as _, Embedded, OpenError, Operators as _, StoreError, Tenants as _, private,
+};
+use crate::tenancy::Tenancy;
 use crate::web::{self, address::Reachable};
 
 /// How long connections may take to finish what is under way when the host ends; the queue has its own limit.
@@ -72,7 +75,7 @@ pub enum StartError {
     Web(#[from] web::SetupError),
     #[error("the control socket {path} cannot be opened: {source}")]
     Socket { path: PathBuf, source: std::io::Error },
-    #[error("the development key cannot be stored: {0}")]
+    #[error("what the configuration brings cannot be stored: {0}")]
     Key(StoreError),
 }
 
@@ -98,6 +101,7 @@ pub struct Development {
 pub struct Opened {
     pub store: Arc<Embedded>,
     pub keyring: Arc<Keyring>,
+    pub tenancy: Arc<Tenancy>,
 }
 
 /// What a data folder is opened for.
@@ -122,7 +126,8 @@ impl Opened {
         let store = Embedded::open(&config.data, crate::store::Options { retention, ..defaults })?;
         let master = MasterKey::load(config.master_key_file.as_deref(), &config.data)?;
         let keyring = Arc::new(Keyring::new(store.clone(), master, purpose == Purpose::Develop));
-        Ok(Opened { store, keyring })
+        let tenancy = Arc::new(Tenancy::new(store.clone()));
+        Ok(Opened { store, keyring, tenancy })
     }
 
     /// The control API over it; `started` and the addresses are those of a running host.
@@ -137,11 +142,13 @@ impl Opened {
             store: self.store.clone(),
             directory: self.store.clone(),
             operators: self.store.clone(),
+            tenants: self.store.clone(),
+            tenancy: self.tenancy.clone(),
             edges: self.store.clone(),
             webhooks: self.store.clone(),
             keyring: self.keyring.clone(),
             hostname: config.hostname.clone(),
-            tenants: config.tenants.keys().cloned().collect(),
+            configured: config.tenants.keys().cloned().collect(),
             started,
             http,
             smtp,
@@ -152,6 +159,7 @@ impl Opened {
 /// For a command while no host runs: the control API over the store itself.
 pub async fn open_control(config: &Config) -> Result<Arc<Control>, StartError> {
     let opened = blocking(config, |config| Opened::new(config, Purpose::Command)).await?;
+    learn_tenants(config, &opened).await.map_err(StartError::Key)?;
     Ok(opened.control(config, None, Vec::new(), Vec::new()))
 }
 
@@ -212,6 +220,7 @@ impl Host {
         let development = options.development.as_ref();
         let purpose = if development.is_some() { Purpose::Develop } else { Purpose::Serve };
         let opened = blocking(&config, move |config| Opened::new(config, purpose)).await?;
+        learn_tenants(&config, &opened).await.map_err(StartError::Key)?;
         if let Some(development) = development {
             learn_key(&opened, &development.api_key).await.map_err(StartError::Key)?;
             learn_token(&opened, &development.delivery_token).await.map_err(StartError::Key)?;
@@ -242,6 +251,7 @@ impl Host {
         let (http, smtp) = (listeners.http_addrs.clone(), listeners.smtp_addrs.clone());
         let control = opened.control(&config, Some(started), http.clone(), smtp.clone());
         telling.start(&config, &opened.store, &opened.keyring, &edge, &stop, &tasks);
+        tasks.spawn(opened.tenancy.clone().run(stop.clone()));
         let queue = Queue::start(opened.store.clone(), courier, config.delivery.clone(), stop.clone());
         serve_smtp(&config, &opened, &edge, &tls, listeners.smtp, &stop, &tasks);
         let inbox = development.map(|development| {
@@ -304,7 +314,7 @@ async fn edge(
     any_domain: bool,
 ) -> Result<(Arc<Edge>, Arc<Network>), StartError> {
     let terms = Terms { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients, any_domain };
-    let intake = Arc::new(Intake::new(opened.store.clone()));
+    let intake = Arc::new(Intake::new(opened.store.clone(), opened.tenancy.clone()));
     let delivery = Delivery::new(opened.store.clone(), opened.keyring.clone(), intake, terms);
     let sending = Sending::new(opened.store.clone(), opened.store.clone());
     let resources = Arc::new(resources(config, opened, any_domain)?);
@@ -375,7 +385,7 @@ fn serve_smtp(
         move |tenant: &str| edge.stages(tenant)
     };
     let limits = pipeline::Limits { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients };
-    let intake = Arc::new(Intake::new(opened.store.clone()));
+    let intake = Arc::new(Intake::new(opened.store.clone(), opened.tenancy.clone()));
     let submit =
         Submissions::new(stages, opened.store.clone(), opened.keyring.clone(), intake, config.hostname.clone(), limits);
     let server =
@@ -461,5 +471,13 @@ async fn learn_operator_key(opened: &Opened, key: &str) -> Result<(), StoreError
     }
     let name = "development".to_owned();
     control::operators::add_operator_key(opened.store.as_ref(), key, name, Timestamp::now()).await?;
+    Ok(())
+}
+
+/// Tenants that the configuration names are tenants.
+async fn learn_tenants(config: &Config, opened: &Opened) -> Result<(), StoreError> {
+    for name in config.tenants.keys() {
+        opened.store.ensure_tenant(name).await?;
+    }
     Ok(())
 }

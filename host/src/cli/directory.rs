@@ -1,4 +1,4 @@
-//! `domain`, `tenant`, `queue`, `status`: a route of the control API each, and its answer printed.
+//! `domain`, `queue`, `status`: a route of the control API each, and its answer printed.
 
 use clap::{Args, Subcommand};
 use http::Method;
@@ -10,7 +10,6 @@ use super::{Failure, Target, say};
 use crate::api::control::Listing;
 use crate::api::control::domains::{DnsRecord, DomainView, NewDomain};
 use crate::api::control::status::{QueueView, Status};
-use crate::api::control::tenants::TenantNames;
 
 /// One tenant, or all where none is named.
 #[derive(Clone, Debug, Args)]
@@ -148,23 +147,6 @@ impl Queue {
             [message.id, sender, message.recipients.to_string(), message.accepted_at.to_string(), event]
         });
         table(["ID", "SENDER", "TO", "ACCEPTED", "LAST EVENT"], rows)
-    }
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Tenant {
-    /// List tenants. `default` is the one of keys made without --tenant.
-    List {
-        #[command(flatten)]
-        target: Target,
-    },
-}
-
-impl Tenant {
-    pub(super) async fn run(self) -> Result<(), Failure> {
-        let Tenant::List { target } = self;
-        let tenants: TenantNames = Link::open(&target).await?.call(Method::GET, "tenants", &()).await?;
-        tenants.data.iter().try_for_each(say)
     }
 }
 

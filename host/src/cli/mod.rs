@@ -10,6 +10,7 @@ mod keys;
 mod link;
 mod send;
 mod serve;
+mod tenants;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,7 +62,10 @@ enum Verb {
     Events(events::Events),
     /// Tenants.
     #[command(subcommand)]
-    Tenant(directory::Tenant),
+    Tenant(tenants::Tenant),
+    /// Who changed what.
+    #[command(subcommand)]
+    Audit(tenants::Audit),
 }
 
 /// Which host is meant.
@@ -140,6 +144,7 @@ pub fn run() -> ExitCode {
             Verb::Queue(queue) => queue.run().await,
             Verb::Events(events) => events.run().await,
             Verb::Tenant(tenant) => tenant.run().await,
+            Verb::Audit(audit) => audit.run().await,
         }
     });
     // Threads that wait on a peer are not worth waiting for: what had to be durable is.
@@ -216,6 +221,16 @@ mod tests {
         check("posthaste events tail --data d --tenant acme --follow", true);
         check("posthaste events tail", false);
         check("posthaste tenant list --config a.toml", true);
+        check("posthaste tenant create acme --config a.toml --per-day 1000 --networks 10.0.0.0/8,::1", true);
+        check("posthaste tenant update acme --config a.toml --per-day none", true);
+        check("posthaste tenant pause acme --config a.toml --reason unpaid", true);
+        check("posthaste tenant pause acme --config a.toml", false);
+        check("posthaste tenant delete acme --config a.toml --force", true);
+        check("posthaste audit list --config a.toml --tenant acme --limit 5", true);
+        check("posthaste key create --config a.toml --scope send --scope read --expires-in 90d", true);
+        check("posthaste key create --config a.toml --scope mange", false);
+        check("posthaste key rotate key_1 --config a.toml --overlap 24h", true);
+        check("posthaste key import --config a.toml --name old --file key.txt", true);
         check("posthaste sned", false);
     }
 }

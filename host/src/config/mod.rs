@@ -20,6 +20,7 @@ pub use edge::NotifyEdge;
 pub use events::WebhookRules;
 pub use fault::{Fault, Faults, Place};
 pub use load::{TENANT_NAME_BYTES, is_tenant_name, load, parse};
+pub use value::duration;
 
 /// Everything the host needs to know at start.
 #[derive(Clone, Debug)]

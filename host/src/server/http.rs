@@ -34,9 +34,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use body::{Admits, Budget};
-pub use routes::{Obstacles, Peer, Routes};
+pub use routes::{Obstacles, Routes};
 
 use super::peers::Peers;
+use crate::api::credential::Peer;
 use answer::Outgoing;
 use idle::Activity;
 use paced::Paced;
