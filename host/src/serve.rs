@@ -33,6 +33,7 @@ use crate::edge::{BuiltIn, Edge, EdgeError, Settings};
 use crate::event::Telling;
 use crate::inbox::{Capture, Inbox, curl_line};
 use crate::keyring::{Keyring, MasterKey, MasterKeyError};
+use crate::queue::policy::Schedules;
 use crate::queue::{Courier, Queue};
 use crate::server::http::{Admits, Budget, Deadlines, HttpServer, Routes};
 use crate::server::smtp::{Options as SmtpOptions, SmtpServer};
@@ -50,6 +51,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 
 /// Of the requests at once: those that may wait for strangers' servers.
 const ERRANDS_SHARE: usize = 4;
+/// Never fewer than one message's files that are fetched at once.
+const ERRANDS_LEAST: usize = 4;
 
 /// A request may be so many times as large as a message: base64, JSON, and HTML beside text.
 const BODY_PER_MESSAGE: u64 = 2;
@@ -118,12 +121,14 @@ impl Opened {
     /// Opens the data folder, which is made where it lacks.
     fn new(config: &Config, purpose: Purpose) -> Result<Opened, StartError> {
         make_folder(&config.data)?;
-        let defaults = crate::store::Options::default();
-        let retention = match purpose {
-            Purpose::Serve => defaults.retention,
-            Purpose::Develop | Purpose::Command => None,
+        let (retention, keep_messages) = match purpose {
+            Purpose::Serve => (Some(config.store.keep_bodies), Some(config.store.keep_messages)),
+            Purpose::Develop | Purpose::Command => (None, None),
         };
-        let store = Embedded::open(&config.data, crate::store::Options { retention, ..defaults })?;
+        let reserve_bytes = config.store.reserve_bytes;
+        let store_options =
+            crate::store::Options { retention, keep_messages, reserve_bytes, ..crate::store::Options::default() };
+        let store = Embedded::open(&config.data, store_options)?;
         let master = MasterKey::load(config.master_key_file.as_deref(), &config.data)?;
         let keyring = Arc::new(Keyring::new(store.clone(), master, purpose == Purpose::Develop));
         let tenancy = Arc::new(Tenancy::new(store.clone()));
@@ -252,7 +257,13 @@ impl Host {
         let control = opened.control(&config, Some(started), http.clone(), smtp.clone());
         telling.start(&config, &opened.store, &opened.keyring, &edge, &stop, &tasks);
         tasks.spawn(opened.tenancy.clone().run(stop.clone()));
-        let queue = Queue::start(opened.store.clone(), courier, config.delivery.clone(), stop.clone());
+        let queue = Queue::start(
+            opened.store.clone(),
+            courier,
+            config.delivery.clone(),
+            Schedules::from(&config),
+            stop.clone(),
+        );
         serve_smtp(&config, &opened, &edge, &tls, listeners.smtp, &stop, &tasks);
         let inbox = development.map(|development| {
             let url = http.first().map_or_else(String::new, |address| format!("http://{address}"));
@@ -366,7 +377,7 @@ fn resources(config: &Config, opened: &Opened, is_development: bool) -> Result<R
         },
         web: Arc::new(web::Web::new(&config.dns, reachable)?),
         message_bytes: config.limits.message_bytes,
-        errands: Arc::new(Semaphore::new((config.limits.http_requests / ERRANDS_SHARE).max(1))),
+        errands: Arc::new(Semaphore::new((config.limits.http_requests / ERRANDS_SHARE).max(ERRANDS_LEAST))),
     })
 }
 

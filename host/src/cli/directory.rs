@@ -146,7 +146,7 @@ impl Queue {
             let event = message.last_event.unwrap_or_else(|| "-".to_owned());
             [message.id, sender, message.recipients.to_string(), message.accepted_at.to_string(), event]
         });
-        table(["ID", "SENDER", "TO", "ACCEPTED", "LAST EVENT"], rows)
+        table(["ID", "SENDER", "WAITING", "ACCEPTED", "LAST EVENT"], rows)
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use http::Method;
 use jiff::Timestamp;
-use mail::EventKind;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -45,6 +44,7 @@ pub struct QueueView {
 pub struct QueuedMessage {
     pub id: String,
     pub sender: Option<String>,
+    /// Those not done with.
     pub recipients: usize,
     pub size_bytes: u64,
     #[schema(value_type = String, format = DateTime)]
@@ -90,11 +90,11 @@ async fn queue(control: Arc<Control>, call: Call) -> Result<QueueView, Problem> 
         false => None,
     };
     let page = control.store.messages(call.tenant(), None, QUEUE_LOOK).await?;
-    let waiting = page.items.into_iter().filter(|message| message.last_event.as_deref().is_none_or(is_under_way));
+    let waiting = page.items.into_iter().filter(|message| message.waiting > 0);
     let messages = waiting.take(QUEUE_SHOW).map(|message| QueuedMessage {
         id: message.id.to_string(),
         sender: message.sender.map(|sender| sender.to_string()),
-        recipients: message.recipients.len(),
+        recipients: message.waiting,
         size_bytes: message.size_bytes,
         accepted_at: message.accepted_at,
         last_event: message.last_event,
@@ -109,31 +109,4 @@ async fn list(control: Arc<Control>, call: Call) -> Result<Passed, Problem> {
 async fn openapi(_: Arc<Control>, _: Call) -> Result<Value, Problem> {
     serde_json::to_value(document::document(&ROUTES))
         .map_err(|error| Problem::invalid(format!("the document cannot be written: {error}")))
-}
-
-/// Whether the last event of a message, as the store names it, leaves something to be done.
-fn is_under_way(event: &str) -> bool {
-    match EventKind::from_name(&format!("email.{event}")) {
-        None | Some(EventKind::Sent | EventKind::DeliveryDelayed | EventKind::Scheduled) => true,
-        Some(
-            EventKind::Delivered
-            | EventKind::Bounced
-            | EventKind::Failed
-            | EventKind::Suppressed
-            | EventKind::Complained
-            | EventKind::Canceled,
-        ) => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_queue_shows_what_is_under_way() {
-        for (event, waits) in [("sent", true), ("delivery_delayed", true), ("delivered", false), ("bounced", false)] {
-            assert_eq!(is_under_way(event), waits, "{event}");
-        }
-    }
 }
