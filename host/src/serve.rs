@@ -44,7 +44,10 @@ use crate::server::smtp::{Options as SmtpOptions, SmtpServer};
 use crate::server::submission::Submissions;
 use crate::server::tls::{self, Tls, TlsError};
 use crate::server::{BindError, bind};
-use crate::store::{Directory as _, Edges as _, Embedded, OpenError, Operators as _, StoreError, private};
+use crate::store::{
+    Directory as _, Edges as _, Embedded, OpenError, Operators as _, StoreError, Tenants as _, private,
+};
+use crate::tenancy::Tenancy;
 use crate::web::{self, address::Reachable};
 
 /// Of the requests at once: those that may wait for strangers' servers.
@@ -76,7 +79,7 @@ pub enum StartError {
     Web(#[from] web::SetupError),
     #[error("the control socket {path} cannot be opened: {source}")]
     Socket { path: PathBuf, source: std::io::Error },
-    #[error("the development key cannot be stored: {0}")]
+    #[error("what the configuration brings cannot be stored: {0}")]
     Key(StoreError),
 }
 
@@ -104,6 +107,7 @@ pub struct Development {
 pub struct Opened {
     pub store: Arc<Embedded>,
     pub keyring: Arc<Keyring>,
+    pub tenancy: Arc<Tenancy>,
 }
 
 /// What a data folder is opened for.
@@ -130,7 +134,8 @@ impl Opened {
         let store = Embedded::open(&config.data, store_options)?;
         let master = MasterKey::load(config.master_key_file.as_deref(), &config.data)?;
         let keyring = Arc::new(Keyring::new(store.clone(), master, purpose == Purpose::Develop));
-        Ok(Opened { store, keyring })
+        let tenancy = Arc::new(Tenancy::new(store.clone()));
+        Ok(Opened { store, keyring, tenancy })
     }
 
     /// The control API over it; `started` and the addresses are those of a running host.
@@ -146,11 +151,13 @@ impl Opened {
             store: self.store.clone(),
             directory: self.store.clone(),
             operators: self.store.clone(),
+            tenants: self.store.clone(),
+            tenancy: self.tenancy.clone(),
             edges: self.store.clone(),
             webhooks: self.store.clone(),
             keyring: self.keyring.clone(),
             hostname: config.hostname.clone(),
-            tenants: config.tenants.keys().cloned().collect(),
+            configured: config.tenants.keys().cloned().collect(),
             started,
             http,
             smtp,
@@ -162,6 +169,7 @@ impl Opened {
 /// For a command while no host runs: the control API over the store itself.
 pub async fn open_control(config: &Config) -> Result<Arc<Control>, StartError> {
     let opened = blocking(config, |config| Opened::new(config, Purpose::Command)).await?;
+    learn_tenants(config, &opened).await.map_err(StartError::Key)?;
     Ok(opened.control(config, None, Vec::new(), Vec::new(), None))
 }
 
@@ -223,6 +231,7 @@ impl Host {
         let development = options.development.as_ref();
         let purpose = if development.is_some() { Purpose::Develop } else { Purpose::Serve };
         let opened = blocking(&config, move |config| Opened::new(config, purpose)).await?;
+        learn_tenants(&config, &opened).await.map_err(StartError::Key)?;
         if let Some(development) = development {
             learn_key(&opened, &development.api_key).await.map_err(StartError::Key)?;
             learn_token(&opened, &development.delivery_token).await.map_err(StartError::Key)?;
@@ -263,6 +272,7 @@ impl Host {
         tasks.spawn(pressure.clone().watch(stop.clone()));
         let control = opened.control(&config, Some(started), http.clone(), smtp.clone(), Some(live.clone()));
         telling.start(&config, &opened.store, &opened.keyring, &edge, &stop, &tasks);
+        tasks.spawn(opened.tenancy.clone().run(stop.clone()));
         let queue = Queue::start(
             opened.store.clone(),
             courier,
@@ -284,7 +294,7 @@ impl Host {
             stop: &stop,
             tasks: &tasks,
         };
-        let smtp_server = web.smtp(&opened.keyring, &tls, listeners.smtp);
+        let smtp_server = web.smtp(&opened, &tls, listeners.smtp);
         let on_main = development.map(|_| control.clone());
         let main = web.server(inbox, on_main);
         listeners.http.into_iter().for_each(|listener| main.serve(listener, None));
@@ -360,7 +370,7 @@ async fn edge(
     any_domain: bool,
 ) -> Result<(Arc<Edge>, Arc<Network>), StartError> {
     let terms = Terms { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients, any_domain };
-    let intake = Arc::new(Intake::new(opened.store.clone()));
+    let intake = Arc::new(Intake::new(opened.store.clone(), opened.tenancy.clone()));
     let delivery = Delivery::new(opened.store.clone(), opened.keyring.clone(), intake, terms);
     let sending = Sending::new(opened.store.clone(), opened.store.clone());
     let resources = Arc::new(resources(config, opened, any_domain)?);
@@ -429,21 +439,16 @@ struct Web<'a> {
 
 impl Web<'_> {
     /// Serves the SMTP listeners; nothing where there are none.
-    fn smtp(
-        &self,
-        keyring: &Arc<Keyring>,
-        tls: &Option<Tls>,
-        listeners: Vec<(TcpListener, bool)>,
-    ) -> Option<Arc<SmtpServer>> {
+    fn smtp(&self, opened: &Opened, tls: &Option<Tls>, listeners: Vec<(TcpListener, bool)>) -> Option<Arc<SmtpServer>> {
         let tls = tls.as_ref().filter(|_| !listeners.is_empty())?;
-        let (config, store) = (self.config, self.store);
+        let (config, store, keyring) = (self.config, &opened.store, &opened.keyring);
         let stages = {
             let edge = self.edge.clone();
             move |tenant: &str| edge.stages(tenant)
         };
         let limits =
             pipeline::Limits { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients };
-        let intake = Arc::new(Intake::new(store.clone()));
+        let intake = Arc::new(Intake::new(store.clone(), opened.tenancy.clone()));
         let submit = Submissions::new(stages, store.clone(), keyring.clone(), intake, config.hostname.clone(), limits);
         let server = SmtpServer::new(
             SmtpOptions::new(config),
@@ -529,5 +534,13 @@ async fn learn_operator_key(opened: &Opened, key: &str) -> Result<(), StoreError
     }
     let name = "development".to_owned();
     control::operators::add_operator_key(opened.store.as_ref(), key, name, Timestamp::now()).await?;
+    Ok(())
+}
+
+/// Tenants that the configuration names are tenants.
+async fn learn_tenants(config: &Config, opened: &Opened) -> Result<(), StoreError> {
+    for name in config.tenants.keys() {
+        opened.store.ensure_tenant(name).await?;
+    }
     Ok(())
 }

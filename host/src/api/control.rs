@@ -10,6 +10,7 @@
 //! permission, parameters and the tenant. A place `{tenant}` and a parameter `tenant` reach the work as `Call::tenant`,
 //! known to be the caller's to touch; what is found by another name is asked of `Call::check`.
 
+pub mod audit;
 mod caller;
 mod document;
 pub mod domains;
@@ -38,7 +39,8 @@ pub use problem::Problem;
 pub use route::{Body, Call, File, Made, Nothing, Passed, Route};
 
 use crate::keyring::Keyring;
-use crate::store::{Directory, Edges, Operators, Store, TenantId, Webhooks};
+use crate::store::{Directory, Edges, Operators, Store, TenantId, Tenants, Webhooks};
+use crate::tenancy::Tenancy;
 use route::Places;
 use vitals::Live;
 
@@ -58,6 +60,7 @@ const FAMILIES: &[fn() -> Vec<Route>] = &[
     domains::routes,
     edges::routes,
     vitals::routes,
+    audit::routes,
 ];
 
 static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| FAMILIES.iter().flat_map(|family| family()).collect());
@@ -84,8 +87,11 @@ pub struct Control {
     pub webhooks: Arc<dyn Webhooks>,
     pub keyring: Arc<Keyring>,
     pub hostname: Domain,
+    pub tenants: Arc<dyn Tenants>,
+    /// What tenants may: told of every change.
+    pub tenancy: Arc<Tenancy>,
     /// Tenants named in the configuration.
-    pub tenants: Vec<String>,
+    pub configured: Vec<String>,
     /// When the host started; `None` in a command that opened the store itself.
     pub started: Option<Instant>,
     pub http: Vec<SocketAddr>,
@@ -107,16 +113,12 @@ impl Control {
             return self.metrics(&caller).await;
         }
         let (route, places) = find(request.method(), request.uri().path())?;
-        route.call(self.clone(), caller, places, request).await
+        route.call(self.clone(), (caller, entry), places, request).await
     }
 
-    /// The tenant that a path names.
+    /// The tenant that a path names, by name or id.
     async fn tenant_at(&self, named: &str) -> Result<TenantId, Problem> {
-        let name = route::tenant_name(named)?;
-        match self.tenant_names().await?.contains(&name) {
-            true => Ok(name),
-            false => Err(route::no_tenant(named)),
-        }
+        Ok(self.tenant_named(named).await?.name)
     }
 }
 

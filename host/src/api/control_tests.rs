@@ -22,6 +22,10 @@ pub(super) async fn ask(control: &Arc<Control>, method: Method, path: &str, body
     (answer.status().as_u16(), serde_json::from_slice(answer.body()).unwrap())
 }
 
+pub(super) fn tenant_names(listed: &Value) -> Vec<&str> {
+    listed["data"].as_array().unwrap().iter().map(|tenant| tenant["name"].as_str().unwrap()).collect()
+}
+
 /// The same over the network.
 pub(super) async fn ask_with(
     control: &Arc<Control>,
@@ -54,7 +58,8 @@ async fn keys_are_made_listed_and_revoked() {
     assert_eq!(listed["data"].as_array().unwrap().len(), 1);
     assert!(!listed.to_string().contains(key), "the key is shown once");
     assert_eq!(ask(&control, Method::GET, "keys?tenant=other", Value::Null).await.1["data"], json!([]));
-    assert_eq!(ask(&control, Method::GET, "tenants", Value::Null).await.1["data"], json!(["acme", "default"]));
+    let (_, tenants) = ask(&control, Method::GET, "tenants", Value::Null).await;
+    assert_eq!(tenant_names(&tenants), ["acme", "default"]);
 
     let path = format!("keys/{}", found.id);
     assert_eq!(ask(&control, Method::DELETE, &path, Value::Null).await.0, 200);
@@ -158,7 +163,7 @@ async fn over_the_network_a_key_is_asked_for() {
 
     assert_eq!(get(Some(&acme), "status").await.0, 403);
     assert_eq!(get(Some(&acme), "operator-keys").await.0, 403);
-    assert_eq!(get(Some(&acme), "tenants").await.1["data"], json!(["acme"]));
+    assert_eq!(tenant_names(&get(Some(&acme), "tenants").await.1), ["acme"]);
     let (_, keys) = get(Some(&acme), "keys").await;
     assert_eq!((keys["data"].as_array().unwrap().len(), &keys["data"][0]["id"]), (1, &json!(own)));
     assert_eq!(get(Some(&acme), "keys?tenant=default").await.0, 404);

@@ -4,16 +4,19 @@
 //! and dies with the process: nothing is remembered, so nothing can be filled up. The MAC covers its bearer too: what one
 //! edge was given is good for no other edge and for no trigger in this process.
 
+use std::net::IpAddr;
+
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Response, StatusCode};
+use http::{Extensions, HeaderMap, Response, StatusCode};
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::fault::{fault, unavailable};
-use crate::store::{ApiKey, Directory, StoreError};
+use crate::store::{ApiKey, Directory, Scope, StoreError};
 
 /// How long a token is good: for the minute that an edge keeps it, and for a minute of work on what was begun at its end.
 const TOKEN_S: i64 = 120;
@@ -36,8 +39,39 @@ pub async fn find(directory: &dyn Directory, key: &str) -> Result<Option<ApiKey>
     if key.len() > KEY_BYTES {
         return Ok(None);
     }
-    let found = directory.key_by_hash(Sha256::digest(key.as_bytes()).into()).await?;
-    Ok(found.filter(|key| key.revoked_at.is_none()))
+    find_by_hash(directory, Sha256::digest(key.as_bytes()).into()).await
+}
+
+/// The live key with this SHA-256, which counts as used.
+pub async fn find_by_hash(directory: &dyn Directory, hash: [u8; 32]) -> Result<Option<ApiKey>, StoreError> {
+    let now = Timestamp::now();
+    let found = directory.key_by_hash(hash).await?.filter(|key| key.is_live(now));
+    if let Some(key) = &found {
+        directory.key_used(&key.id, now);
+    }
+    Ok(found)
+}
+
+/// Whom a request came from: an extension of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
+/// The address that a request came from, where it is known.
+pub fn peer(extensions: &Extensions) -> Option<IpAddr> {
+    extensions.get::<Peer>().map(|peer| peer.0)
+}
+
+/// What a key without this scope is answered.
+pub fn out_of_scope(scope: Scope) -> Response<Bytes> {
+    let text = format!("The API key lacks the scope `{}`: use one that has it.", scope.name());
+    fault(StatusCode::FORBIDDEN, "restricted_api_key", text)
+}
+
+/// What a key is answered outside of its tenant's networks.
+pub fn out_of_network(peer: Option<IpAddr>) -> Response<Bytes> {
+    let from = peer.map_or_else(String::new, |peer| format!(" from {peer}"));
+    let text = format!("The API key is not good{from}: its account allows other networks only.");
+    fault(StatusCode::FORBIDDEN, "invalid_access", text)
 }
 
 /// The live key that a request to the sending API comes with, or what it is answered.

@@ -5,6 +5,7 @@
 //! again, and a signature is verified. `POST messages` reaches the commit point; its answer says for each message whether
 //! it is durable.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,20 +13,22 @@ use delivery_client::wire::{
     AUTH_PATH, AuthAnswer, AuthRequest, FETCH_PATH, Frame, FrameError, FrameLimits, MESSAGES_PATH, MessageAnswer,
     MessageMeta, SCHEDULE_DAYS, TEMPLATES_PATH, batch_bytes, decode_frames,
 };
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header as http_header};
 use jiff::Timestamp;
 use mail::{Address, header, message};
 use uuid::Uuid;
 
+use super::control::audit;
 use super::credential::{self, Tokens};
 use super::fault::{fault, json, unavailable};
 use super::resources::Resources;
-use crate::accept::Intake;
+use crate::accept::{Intake, IntakeFault};
 use crate::author::{self, AuthorFault};
 use crate::edge::{Answer, Components, Edge};
 use crate::keyring::Keyring;
 use crate::signed::{self, SignedFault};
-use crate::store::{Accepted, DeliveryToken, Directory, Idempotency, NewMessage, StoreError};
+use crate::store::{Accepted, ApiKey, DeliveryToken, Directory, Idempotency, NewMessage, Scope, StoreError};
+use crate::tenancy::Denial;
 
 /// Where all routes of this API begin.
 pub const PREFIX: &str = "/delivery/";
@@ -102,6 +105,13 @@ impl Caller<'_> {
     }
 }
 
+/// What a tenant's key changes through the sending API.
+pub struct Change {
+    key: ApiKey,
+    peer: Option<IpAddr>,
+    what: String,
+}
+
 /// Answers `/delivery/v1/`.
 pub struct Delivery {
     directory: Arc<dyn Directory>,
@@ -113,10 +123,26 @@ pub struct Delivery {
 }
 
 /// Why one message is not stored: as the sending API says it.
+#[derive(Clone)]
 struct Refused {
     status: StatusCode,
     name: &'static str,
     text: String,
+    retry_after_s: Option<u64>,
+}
+
+impl Refused {
+    fn new(status: StatusCode, name: &'static str, text: impl Into<String>) -> Refused {
+        Refused { status, name, text: text.into(), retry_after_s: None }
+    }
+
+    fn into_response(self) -> Response<Bytes> {
+        let mut response = fault(self.status, self.name, self.text);
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(http_header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
 }
 
 impl Delivery {
@@ -133,7 +159,7 @@ impl Delivery {
     pub async fn answer(&self, request: Request<Bytes>, caller: Caller<'_>) -> Answer {
         let now = Timestamp::now();
         match (request.method(), request.uri().path()) {
-            (&Method::POST, AUTH_PATH) => self.auth(request.body(), caller, now).await,
+            (&Method::POST, AUTH_PATH) => self.auth(&request, caller, now).await,
             (&Method::POST, MESSAGES_PATH) => self.messages(&request, caller, now).await.into(),
             (_, AUTH_PATH | MESSAGES_PATH) => {
                 fault(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Use POST here.").into()
@@ -145,8 +171,33 @@ impl Delivery {
         }
     }
 
-    async fn auth(&self, body: &[u8], caller: Caller<'_>, now: Timestamp) -> Answer {
-        let AuthRequest::Bearer { key } = match serde_json::from_slice(body) {
+    /// Refuses a request of the sending API whose key is good, and not for this: by its scope, or from this network. What
+    /// it changes is for the audit log, once it is done.
+    pub async fn gate(&self, request: &Request<Bytes>) -> Result<Option<Change>, Response<Bytes>> {
+        // A missing or wrong key is answered where the request is.
+        let Some(key) = credential::bearer(request.headers()) else { return Ok(None) };
+        let found = credential::find(&*self.directory, key).await.map_err(|error| self.store_failed(&error))?;
+        let Some(found) = found else { return Ok(None) };
+        let scope = scope_of(request.method(), request.uri().path());
+        if !found.scopes.has(scope) {
+            return Err(credential::out_of_scope(scope));
+        }
+        let peer = credential::peer(request.extensions());
+        let standing = self.intake.tenancy().of(&found.tenant).await.map_err(|error| self.store_failed(&error))?;
+        if !standing.is_from(peer) {
+            return Err(credential::out_of_network(peer));
+        }
+        let what = || format!("{} {}", request.method(), request.uri().path());
+        Ok((scope == Scope::Manage).then(|| Change { key: found, peer, what: what() }))
+    }
+
+    /// Writes a change down.
+    pub async fn audit(&self, Change { key, peer, what }: Change) {
+        audit::write_change(self.intake.tenancy().rows(), &key.tenant, &key.id, peer, what).await;
+    }
+
+    async fn auth(&self, request: &Request<Bytes>, caller: Caller<'_>, now: Timestamp) -> Answer {
+        let AuthRequest::Bearer { key } = match serde_json::from_slice(request.body()) {
             Ok(credential) => credential,
             Err(error) => {
                 let text = format!("The credential cannot be read: {error}.");
@@ -162,6 +213,20 @@ impl Delivery {
             let text = "The API key is good, but this edge does not serve its account: use the edge that does.";
             return fault(StatusCode::FORBIDDEN, "invalid_access", text).into();
         }
+        if !found.scopes.has(Scope::Send) {
+            return credential::out_of_scope(Scope::Send).into();
+        }
+        let standing = match self.intake.tenancy().of(&found.tenant).await {
+            Ok(standing) => standing,
+            Err(error) => return self.store_failed(&error).into(),
+        };
+        let peer = credential::peer(request.extensions());
+        if !standing.is_from(peer) {
+            return credential::out_of_network(peer).into();
+        }
+        if let Err(denial) = standing.check_pause() {
+            return denied(&denial).into_response().into();
+        }
         let domains = match self.directory.domains(Some(&found.tenant)).await {
             Ok(domains) => domains.into_iter().map(|domain| domain.domain.as_str().to_owned()).collect(),
             Err(error) => return self.store_failed(&error).into(),
@@ -171,8 +236,11 @@ impl Delivery {
             run_stages: caller.runs_stages(&found.tenant),
             component_revision: caller.components(&found.tenant).revision,
             tenant: found.tenant,
-            message_bytes: self.terms.message_bytes,
-            recipients: self.terms.recipients,
+            message_bytes: standing
+                .terms
+                .message_bytes
+                .map_or(self.terms.message_bytes, |own| own.min(self.terms.message_bytes)),
+            recipients: standing.terms.recipients.map_or(self.terms.recipients, |own| own.min(self.terms.recipients)),
             domains,
             any_domain: self.terms.any_domain,
         };
@@ -202,6 +270,14 @@ impl Delivery {
         if is_stale || !caller.runs_stages(&tenant) {
             return fault(StatusCode::CONFLICT, "stale_revision", "The tenant's components have changed: ask again.");
         }
+        let standing = match self.intake.tenancy().of(&tenant).await {
+            Ok(standing) => standing,
+            Err(error) => return self.store_failed(&error),
+        };
+        let _place = match standing.enter() {
+            Ok(place) => place,
+            Err(denial) => return denied(&denial).into_response(),
+        };
         let with_all = frames.iter().any(|frame| frame.meta.with_all);
         let mut messages = Vec::with_capacity(frames.len());
         for Frame { meta, message } in frames {
@@ -211,7 +287,15 @@ impl Delivery {
             let answers = messages.into_iter().map(|message| message.map_or_else(Into::into, |_| left_out().into()));
             return json(StatusCode::OK, &answers.collect::<Vec<MessageAnswer>>());
         }
-        json(StatusCode::OK, &self.accept(messages).await)
+        let answers = self.accept(messages, with_all).await;
+        // A message that came alone is told when to come again by the answer itself.
+        if let [Err(refused)] = answers.as_slice()
+            && refused.retry_after_s.is_some()
+        {
+            return refused.clone().into_response();
+        }
+        let answers = answers.into_iter().map(|answer| answer.unwrap_or_else(Into::into));
+        json(StatusCode::OK, &answers.collect::<Vec<MessageAnswer>>())
     }
 
     /// The tenant whose token a request comes with.
@@ -253,7 +337,11 @@ impl Delivery {
     }
 
     /// Takes the messages that are good to the commit point, all in one transaction.
-    async fn accept(&self, messages: Vec<Result<NewMessage, Refused>>) -> Vec<MessageAnswer> {
+    async fn accept(
+        &self,
+        messages: Vec<Result<NewMessage, Refused>>,
+        together: bool,
+    ) -> Vec<Result<MessageAnswer, Refused>> {
         let mut good = Vec::new();
         let mut answers: Vec<Result<String, Refused>> = Vec::with_capacity(messages.len());
         for message in messages {
@@ -263,16 +351,17 @@ impl Delivery {
                 id
             }));
         }
-        let mut accepted = self.intake.accept_all(good).await.into_iter();
+        let mut accepted = self.intake.accept_all(good, together).await.into_iter();
         let answer = |answer: Result<String, Refused>| match answer {
-            Err(refused) => refused.into(),
+            Err(refused) => Err(refused),
             Ok(id) => match accepted.next() {
-                Some(Ok(Accepted::Stored)) => MessageAnswer::Accepted { id, replayed: false },
+                Some(Ok(Accepted::Stored)) => Ok(MessageAnswer::Accepted { id, replayed: false }),
                 Some(Ok(Accepted::Replayed(first))) => {
-                    MessageAnswer::Accepted { id: first.to_string(), replayed: true }
+                    Ok(MessageAnswer::Accepted { id: first.to_string(), replayed: true })
                 }
-                Some(Err(error)) => refused(&error).into(),
-                None => refused(&StoreError::Io("the store gave no answer".to_owned())).into(),
+                Some(Err(IntakeFault::Denied(denial))) => Err(denied(&denial)),
+                Some(Err(IntakeFault::Store(error))) => Err(refused(&error)),
+                None => Err(refused(&StoreError::Io("the store gave no answer".to_owned()))),
             },
         };
         answers.into_iter().map(answer).collect()
@@ -303,7 +392,7 @@ impl Delivery {
                 }
                 let (status, name) = refusal.http();
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-                Refused { status, name, text: refusal.text() }
+                Refused { status, name, text: refusal.text(), retry_after_s: None }
             }
         })?;
         Ok(new)
@@ -317,19 +406,11 @@ impl Delivery {
         };
         checked.map_err(|fault| match &fault {
             AuthorFault::Unreadable(error) => wrong(format!("Who the message is from cannot be told: {error}.")),
-            AuthorFault::Unregistered { field, domain } => Refused {
-                status: StatusCode::FORBIDDEN,
-                name: "validation_error",
-                text: format!("The {field} domain {domain} is not registered for this account: add it first."),
-            },
-            AuthorFault::Unproved { field, domain, record } => Refused {
-                status: StatusCode::FORBIDDEN,
-                name: "validation_error",
-                text: format!(
+            AuthorFault::Unregistered { field, domain } => Refused::new(StatusCode::FORBIDDEN, "validation_error", format!("The {field} domain {domain} is not registered for this account: add it first.")),
+            AuthorFault::Unproved { field, domain, record } => Refused::new(StatusCode::FORBIDDEN, "validation_error", format!(
                     "The {field} domain {domain} is not verified yet: publish the TXT record {record} (GET /domains/{{id}} \
                      shows its value), then POST /domains/{{id}}/verify."
-                ),
-            },
+                )),
             AuthorFault::Store(error) => refused(error),
         })
     }
@@ -363,11 +444,11 @@ impl Delivery {
         }
         let idempotency = meta.idempotency.map(|it| Idempotency { key: it.key, digest: it.digest, item: it.item });
         if idempotency.as_ref().is_some_and(|it| it.key.is_empty() || it.key.chars().count() > IDEMPOTENCY_CHARS) {
-            return Err(Refused {
-                status: StatusCode::BAD_REQUEST,
-                name: "invalid_idempotency_key",
-                text: format!("The idempotency key must have 1 to {IDEMPOTENCY_CHARS} characters."),
-            });
+            return Err(Refused::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_idempotency_key",
+                format!("The idempotency key must have 1 to {IDEMPOTENCY_CHARS} characters."),
+            ));
         }
         Ok(NewMessage {
             id,
@@ -407,15 +488,15 @@ fn scheduled_at(ms: i64, now: Timestamp) -> Result<Timestamp, Refused> {
 
 /// The answer for a good message of a request that is stored as a whole or not at all.
 fn left_out() -> Refused {
-    Refused {
-        status: StatusCode::FAILED_DEPENDENCY,
-        name: "validation_error",
-        text: "Another message of the request was refused, so none was stored.".to_owned(),
-    }
+    Refused::new(
+        StatusCode::FAILED_DEPENDENCY,
+        "validation_error",
+        "Another message of the request was refused, so none was stored.".to_owned(),
+    )
 }
 
 fn wrong(text: impl Into<String>) -> Refused {
-    Refused { status: StatusCode::UNPROCESSABLE_ENTITY, name: "validation_error", text: text.into() }
+    Refused::new(StatusCode::UNPROCESSABLE_ENTITY, "validation_error", text.into())
 }
 
 fn frame_status(error: &FrameError) -> StatusCode {
@@ -427,14 +508,51 @@ fn frame_status(error: &FrameError) -> StatusCode {
     }
 }
 
+/// The scope that a request of the sending API asks of its key.
+fn scope_of(method: &Method, path: &str) -> Scope {
+    let is_mail = path == "/emails" || path.starts_with("/emails/");
+    match *method {
+        Method::GET | Method::HEAD => Scope::Read,
+        _ if is_mail => Scope::Send,
+        _ => Scope::Manage,
+    }
+}
+
+/// What the sender is told of a message that its tenant may not send.
+fn denied(denial: &Denial) -> Refused {
+    let mut text = format!("{denial}.");
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    let (status, name, retry_after_s) = match denial {
+        Denial::Paused(_) => (StatusCode::FORBIDDEN, "account_paused", None),
+        Denial::TooLarge(..) => (StatusCode::PAYLOAD_TOO_LARGE, "validation_error", None),
+        Denial::TooManyRecipients(..) | Denial::NeverFits { .. } => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "validation_error", None)
+        }
+        Denial::Spent { span, resets_at, .. } => {
+            let name = match *span {
+                "day" => "daily_quota_exceeded",
+                "month" => "monthly_quota_exceeded",
+                _ => "rate_limit_exceeded",
+            };
+            let left_s = resets_at.as_second() - Timestamp::now().as_second();
+            (StatusCode::TOO_MANY_REQUESTS, name, Some(u64::try_from(left_s).unwrap_or(0).max(1)))
+        }
+        Denial::Busy(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", Some(1)),
+        Denial::Together => return left_out(),
+    };
+    Refused { status, name, text, retry_after_s }
+}
+
 /// What the sender is told of a failed accept. What failed inside is for the log.
 fn refused(error: &StoreError) -> Refused {
     match error {
-        StoreError::IdempotencyMismatch => Refused {
-            status: StatusCode::CONFLICT,
-            name: "invalid_idempotent_request",
-            text: "The idempotency key was used before for a different request.".to_owned(),
-        },
+        StoreError::IdempotencyMismatch => Refused::new(
+            StatusCode::CONFLICT,
+            "invalid_idempotent_request",
+            "The idempotency key was used before for a different request.".to_owned(),
+        ),
         // Another id will do: the sender's next try makes one.
         StoreError::DuplicateId
         | StoreError::Exists(_)
@@ -443,7 +561,7 @@ fn refused(error: &StoreError) -> Refused {
         | StoreError::Full
         | StoreError::Io(_) => {
             tracing::error!(%error, "a message was not accepted");
-            Refused { status: StatusCode::SERVICE_UNAVAILABLE, name: "application_error", text: BUSY.to_owned() }
+            Refused::new(StatusCode::SERVICE_UNAVAILABLE, "application_error", BUSY.to_owned())
         }
     }
 }

@@ -34,6 +34,9 @@ impl World {
                 prefix: "ph_".to_owned(),
                 created_at: Timestamp::UNIX_EPOCH,
                 revoked_at: None,
+                scopes: crate::store::Scopes::ALL,
+                expires_at: None,
+                used_at: None,
             };
             let id = api_key.id.clone();
             store.add_key(api_key, Sha256::digest(key.as_bytes()).into()).await.unwrap();
@@ -53,14 +56,20 @@ impl World {
         };
         store.add_domain(domain).await.unwrap();
         let terms = Terms { message_bytes: 10_000, recipients: 3, any_domain };
-        let delivery = Delivery::new(store.clone(), keyring.clone(), Arc::new(Intake::new(store.clone())), terms);
+        let delivery = Delivery::new(
+            store.clone(),
+            keyring.clone(),
+            Arc::new(Intake::new(store.clone(), Arc::new(crate::tenancy::Tenancy::new(store.clone())))),
+            terms,
+        );
         World { store, delivery, keyring, folder }
     }
 
     /// Another API over the same store and keys.
     pub fn other_delivery(&self) -> Delivery {
         let terms = Terms { message_bytes: 1 << 20, recipients: 50, any_domain: false };
-        let intake = Arc::new(Intake::new(self.store.clone()));
+        let intake =
+            Arc::new(Intake::new(self.store.clone(), Arc::new(crate::tenancy::Tenancy::new(self.store.clone()))));
         Delivery::new(self.store.clone(), self.keyring.clone(), intake, terms)
     }
 

@@ -45,6 +45,22 @@ impl Backend for Seam {
         if path.starts_with(delivery::PREFIX) {
             return self.delivery.answer(request, Caller::Inside).await;
         }
+        let change = match self.delivery.gate(&request).await {
+            Ok(change) => change,
+            Err(refused) => return refused.into(),
+        };
+        let answer = self.answer_beyond(request).await;
+        if let Some(change) = change.filter(|_| answer.response.status().is_success()) {
+            self.delivery.audit(change).await;
+        }
+        answer
+    }
+}
+
+impl Seam {
+    /// Answers what is not the delivery API's.
+    async fn answer_beyond(&self, request: Request<Bytes>) -> Answer {
+        let path = request.uri().path();
         let is_below = |prefix| path.strip_prefix(prefix).is_some_and(|it: &str| it.is_empty() || it.starts_with('/'));
         if is_below(sending::PREFIX) {
             return self.sending.answer(request).await.into();

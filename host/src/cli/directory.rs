@@ -1,4 +1,4 @@
-//! `domain`, `tenant`, `queue`: a route of the control API each, and its answer printed.
+//! `domain`: a route of the control API each, and its answer printed.
 
 use clap::{Args, Subcommand};
 use http::Method;
@@ -9,7 +9,6 @@ use super::link::Link;
 use super::{Failure, Target, say};
 use crate::api::control::Listing;
 use crate::api::control::domains::{DnsRecord, DomainView, NewDomain};
-use crate::api::control::tenants::TenantNames;
 
 /// One tenant, or all where none is named.
 #[derive(Clone, Debug, Args)]
@@ -119,23 +118,6 @@ fn print_records(records: &[DnsRecord]) -> Result<(), Failure> {
     records.iter().filter(|record| record.required).try_for_each(|record| say(&record.zone_line))?;
     say("; advised: merge them with what is published already")?;
     records.iter().filter(|record| !record.required).try_for_each(|record| say(&record.zone_line))
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Tenant {
-    /// List tenants. `default` is the one of keys made without --tenant.
-    List {
-        #[command(flatten)]
-        target: Target,
-    },
-}
-
-impl Tenant {
-    pub(super) async fn run(self) -> Result<(), Failure> {
-        let Tenant::List { target } = self;
-        let tenants: TenantNames = Link::open(&target).await?.call(Method::GET, "tenants", &()).await?;
-        tenants.data.iter().try_for_each(say)
-    }
 }
 
 pub(super) fn waiting(recipients: u64) -> String {

@@ -7,8 +7,7 @@ use super::directory::{OfTenant, day, encode, table};
 use super::link::Link;
 use super::{Failure, Target, say};
 use crate::api::control::Listing;
-use crate::api::control::edges::{CreatedEdgeKeys, CreatedToken, EdgeAlgorithm, NewEdgeKeys, TokenView};
-use crate::api::control::keys::NewKey;
+use crate::api::control::edges::{CreatedEdgeKeys, CreatedToken, EdgeAlgorithm, NewEdgeKeys, NewToken, TokenView};
 
 #[derive(Debug, Args)]
 pub(crate) struct EdgeKey {
@@ -62,7 +61,7 @@ impl EdgeKey {
 /// `key create --delivery`.
 pub(super) async fn create_token(target: &Target, of: OfTenant, name: String) -> Result<(), Failure> {
     let link = Link::open(target).await?;
-    let new = NewKey { tenant: of.tenant, name: Some(name) };
+    let new = NewToken { tenant: of.tenant, name: Some(name) };
     let created: CreatedToken = link.call(Method::POST, "delivery-tokens", &new).await?;
     if let Err(unseen) = say(&created.token) {
         // Nobody will ever know it.

@@ -13,6 +13,7 @@ mod reload;
 mod send;
 mod serve;
 mod status;
+mod tenants;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -73,7 +74,10 @@ enum Verb {
     Events(events::Events),
     /// Tenants.
     #[command(subcommand)]
-    Tenant(directory::Tenant),
+    Tenant(tenants::Tenant),
+    /// Who changed what.
+    #[command(subcommand)]
+    Audit(tenants::Audit),
 }
 
 /// Which host is meant.
@@ -165,6 +169,7 @@ pub fn run() -> ExitCode {
             Verb::Backup(backup) => backup.run().await,
             Verb::Events(events) => events.run().await,
             Verb::Tenant(tenant) => tenant.run().await,
+            Verb::Audit(audit) => audit.run().await,
         }
     });
     if let Some(telemetry) = telemetry {
@@ -269,6 +274,16 @@ mod tests {
         check("posthaste events tail --data d --tenant acme --follow", true);
         check("posthaste events tail", false);
         check("posthaste tenant list --config a.toml", true);
+        check("posthaste tenant create acme --config a.toml --per-day 1000 --networks 10.0.0.0/8,::1", true);
+        check("posthaste tenant update acme --config a.toml --per-day none", true);
+        check("posthaste tenant pause acme --config a.toml --reason unpaid", true);
+        check("posthaste tenant pause acme --config a.toml", false);
+        check("posthaste tenant delete acme --config a.toml --force", true);
+        check("posthaste audit list --config a.toml --tenant acme --limit 5", true);
+        check("posthaste key create --config a.toml --scope send --scope read --expires-in 90d", true);
+        check("posthaste key create --config a.toml --scope mange", false);
+        check("posthaste key rotate key_1 --config a.toml --overlap 24h", true);
+        check("posthaste key import --config a.toml --name old --file key.txt", true);
         check("posthaste sned", false);
     }
 }

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::Backend;
+use crate::api::credential::Peer;
 use crate::web::{Limits, Web, WebError};
 
 /// The bare origin that triggers get as `delivery_url`. `.internal` is never delegated, so it names nothing outside.
@@ -35,23 +36,30 @@ pub struct Outbound {
     tenant: Arc<OnceLock<Arc<str>>>,
     /// Of one request's body.
     body_bytes: usize,
+    /// Where the request came from that the guest serves.
+    peer: Option<Peer>,
 }
 
 impl Outbound {
     /// Reaches the backend, and learns the tenant from its answers.
     pub fn to(backend: Arc<dyn Backend>, body_bytes: usize) -> Outbound {
-        Outbound { whom: Whom::Backend(backend), tenant: Arc::default(), body_bytes }
+        Outbound { whom: Whom::Backend(backend), tenant: Arc::default(), body_bytes, peer: None }
+    }
+
+    /// The same on behalf of whoever the guest serves: the backend is told where they are.
+    pub fn of(self, peer: Option<Peer>) -> Outbound {
+        Outbound { peer, ..self }
     }
 
     /// Reaches nobody: for a stage of a tenant.
     pub fn none(tenant: &Arc<str>) -> Outbound {
-        Outbound { whom: Whom::Nobody, tenant: Arc::new(OnceLock::from(tenant.clone())), body_bytes: 0 }
+        Outbound { whom: Whom::Nobody, tenant: Arc::new(OnceLock::from(tenant.clone())), body_bytes: 0, peer: None }
     }
 
     /// Reaches the world through the guarded client, for a trigger that works for a tenant.
     pub fn world(tenant: &str, web: Arc<Web>, limits: Limits, trouble: Trouble, body_bytes: usize) -> Outbound {
         let tenant = Arc::new(OnceLock::from(Arc::from(tenant)));
-        Outbound { whom: Whom::World(web, limits, trouble), tenant, body_bytes }
+        Outbound { whom: Whom::World(web, limits, trouble), tenant, body_bytes, peer: None }
     }
 
     /// The cell that holds the tenant once it is known.
@@ -61,7 +69,10 @@ impl Outbound {
 }
 
 impl WasiHttpHooks for Outbound {
-    fn send_request(&mut self, request: Request<WasiBody>, _: Option<RequestOptions>, _: Io) -> Exchange {
+    fn send_request(&mut self, mut request: Request<WasiBody>, _: Option<RequestOptions>, _: Io) -> Exchange {
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(peer);
+        }
         let is_ours = request.uri().authority().is_some_and(|authority| authority.as_str() == AUTHORITY);
         match &self.whom {
             Whom::Backend(backend) if is_ours => {

@@ -15,6 +15,7 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 use super::Inner;
 use super::confine::{self, Bounds, Guest, Role};
 use super::outbound::{Outbound, full};
+use crate::api::credential::Peer;
 
 /// Wall clock of one request, the wait for the disk included.
 pub const WALL_CLOCK: Duration = Duration::from_secs(60);
@@ -65,7 +66,8 @@ pub async fn serve(
 ) -> Result<Response<Bytes>, TriggerError> {
     let bounds = &edge.trigger_bounds;
     let body_bytes = bounds.output_bytes.saturating_add(FRAME_BYTES);
-    let outbound = Outbound::to(edge.backend.clone(), body_bytes);
+    let peer = request.extensions().get::<Peer>().copied();
+    let outbound = Outbound::to(edge.backend.clone(), body_bytes).of(peer);
     let store = confine::store(&edge.engine, Role::Trigger(edge.clone()), outbound, bounds);
     run(store, pre, request, bounds).await
 }

@@ -31,6 +31,16 @@ impl Directory for Domains {
         Err(StoreError::NotFound(id.to_owned()))
     }
 
+    async fn expire_key(&self, id: &str, _: Timestamp) -> Result<(), StoreError> {
+        Err(StoreError::NotFound(id.to_owned()))
+    }
+
+    fn key_used(&self, _: &str, _: Timestamp) {}
+
+    async fn keep_key_uses(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn add_domain(&self, domain: SendingDomain) -> Result<(), StoreError> {
         if self.domain(&domain.tenant, &domain.domain).await?.is_some() {
             return Err(StoreError::Exists(domain.domain.to_string()));

@@ -35,11 +35,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use body::{Admits, Budget};
-pub use routes::{Obstacles, Peer, Routes};
+pub use routes::{Obstacles, Routes};
 
 use super::gate::{AT_THE_DOOR, Gate};
 use super::peers::Peers;
 use crate::api::control;
+use crate::api::credential::Peer;
 use crate::metrics::{Road, Turned, metrics};
 use answer::Outgoing;
 use idle::Activity;

@@ -19,13 +19,15 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::smtp::{Authority, Incoming, Principal, Queued, SessionFacts, Submit, Unavailable};
-use crate::accept::Intake;
+use crate::accept::{Intake, IntakeFault};
+use crate::api::credential;
 use crate::api_key;
 use crate::author::{self, AuthorFault};
 use crate::keyring::Keyring;
 use crate::smtp::auth::Credentials;
-use crate::store::{Accepted, ApiKey, Directory, NewMessage, StoreError, TenantId};
+use crate::store::{Accepted, ApiKey, Directory, NewMessage, Scope, StoreError, TenantId};
 use crate::telemetry;
+use crate::tenancy::Denial;
 
 /// Owns what trusted peers send.
 const TRUSTED_TENANT: &str = "default";
@@ -84,10 +86,11 @@ where
         }
     }
 
-    /// A key that is not revoked.
+    /// A live key that may send.
     async fn key(&self, hash: [u8; 32]) -> Result<Option<ApiKey>, Unavailable> {
-        let key = self.directory.key_by_hash(hash).await.map_err(|error| Unavailable(error.to_string()))?;
-        Ok(key.filter(|key| key.revoked_at.is_none()))
+        let found = credential::find_by_hash(&*self.directory, hash).await;
+        let found = found.map_err(|error| Unavailable(error.to_string()))?;
+        Ok(found.filter(|key| key.scopes.has(Scope::Send)))
     }
 
     /// `Road::prepare`, beside the reactor where the message is large. Broken off it goes on there to its end, which no
@@ -178,10 +181,15 @@ where
     S: Stages + Send + 'static,
 {
     /// The password is the key; the user name is not looked at.
-    async fn authenticate(&self, credentials: &Credentials, _peer: IpAddr) -> Result<Option<Principal>, Unavailable> {
+    async fn authenticate(&self, credentials: &Credentials, peer: IpAddr) -> Result<Option<Principal>, Unavailable> {
         let key_hash = api_key::hash(&credentials.password);
-        let key = self.key(key_hash).await?;
-        Ok(key.map(|key| Principal { tenant: key.tenant, key_id: key.id, key_hash }))
+        let Some(key) = self.key(key_hash).await? else { return Ok(None) };
+        let standing = self.intake.tenancy().of(&key.tenant).await;
+        if !standing.map_err(|error| Unavailable(error.to_string()))?.is_from(Some(peer)) {
+            tracing::info!(tenant = key.tenant, key = key.id, %peer, "a good key came from a network that is not allowed");
+            return Ok(None);
+        }
+        Ok(Some(key).map(|key| Principal { tenant: key.tenant, key_id: key.id, key_hash }))
     }
 
     async fn is_valid(&self, principal: &Principal) -> Result<bool, Unavailable> {
@@ -193,6 +201,10 @@ where
             Authority::Key(principal) => principal.tenant.clone(),
             Authority::Trusted => TRUSTED_TENANT.to_owned(),
         };
+        let standing = self.intake.tenancy().of(&tenant).await.map_err(|error| store_reply(&error))?;
+        // Told before any stage works for nothing.
+        standing.check_pause().map_err(|denial| denied(&denial))?;
+        let _place = standing.enter().map_err(|denial| denied(&denial))?;
         let (id, now) = (Uuid::now_v7(), Timestamp::now());
         let span = telemetry::message(id);
         let taken = async {
@@ -202,7 +214,8 @@ where
         match taken.instrument(span).await? {
             Ok(Accepted::Stored) => Ok(Queued { id }),
             Ok(Accepted::Replayed(id)) => Ok(Queued { id }),
-            Err(error) => Err(store_reply(&error)),
+            Err(IntakeFault::Denied(denial)) => Err(denied(&denial)),
+            Err(IntakeFault::Store(error)) => Err(store_reply(&error)),
         }
     }
 }
@@ -236,6 +249,18 @@ fn store_reply(error: &StoreError) -> Reply {
             tracing::error!(%error, "a message could not be accepted");
             reply(451, (4, 3, 0), "The message could not be stored: try again later")
         }
+    }
+}
+
+/// The reply to a message that its tenant may not send (now).
+fn denied(denial: &Denial) -> Reply {
+    let text = sentence(denial);
+    match denial {
+        Denial::Paused(_) => reply(451, (4, 7, 1), &text),
+        Denial::Spent { .. } => reply(452, (4, 7, 1), &text),
+        Denial::Busy(_) | Denial::Together => reply(451, (4, 3, 2), &text),
+        Denial::TooLarge(..) => reply(552, (5, 3, 4), &text),
+        Denial::TooManyRecipients(..) | Denial::NeverFits { .. } => reply(550, (5, 5, 3), &text),
     }
 }
 

@@ -12,7 +12,7 @@ use super::lanes::{self, Lane};
 use super::lease::Held;
 use super::segment::{Spool, digest};
 use super::writer::GroupError;
-use super::{Accepted, Idempotency, NewMessage, StoreError, history, scheduling};
+use super::{Accepted, Idempotency, NewMessage, StoreError, history, scheduling, tenants};
 
 /// How long an idempotency key is kept.
 pub(super) const IDEMPOTENCY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -162,7 +162,9 @@ pub(super) fn tenant_key(connection: &Connection, counters: &mut Counters, name:
     if let Some(key) = counters.tenants.get(name) {
         return Ok(*key);
     }
-    connection.prepare_cached("INSERT OR IGNORE INTO tenant (name) VALUES (?1)")?.execute([name])?;
+    connection
+        .prepare_cached("INSERT OR IGNORE INTO tenant (name, id, created_ms) VALUES (?1, ?2, unixepoch() * 1000)")?
+        .execute([name, &tenants::tenant_id()])?;
     let key =
         connection.prepare_cached("SELECT key FROM tenant WHERE name = ?1")?.query_row([name], |row| row.get(0))?;
     counters.tenants.insert(name.to_owned(), key);

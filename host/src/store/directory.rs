@@ -13,12 +13,12 @@ use super::embedded::Embedded;
 use super::history::time;
 use super::reading::tenant_key;
 use super::writer::{Change, Job};
-use super::{ApiKey, Directory, DkimKey, EdgeKey, SendingDomain, StoreError, accepting, codes, verification};
+use super::{ApiKey, Directory, DkimKey, EdgeKey, Scopes, SendingDomain, StoreError, accepting, codes, verification};
 
 /// Live keys remembered; at more, all are forgotten and read again.
 const CACHED_KEYS: usize = 4096;
 
-const KEY: &str = "SELECT k.id, t.name, k.name, k.prefix, k.created_ms, k.revoked_ms
+const KEY: &str = "SELECT k.id, t.name, k.name, k.prefix, k.created_ms, k.revoked_ms, k.scopes, k.expires_ms, k.used_ms
                    FROM api_key k JOIN tenant t ON t.key = k.tenant";
 
 /// Live keys (or delivery tokens) by hash. Only those that are: strangers' guesses take no memory.
@@ -86,8 +86,8 @@ impl Directory for Embedded {
         self.change(Box::new(move |connection, counters| {
             let tenant = accepting::tenant_key(connection, counters, &key.tenant)?;
             let added = connection.execute(
-                "INSERT OR IGNORE INTO api_key (hash, id, tenant, name, prefix, created_ms, revoked_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT OR IGNORE INTO api_key (hash, id, tenant, name, prefix, created_ms, revoked_ms, scopes, expires_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                 params![
                     hash,
                     key.id,
@@ -95,7 +95,9 @@ impl Directory for Embedded {
                     key.name,
                     key.prefix,
                     key.created_at.as_millisecond(),
-                    key.revoked_at.map(|at| at.as_millisecond())
+                    key.revoked_at.map(|at| at.as_millisecond()),
+                    key.scopes.bits(),
+                    key.expires_at.map(|at| at.as_millisecond())
                 ],
             )?;
             if added == 0 { Err(StoreError::Exists(format!("API key {}", key.id))) } else { Ok(()) }
@@ -128,6 +130,44 @@ impl Directory for Embedded {
         // Before the caller is answered: from then on the key is dead.
         self.key_cache.forget();
         result
+    }
+
+    async fn expire_key(&self, id: &str, at: Timestamp) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        let change = self.change(Box::new(move |connection, _| {
+            let ended = connection.execute(
+                "UPDATE api_key SET expires_ms = min(coalesce(expires_ms, ?2), ?2) WHERE id = ?1 AND revoked_ms IS NULL",
+                params![id, at.as_millisecond()],
+            )?;
+            if ended == 0 { Err(StoreError::NotFound(format!("a live API key {id}"))) } else { Ok(()) }
+        }));
+        let result = change.await;
+        self.key_cache.forget();
+        result
+    }
+
+    fn key_used(&self, id: &str, at: Timestamp) {
+        let at_ms = at.as_millisecond();
+        let mut uses = self.key_uses.lock().unwrap_or_else(PoisonError::into_inner);
+        match uses.get_mut(id) {
+            Some(used_ms) => *used_ms = at_ms,
+            None => drop(uses.insert(id.to_owned(), at_ms)),
+        }
+    }
+
+    async fn keep_key_uses(&self) -> Result<(), StoreError> {
+        let uses = std::mem::take(&mut *self.key_uses.lock().unwrap_or_else(PoisonError::into_inner));
+        if uses.is_empty() {
+            return Ok(());
+        }
+        self.change(Box::new(move |connection, _| {
+            let mut statement = connection.prepare_cached("UPDATE api_key SET used_ms = ?2 WHERE id = ?1")?;
+            for (id, used_ms) in &uses {
+                statement.execute(params![id, used_ms])?;
+            }
+            Ok(())
+        }))
+        .await
     }
 
     async fn add_domain(&self, domain: SendingDomain) -> Result<(), StoreError> {
@@ -211,6 +251,9 @@ fn read_key(row: &Row<'_>) -> rusqlite::Result<ApiKey> {
         prefix: row.get(3)?,
         created_at: time(row.get(4)?),
         revoked_at: row.get::<_, Option<i64>>(5)?.map(time),
+        scopes: Scopes::from_bits(row.get(6)?),
+        expires_at: row.get::<_, Option<i64>>(7)?.map(time),
+        used_at: row.get::<_, Option<i64>>(8)?.map(time),
     })
 }
 

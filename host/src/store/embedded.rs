@@ -110,6 +110,8 @@ pub struct Embedded {
     pub(super) key_cache: KeyCache<ApiKey>,
     pub(super) delivery_tokens: KeyCache<DeliveryToken>,
     pub(super) operator_keys: KeyCache<OperatorKey>,
+    /// When keys were used that is not written down yet, by id: live ones alone, so it is bounded.
+    pub(super) key_uses: Mutex<HashMap<String, i64>>,
     housekeeper: Arc<Mutex<Housekeeper>>,
     wake: std_mpsc::Sender<Wake>,
     threads: Vec<JoinHandle<()>>,
@@ -193,6 +195,7 @@ impl Embedded {
             key_cache: KeyCache::default(),
             delivery_tokens: KeyCache::default(),
             operator_keys: KeyCache::default(),
+            key_uses: Mutex::default(),
             housekeeper,
             wake,
             threads,

@@ -57,10 +57,12 @@ mod reading;
 mod retention;
 mod scheduling;
 mod schema;
+mod scopes;
 mod segment;
 mod sending_schema;
 mod templates;
 mod tenant_events;
+mod tenants;
 mod tenants_schema;
 mod tending;
 mod verification;
@@ -77,8 +79,10 @@ pub use embedded::{Embedded, Options};
 pub use faults::{Faults, NoFaults, Point};
 pub use operators::{OperatorKey, Operators};
 pub use schema::OpenError;
+pub use scopes::{Scope, Scopes};
 pub use templates::{From as TemplateFrom, Template, TemplateChange, TemplateContent, Templates};
 pub use tenant_events::{Announcements, AnyEvent, AnyKind, TenantEvent, TenantEventKind, TenantEventRecord};
+pub use tenants::{Audited, Pause, Quotas, Tenant, TenantTerms, Tenants, Used};
 pub use tending::{BOUNCED, PURGED, QueueChange, QueueFilter, QueuedRecipient, Tended};
 pub use verification::{DomainStatus, Verification, Verifications};
 pub use webhooks::{
@@ -355,6 +359,19 @@ pub struct ApiKey {
     pub prefix: String,
     pub created_at: Timestamp,
     pub revoked_at: Option<Timestamp>,
+    /// What it may be used for.
+    pub scopes: Scopes,
+    /// From then on it is dead; `None`: never.
+    pub expires_at: Option<Timestamp>,
+    /// The last time it was used, late by up to a minute or so; `None`: never.
+    pub used_at: Option<Timestamp>,
+}
+
+impl ApiKey {
+    /// Whether it is good at this time.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_none() && self.expires_at.is_none_or(|end| now < end)
+    }
 }
 
 /// A sending domain of a tenant.
@@ -394,6 +411,12 @@ pub trait Directory: Send + Sync + 'static {
     async fn keys(&self, tenant: Option<&str>) -> Result<Vec<ApiKey>, StoreError>;
     /// `NotFound` where there is none, or none live.
     async fn revoke_key(&self, id: &str, at: Timestamp) -> Result<(), StoreError>;
+    /// Ends a live key at this time, where it does not end before. `NotFound` as in `revoke_key`.
+    async fn expire_key(&self, id: &str, at: Timestamp) -> Result<(), StoreError>;
+    /// Takes note that a key was used; it is written with others, later.
+    fn key_used(&self, id: &str, at: Timestamp);
+    /// Writes down which keys were used since the last time.
+    async fn keep_key_uses(&self) -> Result<(), StoreError>;
     async fn add_domain(&self, domain: SendingDomain) -> Result<(), StoreError>;
     async fn domains(&self, tenant: Option<&str>) -> Result<Vec<SendingDomain>, StoreError>;
     async fn domain(&self, tenant: &str, domain: &mail::Domain) -> Result<Option<SendingDomain>, StoreError>;

@@ -123,7 +123,7 @@ CREATE TABLE dkim_key (
   private   BLOB NOT NULL,         -- sealed; empty for the key of an edge
   UNIQUE (domain, selector)
 ) STRICT;
-", edges::SCHEMA, super::webhooks::SCHEMA, sending_schema::SCHEMA, queue_schema::SCHEMA, tenants_schema::SCHEMA];
+", edges::SCHEMA, super::webhooks::SCHEMA, sending_schema::SCHEMA, queue_schema::SCHEMA, tenants_schema::SCHEMA, tenants_schema::TENANTS];
 
 /// Migrations of `events.db`, oldest first.
 pub(super) const EVENTS: &[&str] = &[

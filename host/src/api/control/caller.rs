@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 
 use super::Control;
 use super::problem::Problem;
 use crate::api::credential;
 use crate::api_key::{self, OPERATOR_KEY};
-use crate::store::ApiKey;
+use crate::store::{ApiKey, Scope};
 
 /// The way a call came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,16 @@ impl Control {
     pub(super) async fn caller(&self, entry: Entry, headers: &HeaderMap) -> Result<Caller, Problem> {
         match entry {
             Entry::Folder => Ok(Caller::Operator(None)),
-            Entry::Network(_) => self.admit(headers).await,
+            Entry::Network(peer) => {
+                let caller = self.admit(headers).await?;
+                if let Some(tenant) = caller.tenant()
+                    && !self.tenancy.of(tenant).await?.is_from(peer)
+                {
+                    let text = "the API key is not good from here: its account allows other networks only";
+                    return Err(Problem::new(StatusCode::FORBIDDEN, "invalid_access", text));
+                }
+                Ok(caller)
+            }
         }
     }
 
@@ -70,7 +79,14 @@ impl Control {
                 let found = self.operators.operator_key(api_key::hash(key)).await?;
                 found.map(|key| Caller::Operator(Some(key.id)))
             }
-            false => credential::find(&*self.directory, key).await?.map(Caller::Manager),
+            false => {
+                let found = credential::find(&*self.directory, key).await?;
+                if found.as_ref().is_some_and(|key| !key.scopes.has(Scope::Manage)) {
+                    let text = "the API key lacks the scope `manage`: use one that has it";
+                    return Err(Problem::new(StatusCode::FORBIDDEN, "restricted_api_key", text));
+                }
+                found.map(Caller::Manager)
+            }
         };
         found.ok_or_else(|| Problem::unknown_caller("the key is not valid"))
     }

@@ -1,5 +1,6 @@
 //! API keys: what applications send with.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use http::Method;
@@ -10,12 +11,18 @@ use uuid::Uuid;
 
 use super::{Call, Control, Listing, Made, Problem, Revoked, Route};
 use crate::api_key;
-use crate::store::{ApiKey, Directory, StoreError};
+use crate::store::{ApiKey, Directory, Scope, Scopes, StoreError};
 
 /// Longest name of a key, in bytes.
 const KEY_NAME_BYTES: usize = 100;
 
-/// What a new API key or delivery token is to be.
+/// Length of a key that is imported.
+const IMPORT_BYTES: RangeInclusive<usize> = 16..=256;
+
+/// Characters of an imported key that are stored to know it by.
+const IMPORTED_PREFIX: usize = 4;
+
+/// What a new API key is to be.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewKey {
@@ -23,6 +30,25 @@ pub struct NewKey {
     pub tenant: Option<String>,
     #[serde(default)]
     pub name: Option<String>,
+    /// What it may be used for; none: everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<Scope>,
+    /// When it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Timestamp>,
+    /// An existing secret of 16 to 256 visible characters that becomes the key. Left out, one is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// How a key is rotated.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {
+    /// Seconds for which the old key stays good; 0: not at all.
+    #[serde(default)]
+    pub overlap_s: u32,
 }
 
 /// A key that was made: the only time it is shown.
@@ -45,6 +71,12 @@ pub struct KeyView {
     pub created_at: Timestamp,
     #[schema(value_type = Option<String>, format = DateTime)]
     pub revoked_at: Option<Timestamp>,
+    pub scopes: Vec<Scope>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Timestamp>,
+    /// Late by up to a minute or so.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub used_at: Option<Timestamp>,
 }
 
 impl From<ApiKey> for KeyView {
@@ -56,6 +88,9 @@ impl From<ApiKey> for KeyView {
             prefix: key.prefix,
             created_at: key.created_at,
             revoked_at: key.revoked_at,
+            scopes: key.scopes.list(),
+            expires_at: key.expires_at,
+            used_at: key.used_at,
         }
     }
 }
@@ -66,6 +101,8 @@ pub fn routes() -> Vec<Route> {
         Route::new(Method::GET, "keys", "API keys", list).of_tenant().for_managers(),
         Route::new(Method::POST, "keys", "Make an API key", create).for_managers(),
         Route::new(Method::DELETE, "keys/{id}", "Revoke an API key", revoke).for_managers(),
+        Route::new(Method::POST, "keys/{id}/rotate", "Make a key in the place of another, which ends soon", rotate)
+            .for_managers(),
     ]
 }
 
@@ -76,18 +113,49 @@ async fn list(control: Arc<Control>, call: Call) -> Result<Listing<KeyView>, Pro
 
 async fn create(control: Arc<Control>, call: Call<NewKey>) -> Result<Made<CreatedKey>, Problem> {
     let tenant = call.tenant_or(call.body.tenant.as_deref())?;
-    let name = key_name(call.body.name)?;
+    let NewKey { name, scopes, expires_at, key, .. } = call.body;
+    let (name, now) = (key_name(name)?, Timestamp::now());
+    if expires_at.is_some_and(|end| end <= now) {
+        return Err(Problem::invalid("`expires_at` is over already"));
+    }
+    let is_imported = key.is_some();
+    let key = match key {
+        Some(key) => checked_import(key)?,
+        None => api_key::generate(api_key::API_KEY).map_err(Problem::random)?,
+    };
+    let mut view = fresh(&key, tenant, name, now);
+    (view.scopes, view.expires_at) = (Scopes::of(&scopes), expires_at);
+    if is_imported {
+        // Of a short one less is shown: what is left must not be guessed.
+        view.prefix = key.chars().take(IMPORTED_PREFIX).collect();
+    }
+    control.directory.add_key(view.clone(), api_key::hash(&key)).await?;
+    Ok(Made(CreatedKey { key, view: view.into() }))
+}
+
+async fn rotate(control: Arc<Control>, call: Call<Rotation>) -> Result<Made<CreatedKey>, Problem> {
+    let (id, now) = (call.place("id"), Timestamp::now());
+    let found = control.directory.keys(call.only()).await?.into_iter().find(|key| key.id == id && key.is_live(now));
+    let old = found.ok_or_else(|| no_key(id))?;
+    call.was(&KeyView::from(old.clone()));
     let key = api_key::generate(api_key::API_KEY).map_err(Problem::random)?;
-    let view = add_key(&*control.directory, &key, tenant, name, Timestamp::now()).await?;
+    let mut view = fresh(&key, old.tenant, old.name, now);
+    (view.scopes, view.expires_at) = (old.scopes, old.expires_at);
+    control.directory.add_key(view.clone(), api_key::hash(&key)).await?;
+    match call.body.overlap_s {
+        0 => control.directory.revoke_key(id, now).await?,
+        overlap_s => {
+            let end = now.checked_add(jiff::SignedDuration::from_secs(i64::from(overlap_s)));
+            control.directory.expire_key(id, end.unwrap_or(Timestamp::MAX)).await?;
+        }
+    }
     Ok(Made(CreatedKey { key, view: view.into() }))
 }
 
 async fn revoke(control: Arc<Control>, call: Call) -> Result<Revoked, Problem> {
     let id = call.place("id");
-    let found = control.directory.keys(call.only()).await?.into_iter().any(|key| key.id == id);
-    if !found {
-        return Err(Problem::missing(format!("there is no live API key {}", id.escape_debug())));
-    }
+    let found = control.directory.keys(call.only()).await?.into_iter().find(|key| key.id == id);
+    call.was(&KeyView::from(found.ok_or_else(|| no_key(id))?));
     control.directory.revoke_key(id, Timestamp::now()).await?;
     Ok(Revoked { id: id.to_owned(), revoked: true })
 }
@@ -100,16 +168,45 @@ pub async fn add_key(
     name: String,
     now: Timestamp,
 ) -> Result<ApiKey, StoreError> {
-    let view = ApiKey {
+    let view = fresh(key, tenant, name, now);
+    directory.add_key(view.clone(), api_key::hash(key)).await?;
+    Ok(view)
+}
+
+/// A key that may do everything, for ever.
+fn fresh(key: &str, tenant: String, name: String, now: Timestamp) -> ApiKey {
+    ApiKey {
         id: format!("key_{}", Uuid::now_v7().simple()),
         tenant,
         name,
         prefix: api_key::prefix(key),
         created_at: now,
         revoked_at: None,
-    };
-    directory.add_key(view.clone(), api_key::hash(key)).await?;
-    Ok(view)
+        scopes: Scopes::ALL,
+        expires_at: None,
+        used_at: None,
+    }
+}
+
+fn no_key(id: &str) -> Problem {
+    Problem::missing(format!("there is no live API key {}", id.escape_debug()))
+}
+
+/// A secret that somebody brings.
+fn checked_import(key: String) -> Result<String, Problem> {
+    let is_visible = key.bytes().all(|byte| byte.is_ascii_graphic());
+    if !(IMPORT_BYTES.contains(&key.len()) && is_visible) {
+        let text = format!(
+            "`key`: a key to be imported has {} to {} visible ASCII characters without blanks",
+            IMPORT_BYTES.start(),
+            IMPORT_BYTES.end()
+        );
+        return Err(Problem::invalid(text));
+    }
+    match key.starts_with(api_key::OPERATOR_KEY) || key.starts_with(api_key::DELIVERY_TOKEN) {
+        true => Err(Problem::invalid("`key`: operator keys and delivery tokens look like this: take another")),
+        false => Ok(key),
+    }
 }
 
 /// A name that a key may have.

@@ -2,17 +2,20 @@
 //! the document all come from the same entry, so that no route exists without its description.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
+use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
 
-use super::caller::Caller;
+use super::audit::{self, AuditEntry};
+use super::caller::{Caller, Entry};
 use super::document::Schemas;
 use super::problem::Problem;
 use super::{Control, PREFIX};
@@ -64,6 +67,8 @@ pub struct Call<B = Nothing> {
     tenant: Option<TenantId>,
     places: Places,
     asked: Vec<(String, String)>,
+    /// What was there before a change, for the audit log.
+    before: Arc<OnceLock<Value>>,
 }
 
 impl<B> Call<B> {
@@ -93,6 +98,12 @@ impl<B> Call<B> {
         }
     }
 
+    /// Tells the audit log what was there before the change that this call makes.
+    pub fn was<T: Serialize>(&self, before: &T) {
+        // Told twice, the first word stands.
+        let _ = self.before.set(serde_json::to_value(before).unwrap_or_default());
+    }
+
     /// What stands in the path in this place of the template.
     pub fn place(&self, name: &str) -> &str {
         self.places.iter().find_map(|(place, text)| (*place == name).then_some(text.as_str())).unwrap_or_default()
@@ -113,9 +124,9 @@ impl<B> Call<B> {
     }
 
     fn with<T>(self, read: impl FnOnce(&HeaderMap, B) -> Result<T, Problem>) -> Result<Call<T>, Problem> {
-        let Call { caller, body, headers, query, tenant, places, asked } = self;
+        let Call { caller, body, headers, query, tenant, places, asked, before } = self;
         let body = read(&headers, body)?;
-        Ok(Call { caller, body, headers, query, tenant, places, asked })
+        Ok(Call { caller, body, headers, query, tenant, places, asked, before })
     }
 }
 
@@ -287,7 +298,7 @@ impl Route {
     pub(super) async fn call(
         &self,
         control: Arc<Control>,
-        caller: Caller,
+        (caller, entry): (Caller, Entry),
         places: Places,
         request: Request<Bytes>,
     ) -> Result<Response<Bytes>, Problem> {
@@ -310,8 +321,30 @@ impl Route {
         let rest: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with("tenant=")).collect();
         let query = rest.join("&");
         let (head, body) = request.into_parts();
-        let call = Call { caller, body, headers: head.headers, query, tenant: named, places, asked };
-        (self.work)(control, call).await
+        let before = Arc::new(OnceLock::new());
+        let audit = (self.method != Method::GET).then(|| AuditEntry {
+            seq: 0,
+            at: Timestamp::UNIX_EPOCH,
+            tenant: None,
+            who: audit::who(&caller),
+            from: audit::from(entry),
+            what: format!("{} {}", self.method, head.uri.path()),
+            before: None,
+            asked: shown(&body),
+            after: None,
+        });
+        let tenant = named.clone();
+        let headers = head.headers;
+        let call = Call { caller, body, headers, query, tenant: named, places, asked, before: before.clone() };
+        let answer = (self.work)(control.clone(), call).await?;
+        if let Some(mut audit) = audit {
+            (audit.before, audit.after) = (before.get().cloned(), shown(answer.body()));
+            // What a body names is the tenant where the path names none.
+            let said = |value: &Option<Value>| Some(value.as_ref()?.get(TENANT)?.as_str()?.to_owned());
+            let tenant = tenant.or_else(|| said(&audit.after)).or_else(|| said(&audit.before));
+            audit::write(&*control.tenants, tenant, audit).await;
+        }
+        Ok(answer)
     }
 
     fn read_query(&self, query: &str) -> Result<Vec<(String, String)>, Problem> {
@@ -331,6 +364,14 @@ impl Route {
             asked.push((name.to_owned(), delivery_client::unescape(value)));
         }
         Ok(asked)
+    }
+}
+
+/// A body as the audit log shows it: what is no JSON by its size alone.
+fn shown(body: &Bytes) -> Option<Value> {
+    match body.is_empty() {
+        true => None,
+        false => Some(serde_json::from_slice(body).unwrap_or_else(|_| Value::from(format!("{} bytes", body.len())))),
     }
 }
 

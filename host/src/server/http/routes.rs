@@ -1,7 +1,6 @@
 //! Who answers what: health and readiness here, the inbox, the control API and the delivery API for edges where this host
 //! has them, and everything else the sending API.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use uuid::Uuid;
 
 use crate::api::control::{self, Control, Entry};
+use crate::api::credential;
 use crate::api::delivery;
 use crate::api::fault::fault;
 use crate::api::network::Network;
@@ -34,10 +34,6 @@ const OF_ONE_HOP: [HeaderName; 6] = [
 
 /// Of a path, what the log shows.
 const PATH_SHOWN: usize = 200;
-
-/// Whom a request came from: an extension of it.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub IpAddr);
 
 /// What stands behind the listeners.
 pub struct Routes {
@@ -72,7 +68,7 @@ impl Routes {
                     let text = "The control API answers on loopback names only, and no web page.";
                     return fault(StatusCode::FORBIDDEN, "invalid_access", text);
                 }
-                let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+                let peer = credential::peer(request.extensions());
                 return control.answer(request, Entry::Network(peer)).await;
             }
             (Some(_) | None, Some(_) | None) => {}

@@ -68,7 +68,7 @@ fn desk() -> Desk {
     let directory: Arc<dyn Directory> = store.clone();
     let master = MasterKey::from_octets(&[1; 32]).unwrap();
     let keyring = Arc::new(Keyring::new(directory.clone(), master, false));
-    let intake = Arc::new(Intake::new(store.clone()));
+    let intake = Arc::new(Intake::new(store.clone(), Arc::new(crate::tenancy::Tenancy::new(store.clone()))));
     let limits = Limits { message_bytes: MESSAGE_OCTETS as u64, recipients: 10 };
     let reactor = thread::current().id();
     let stages = move |tenant: &str| Play(tenant.to_owned(), reactor);
@@ -118,6 +118,9 @@ async fn a_key_is_who_holds_it() {
         prefix: api_key::prefix(&key),
         created_at: Timestamp::now(),
         revoked_at: None,
+        scopes: crate::store::Scopes::ALL,
+        expires_at: None,
+        used_at: None,
     };
     desk.store.add_key(stored, api_key::hash(&key)).await.unwrap();
     let ask = async |password: &str| {

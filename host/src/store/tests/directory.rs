@@ -10,6 +10,9 @@ fn key(number: u8, tenant: &str) -> (ApiKey, [u8; 32]) {
         prefix: "ph_1".to_owned(),
         created_at: at(i64::from(number)),
         revoked_at: None,
+        scopes: crate::store::Scopes::ALL,
+        expires_at: None,
+        used_at: None,
     };
     (key, [number; 32])
 }
