@@ -29,7 +29,7 @@ use crate::api::templates::TemplateApi;
 use crate::api::webhooks::Webhooks;
 use crate::config::Config;
 use crate::deliver::{CourierError, SmtpCourier};
-use crate::edge::{BuiltIn, Edge, EdgeError, Settings};
+use crate::edge::{BuiltIn, Edge, EdgeError, Registry, Settings, Ways};
 use crate::event::Telling;
 use crate::inbox::{Capture, Inbox, curl_line};
 use crate::keyring::{Keyring, MasterKey, MasterKeyError};
@@ -74,6 +74,8 @@ pub enum StartError {
     Socket { path: PathBuf, source: std::io::Error },
     #[error("the development key cannot be stored: {0}")]
     Key(StoreError),
+    #[error("the tenants' components cannot be read: {0}")]
+    Components(StoreError),
 }
 
 /// What a host is started for, besides its configuration.
@@ -127,6 +129,7 @@ impl Opened {
     fn control(
         &self,
         config: &Config,
+        registry: Arc<Registry>,
         started: Option<Instant>,
         http: Vec<SocketAddr>,
         smtp: Vec<SocketAddr>,
@@ -137,6 +140,7 @@ impl Opened {
             edges: self.store.clone(),
             webhooks: self.store.clone(),
             keyring: self.keyring.clone(),
+            registry,
             hostname: config.hostname.clone(),
             tenants: config.tenants.keys().cloned().collect(),
             started,
@@ -149,7 +153,8 @@ impl Opened {
 /// For a command while no host runs: the control API over the store itself.
 pub async fn open_control(config: &Config) -> Result<Control, StartError> {
     let opened = blocking(config, |config| Opened::new(config, Purpose::Command)).await?;
-    Ok(opened.control(config, None, Vec::new(), Vec::new()))
+    let registry = Arc::new(Registry::of_store(opened.store.clone()));
+    Ok(opened.control(config, registry, None, Vec::new(), Vec::new()))
 }
 
 /// Only this user may look into the data folder: it holds mail and keys.
@@ -219,7 +224,7 @@ impl Host {
             move |config| Ok(Telling::new(config, is_development)?)
         })
         .await?;
-        let (edge, network) = edge(&config, &opened, &telling, development.is_some()).await?;
+        let (edge, network, registry) = edge(&config, &opened, &telling, development.is_some()).await?;
         let tls = match config.https.is_some() || !listeners.smtp.is_empty() {
             true => Some(
                 blocking(&config, |config| Ok(tls::load(config.tls.as_ref(), &config.data, &config.hostname)?)).await?,
@@ -236,7 +241,8 @@ impl Host {
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (http, smtp) = (listeners.http_addrs.clone(), listeners.smtp_addrs.clone());
-        let control = Arc::new(opened.control(&config, Some(started), http.clone(), smtp.clone()));
+        let control = Arc::new(opened.control(&config, registry.clone(), Some(started), http.clone(), smtp.clone()));
+        tasks.spawn(registry.watch(stop.clone()));
         telling.start(&config, &opened.store, &opened.keyring, &edge, &stop, &tasks);
         let queue = Queue::start(opened.store.clone(), courier, config.delivery.clone(), stop.clone());
         serve_smtp(&config, &opened, &edge, &tls, listeners.smtp, &stop, &tasks);
@@ -298,12 +304,16 @@ async fn edge(
     opened: &Opened,
     telling: &Telling,
     any_domain: bool,
-) -> Result<(Arc<Edge>, Arc<Network>), StartError> {
+) -> Result<(Arc<Edge>, Arc<Network>, Arc<Registry>), StartError> {
     let terms = Terms { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients, any_domain };
     let intake = Arc::new(Intake::new(opened.store.clone()));
     let delivery = Delivery::new(opened.store.clone(), opened.keyring.clone(), intake, terms);
     let sending = Sending::new(opened.store.clone(), opened.store.clone());
     let resources = Arc::new(resources(config, opened, any_domain)?);
+    let ways = Ways {
+        public: Some(resources.web.clone()),
+        private: Some(Arc::new(web::Web::new(&config.dns, Reachable::All)?)),
+    };
     let delivery = Arc::new(delivery.with(resources.clone()));
     let webhooks = Webhooks::new(
         opened.store.clone(),
@@ -324,15 +334,18 @@ async fn edge(
         let settings = Settings {
             cache: &config.data.join("cache"),
             components: &config.components,
+            always: &config.always,
             tenants: &config.tenants,
             limits: &config.limits,
             stages: &config.stages,
+            ways: &ways,
         };
         Ok(Arc::new(Edge::new(&settings, BuiltIn::embedded(), backend, keys)?))
     })
     .await?;
+    let registry = Arc::new(Registry::open(opened.store.clone(), edge.clone()).await.map_err(StartError::Components)?);
     let network = Arc::new(Network::new(delivery, edge.clone(), opened.store.clone()));
-    Ok((edge, network))
+    Ok((edge, network, registry))
 }
 
 /// What the sending API has besides mail. On a development host a tenant's domains send at once, and files may come from

@@ -3,6 +3,7 @@
 //! A program rather than cargo's bench targets: those bring the tests' dependencies along, whose features would compile
 //! the engine anew, and differently from the host that is shipped.
 
+mod components;
 mod edge;
 mod events;
 mod pipeline;
@@ -25,10 +26,13 @@ fn main() -> ExitCode {
 
 fn run(arguments: &[String]) -> Result<()> {
     match arguments.split_first() {
+        Some((name, rest)) if name == "components" => components::run(rest),
         Some((name, rest)) if name == "edge" => edge::run(rest),
         Some((name, rest)) if name == "events" => events::run(rest),
         Some((name, rest)) if name == "pipeline" => pipeline::run(rest),
         Some((name, rest)) if name == "relay" => relay::run(rest),
-        _ => bail!("usage: bench edge|events|pipeline | bench relay [--vs postfix] [--messages N] [--rounds N]"),
+        _ => bail!(
+            "usage: bench components|edge|events|pipeline | bench relay [--vs postfix] [--messages N] [--rounds N]"
+        ),
     }
 }

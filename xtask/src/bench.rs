@@ -8,18 +8,18 @@ use crate::{components, interop, run};
 pub fn run(arguments: &[String]) -> Result<()> {
     let Some((name, rest)) = arguments.split_first() else {
         bail!(
-            "usage: cargo xtask bench edge|events|pipeline | cargo xtask bench relay [--vs postfix] [--messages N] [--rounds N]"
+            "usage: cargo xtask bench components|edge|events|pipeline | cargo xtask bench relay [--vs postfix] [--messages N] [--rounds N]"
         );
     };
     match name.as_str() {
-        "edge" => components::build_with_guests()?,
+        "components" | "edge" => components::build_with_guests()?,
         _ => components::build()?,
     }
     match name.as_str() {
-        "edge" | "events" | "pipeline" => {}
+        "components" | "edge" | "events" | "pipeline" => {}
         // smtp-source and smtp-sink come with Postfix.
         "relay" => interop::ensure_postfix()?,
-        _ => bail!("there is no benchmark `{name}`: edge, events, pipeline and relay exist"),
+        _ => bail!("there is no benchmark `{name}`: components, edge, events, pipeline and relay exist"),
     }
     // With the host, in one call: the same dependencies, compiled once.
     run::show(&mut run::cargo(&["build", "--release", "--bin", "posthaste", "--bin", "bench"]))?;

@@ -4,6 +4,7 @@
 //! themselves because no host runs. Who may call is decided by whoever serves it (the socket's file mode, the admin
 //! listener's keys); everything here is for an operator. Answers are JSON; errors are `{"name", "message"}`.
 
+pub mod components;
 pub mod edges;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ use super::events;
 use crate::DEFAULT_TENANT;
 use crate::api_key;
 use crate::config::{TENANT_NAME_BYTES, is_tenant_name};
+use crate::edge::Registry;
 use crate::keyring::{self, Keyring};
 use crate::store::{ApiKey, Directory, Edges, SendingDomain, Store, StoreError, Webhooks};
 
@@ -192,6 +194,7 @@ pub struct Control {
     pub edges: Arc<dyn Edges>,
     pub webhooks: Arc<dyn Webhooks>,
     pub keyring: Arc<Keyring>,
+    pub registry: Arc<Registry>,
     pub hostname: Domain,
     /// Tenants named in the configuration.
     pub tenants: Vec<String>,
@@ -223,6 +226,11 @@ impl Control {
     async fn route(&self, path: &[&str], request: &Request<Bytes>) -> Result<Option<Response<Bytes>>, Problem> {
         if let (&Method::GET, ["events"]) = (request.method(), path) {
             return Ok(Some(self.events(request.uri().query().unwrap_or_default()).await?));
+        }
+        if let ["tenants", rest @ ..] = path
+            && !rest.is_empty()
+        {
+            return self.component_route(rest, request).await;
         }
         let tenant = query_tenant(request)?;
         let tenant = tenant.as_deref();

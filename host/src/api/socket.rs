@@ -23,13 +23,14 @@ use super::control::Control;
 pub const SOCKET_FILE: &str = "control.sock";
 
 /// Longest body of a request or an answer.
-const BODY_BYTES: usize = 16 << 20;
+// The largest is a component file.
+const BODY_BYTES: usize = 130 << 20;
 
 /// A request's header must be there within this time.
 const HEADER_TIME: Duration = Duration::from_secs(10);
 
-/// One request and its answer; making an RSA key takes the longest.
-const CALL_TIME: Duration = Duration::from_secs(60);
+/// One request and its answer; checking a large component takes the longest.
+const CALL_TIME: Duration = Duration::from_secs(300);
 
 /// Longest path that fits into a socket address on Linux (108 octets with the NUL).
 const SOCKET_PATH_BYTES: usize = 107;

@@ -32,6 +32,7 @@ use uuid::Uuid;
 
 mod accepting;
 mod codes;
+mod components;
 mod deliveries;
 mod directory;
 mod edges;
@@ -56,6 +57,9 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use components::{
+    ComponentStore, ComponentVersion, NewVersion, OnFailure, StageSettings, TenantLimits, VERSIONS_KEPT, VersionState,
+};
 pub use edges::{DeliveryToken, EdgeKey, Edges};
 pub use embedded::{Embedded, Options};
 pub use faults::{Faults, NoFaults, Point};

@@ -123,7 +123,7 @@ CREATE TABLE dkim_key (
   private   BLOB NOT NULL,         -- sealed; empty for the key of an edge
   UNIQUE (domain, selector)
 ) STRICT;
-", edges::SCHEMA, super::webhooks::SCHEMA, sending_schema::SCHEMA];
+", edges::SCHEMA, super::webhooks::SCHEMA, sending_schema::SCHEMA, super::components::SCHEMA];
 
 /// Migrations of `events.db`, oldest first.
 pub(super) const EVENTS: &[&str] = &[
@@ -175,6 +175,7 @@ pub(super) struct Layout {
     pub(super) main: PathBuf,
     pub(super) events: PathBuf,
     pub(super) spool: PathBuf,
+    pub(super) components: PathBuf,
     pub(super) lock: PathBuf,
 }
 
@@ -184,6 +185,7 @@ impl Layout {
             main: folder.join("store.db"),
             events: folder.join("events.db"),
             spool: folder.join("spool"),
+            components: folder.join("components"),
             lock: folder.join("lock"),
         }
     }

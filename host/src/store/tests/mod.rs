@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod components;
 mod crashes;
 mod directory;
 mod edges;
