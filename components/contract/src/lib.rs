@@ -20,6 +20,9 @@ pub type Attributes = Vec<(String, String)>;
 /// The attribute that asks a renderer for no more than whether its sources can be read: see `posthaste:renderer`.
 pub const CHECK_ATTRIBUTE: &str = "posthaste.check";
 
+/// The attribute in which an event that belongs to no message has its data, a JSON object: see `event`.
+pub const DATA_ATTRIBUTE: &str = "posthaste.data";
+
 /// What kind of refusal it is. Each case decides the reply the sender gets (HTTP; SMTP).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "host", derive(ComponentType, Lift, Lower))]
@@ -350,7 +353,8 @@ pub struct Attempt {
     pub text: String,
 }
 
-/// One fact in the life of a message, for one recipient.
+/// One fact in the life of a message, for one recipient; or one about a tenant, whose data stands as a JSON object in
+/// the attribute `posthaste.data`, and of which message, sender, To, Subject, tags and recipient are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 #[cfg_attr(feature = "host", derive(ComponentType, Lift, Lower))]
@@ -359,7 +363,8 @@ pub struct Event {
     /// The same on every try to deliver this event: receivers drop repeats by it.
     pub id: String,
     /// `email.sent`, `email.delivered`, `email.delivery_delayed`, `email.bounced`, `email.failed`,
-    /// `email.suppressed`, `email.complained`, `email.scheduled`, `email.canceled`; more may come.
+    /// `email.suppressed`, `email.complained`, `email.scheduled`, `email.canceled`; of tenants `webhook.paused`,
+    /// `webhook.disabled`, `quota.warning`, `domain.updated`, `component.rolled_back`, `component.fallback`; more may come.
     pub name: String,
     /// Milliseconds since 1970.
     #[cfg_attr(feature = "host", component(name = "occurred-at-ms"))]

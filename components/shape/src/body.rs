@@ -1,11 +1,11 @@
-//! The body of a webhook, in the shape of Resend's events.
+//! The body of a webhook, in the shape of Resend's events. An event of a tenant brings its `data` along.
 //!
 //! Our own additions stand in `data` only, where Resend has nothing of that name: `recipient` (whom the event is about;
 //! there is one event a recipient), `attempt` and `reason`.
 
 use std::collections::BTreeMap;
 
-use contract::{Attempt, Event};
+use contract::{Attempt, DATA_ATTRIBUTE, Event};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -13,10 +13,10 @@ use serde::Serialize;
 const MESSAGE_ID: &str = "posthaste.message-id";
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct Body<'a, T> {
     r#type: &'a str,
     created_at: String,
-    data: Data<'a>,
+    data: T,
 }
 
 #[derive(Serialize)]
@@ -77,6 +77,12 @@ struct Try<'a> {
 /// Writes the JSON. The same event gives the same bytes. The error names the field that has no form in JSON.
 pub fn write(event: &Event) -> Result<Vec<u8>, String> {
     let attribute = |name: &str| event.attributes.iter().rfind(|(known, _)| known == name).map(|(_, value)| &**value);
+    if let Some(data) = attribute(DATA_ATTRIBUTE) {
+        let data: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(data).map_err(|error| format!("the attribute `{DATA_ATTRIBUTE}`: {error}"))?;
+        let body = Body { r#type: &event.name, created_at: time("occurred-at-ms", event.occurred_at_ms)?, data };
+        return serde_json::to_vec(&body).map_err(|error| error.to_string());
+    }
     let body = Body {
         r#type: &event.name,
         created_at: time("occurred-at-ms", event.occurred_at_ms)?,
@@ -288,6 +294,18 @@ mod tests {
     fn the_message_id_where_the_host_tells_it() {
         let attributes = vec![("posthaste.message-id".to_owned(), "<1@src.test>".to_owned())];
         check(&Event { attributes, ..event("email.sent") }, json!({"message_id": "<1@src.test>"}));
+    }
+
+    #[test]
+    fn an_event_of_a_tenant_is_its_data() {
+        let attributes = vec![("posthaste.data".to_owned(), r#"{"webhook_id": "1", "left": 2}"#.to_owned())];
+        let paused = Event { attributes, occurred_at_ms: 1_732_318_872_126, ..Event::default() };
+        let paused = Event { name: "webhook.paused".to_owned(), ..paused };
+        let expect = json!({"type": "webhook.paused", "created_at": "2024-11-22T23:41:12.126Z",
+            "data": {"webhook_id": "1", "left": 2}});
+        assert_eq!(body(&paused), expect);
+        let wrong = Event { attributes: vec![("posthaste.data".to_owned(), "[]".to_owned())], ..paused };
+        assert!(write(&wrong).unwrap_err().contains("posthaste.data"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `GET /events` and `GET /events/{id}`: what happened to all messages of a tenant.
+//! `GET /events` and `GET /events/{id}`: what happened to a tenant and to all its messages.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::credential;
 use super::fault::{fault, json as answer, unavailable};
-use super::webhooks::{kind, page_limit, time};
-use crate::store::{Directory, EventFilter, EventRecord, StoreError, Webhooks};
+use super::webhooks::{page_limit, time};
+use crate::store::{AnyEvent, AnyKind, Directory, EventFilter, EventRecord, StoreError, Webhooks};
 
 /// Where all routes of this API begin.
 pub const PREFIX: &str = "/events";
@@ -86,7 +86,8 @@ fn read_query(tenant: &str, query: &str) -> Result<(EventFilter, usize), String>
         let at = || value.parse::<Timestamp>().map(Some);
         match name {
             "type" => {
-                let found = kind(&value).ok_or_else(|| format!("`type`: there is no event `{value}`."))?;
+                let found =
+                    AnyKind::from_name(&value).ok_or_else(|| format!("`type`: there is no event `{value}`."))?;
                 filter.kinds.get_or_insert_default().push(found);
             }
             "from" => filter.from = at().map_err(|_| wrong_time(name))?,
@@ -136,7 +137,17 @@ fn decoded(value: &str) -> String {
 }
 
 /// An event as this API shows it.
-pub(super) fn shown(record: &EventRecord) -> Value {
+pub(super) fn shown(event: &AnyEvent) -> Value {
+    match event {
+        AnyEvent::Message(record) => of_message(record),
+        AnyEvent::Tenant(record) => json!({
+            "object": "event", "id": record.id, "type": record.event.kind.name(), "created_at": time(record.at),
+            "data": record.event.data,
+        }),
+    }
+}
+
+fn of_message(record: &EventRecord) -> Value {
     let attempt = record.event.attempt.as_ref().map(|(number, outcome)| {
         json!({
             "number": number, "remote_host": outcome.remote_host,
@@ -163,7 +174,7 @@ mod tests {
             (found, _) => panic!("{query}: {found:?}"),
         };
         check("", Ok(PAGE));
-        check("limit=7&type=email.sent&type=email.bounced&order=oldest&after=evt_x", Ok(7));
+        check("limit=7&type=email.sent&type=webhook.paused&order=oldest&after=evt_x", Ok(7));
         check("from=2026-11-22T10:00:00%2B00:00&to=2026-11-22T10:00:00Z", Ok(PAGE));
         check("limit=0", Err("`limit`"));
         check("type=email.opened", Err("no event `email.opened`"));

@@ -20,7 +20,8 @@ use super::fault::{fault, json as answer, unavailable};
 use crate::event::teller::{Teller, sample};
 use crate::keyring::Keyring;
 use crate::store::{
-    AttemptRecord, Attempted, Directory, Replay, StoreError, Webhook, WebhookKey, WebhookStatus, Webhooks as Store,
+    AnyKind, AttemptRecord, Attempted, Directory, Replay, StoreError, TenantEventKind, Webhook, WebhookKey,
+    WebhookStatus, Webhooks as Store,
 };
 use crate::web::address::Reachable;
 
@@ -43,7 +44,7 @@ const TESTS: usize = 4;
 const PAGE: usize = 20;
 const PAGE_MOST: usize = 100;
 
-/// All kinds there are, in the order in which they are shown.
+/// All kinds of events of messages, in the order in which they are shown; those of tenants follow.
 const KINDS: [EventKind; 9] = [
     EventKind::Sent,
     EventKind::Scheduled,
@@ -235,7 +236,7 @@ impl Webhooks {
     async fn test(&self, tenant: &str, id: &str, body: &[u8]) -> Answered {
         let (key, webhook) = self.find(tenant, id).await?;
         let mut fields = Fields::read(body)?;
-        let kind = fields.kind("type")?.or(webhook.kinds.first().copied()).unwrap_or(EventKind::Sent);
+        let kind = fields.kind("type")?.or(webhook.kinds.first().copied()).unwrap_or(EventKind::Sent.into());
         fields.end(&["type"])?;
         let Some(teller) = self.teller.get() else { return Err(Failure::Busy) };
         let Ok(_place) = self.tests.try_acquire() else { return Err(Failure::Busy) };
@@ -343,12 +344,12 @@ impl Fields {
         }
     }
 
-    fn kind(&mut self, name: &'static str) -> Result<Option<EventKind>, Failure> {
+    fn kind(&mut self, name: &'static str) -> Result<Option<AnyKind>, Failure> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        kind(&text).map(Some).ok_or_else(|| unknown_event(name, &text))
+        AnyKind::from_name(&text).map(Some).ok_or_else(|| unknown_event(name, &text))
     }
 
-    fn events(&mut self) -> Result<Option<Vec<EventKind>>, Failure> {
+    fn events(&mut self) -> Result<Option<Vec<AnyKind>>, Failure> {
         let names = match self.0.remove("events") {
             None | Some(Value::Null) => return Ok(None),
             Some(Value::Array(names)) => names,
@@ -358,12 +359,12 @@ impl Fields {
         for (index, name) in names.iter().enumerate() {
             let field = format!("events[{index}]");
             let Value::String(name) = name else { return Err(Failure::Wrong(format!("`{field}` must be text."))) };
-            wanted.push(kind(name).ok_or_else(|| unknown_event(&field, name))?);
+            wanted.push(AnyKind::from_name(name).ok_or_else(|| unknown_event(&field, name))?);
         }
         if wanted.is_empty() {
             return Err(Failure::Wrong("`events` is empty: name at least one event.".to_owned()));
         }
-        Ok(Some(KINDS.into_iter().filter(|kind| wanted.contains(kind)).collect()))
+        Ok(Some(kinds().filter(|kind| wanted.contains(kind)).collect()))
     }
 
     fn status(&mut self) -> Result<Option<WebhookStatus>, Failure> {
@@ -393,13 +394,12 @@ fn missing(field: &str) -> Failure {
 
 fn unknown_event(field: &str, name: &str) -> Failure {
     let name: String = name.chars().take(64).collect();
-    let names = KINDS.map(EventKind::name).join("`, `");
+    let names = kinds().map(AnyKind::name).collect::<Vec<_>>().join("`, `");
     Failure::Wrong(format!("`{field}`: there is no event `{name}`; there are `{names}`."))
 }
 
-/// The kind of that name.
-pub(super) fn kind(name: &str) -> Option<EventKind> {
-    EventKind::from_name(name)
+fn kinds() -> impl Iterator<Item = AnyKind> {
+    KINDS.into_iter().map(AnyKind::from).chain(TenantEventKind::ALL.into_iter().map(AnyKind::from))
 }
 
 /// The limit of a page, where the text is one.

@@ -1,4 +1,4 @@
-//! `events`: what happened to messages, from the control API of the host.
+//! `events`: what happened to tenants and their messages, from the control API of the host.
 
 use std::time::Duration;
 
@@ -60,10 +60,12 @@ struct Event {
     #[serde(rename = "type")]
     kind: String,
     created_at: String,
-    email_id: String,
-    recipient: String,
+    email_id: Option<String>,
+    recipient: Option<String>,
     reason: Option<String>,
     attempt: Option<Attempt>,
+    /// Of an event that belongs to no message.
+    data: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 #[derive(Deserialize)]
@@ -112,7 +114,13 @@ impl Which {
 }
 
 fn print(event: &Event) -> Result<(), Failure> {
-    let mut line = format!("{}  {:<24}  {}  {}", event.created_at, event.kind, event.email_id, event.recipient);
+    let mut line = format!("{}  {:<24}", event.created_at, event.kind);
+    for part in [&event.email_id, &event.recipient].into_iter().flatten() {
+        line.push_str(&format!("  {part}"));
+    }
+    if let Some(data) = &event.data {
+        line.push_str(&format!("  {}", serde_json::Value::Object(data.clone())));
+    }
     if let Some(attempt) = &event.attempt {
         line.push_str(&format!("  attempt {}: {} {}", attempt.number, attempt.status, attempt.text));
     }

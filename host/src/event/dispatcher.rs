@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use super::policy::{self, Next};
 use super::teller::{Teller, Told, event_of};
 use crate::store::{
-    Attempted, Due, Failing, MessageKey, StoreError, TenantId, Tried, Webhook, WebhookKey, WebhookStatus, Webhooks,
+    Attempted, Due, Failing, SubjectKey, TenantId, Tried, Webhook, WebhookKey, WebhookStatus, Webhooks,
 };
 
 /// Events of one webhook in memory, as a multiple of its concurrency.
@@ -167,6 +167,15 @@ impl Shared {
     }
 }
 
+/// One attempt that has ended.
+struct Attempt {
+    due: Due,
+    /// As it was when the attempt began.
+    webhook: Arc<Webhook>,
+    /// What it came to; absent where the host stops and it was not begun.
+    told: Option<Told>,
+}
+
 /// Tells one webhook.
 struct Worker {
     shared: Arc<Shared>,
@@ -187,12 +196,12 @@ struct Worker {
     next: Option<Timestamp>,
     /// Events whose attempt is under way or not written down yet.
     held: HashSet<i64>,
-    /// Messages with a first attempt under way.
-    first: HashSet<MessageKey>,
+    /// Messages, and the tenant, with a first attempt under way.
+    first: HashSet<SubjectKey>,
     failing: Option<Failing>,
     /// Whether the last attempt got no answer.
     silent: bool,
-    attempts: JoinSet<(Due, Told)>,
+    attempts: JoinSet<Attempt>,
     /// Events written down, and when each is due again.
     writes: JoinSet<(i64, Option<Timestamp>)>,
 }
@@ -254,9 +263,9 @@ impl Worker {
         if self.window.len() < enough {
             return true;
         }
-        let mut messages = HashSet::new();
+        let mut subjects = HashSet::new();
         let can_begin =
-            |due: &&Due| due.attempts > 0 || (!self.first.contains(&due.message) && messages.insert(due.message));
+            |due: &&Due| due.attempts > 0 || (!self.first.contains(&due.subject) && subjects.insert(due.subject));
         let is_short = self.window.iter().filter(can_begin).take(enough).count() < enough && self.reach < REACH;
         if is_short {
             self.reach *= 2;
@@ -340,58 +349,69 @@ impl Worker {
         let Some(webhook) = self.webhook.clone() else { return };
         let allowed = if self.silent { 1 } else { self.shared.pace.concurrency };
         while self.attempts.len() < allowed && self.writes.len() < UNWRITTEN {
-            let ready = |due: &Due| due.attempts > 0 || !self.first.contains(&due.message);
+            let ready = |due: &Due| due.attempts > 0 || !self.first.contains(&due.subject);
             let Some(place) = self.window.iter().position(ready) else { return };
             let due = self.window.remove(place);
             self.held.insert(due.seq);
             if due.attempts == 0 {
-                self.first.insert(due.message);
+                self.first.insert(due.subject);
             }
             let (shared, webhook) = (self.shared.clone(), webhook.clone());
             let share = shared.share(&webhook.tenant);
             self.attempts.spawn(async move {
                 // Never closed, so these fail never.
-                let _own = share.acquire().await;
-                let _place = shared.room.acquire().await;
-                let event = event_of(&due);
-                let told = shared.teller.tell(&webhook, event).await;
-                (due, told)
+                let places = async { (share.acquire().await, shared.room.acquire().await) };
+                let _places = tokio::select! {
+                    biased;
+                    () = shared.stop.cancelled() => return Attempt { due, webhook, told: None },
+                    places = places => places,
+                };
+                let told = shared.teller.tell(&webhook, event_of(&due)).await;
+                Attempt { due, webhook, told: Some(told) }
             });
         }
     }
 
     /// An attempt came to something.
-    async fn ended(&mut self, done: Option<(Due, Told)>) {
-        let Some((due, told)) = done else {
+    async fn ended(&mut self, done: Option<Attempt>) {
+        let Some(Attempt { due, webhook, told }) = done else {
             // Panicked: which one is not known, so all are looked at anew.
             tracing::error!("an attempt to tell a webhook panicked");
             (self.held, self.first, self.more) = (HashSet::new(), HashSet::new(), true);
             return;
         };
         if due.attempts == 0 {
-            self.first.remove(&due.message);
+            self.first.remove(&due.subject);
         }
+        let Some(told) = told else { return };
         let now = self.shared.teller.clock.now();
         let number = due.attempts + 1;
         let next = policy::judge(number, &told.answer, now, rand::random());
-        self.failing = policy::after(self.failing, &told.answer, now);
-        self.silent = matches!(told.answer, NotifyAnswer::Unreachable { .. });
-        let retry = match next {
-            Next::Retry(at) => Some(at),
-            Next::Done | Next::GiveUp | Next::Disable => None,
-        };
-        let stopped = match self.failing {
+        // What another endpoint answered says nothing about this one.
+        let is_current = self.webhook.as_ref().is_none_or(|current| current.url == webhook.url);
+        if is_current {
+            self.failing = policy::after(self.failing, &told.answer, now);
+            self.silent = matches!(told.answer, NotifyAnswer::Unreachable { .. });
+        }
+        let reason = match self.failing {
             _ if next == Next::Disable => Some((WebhookStatus::Disabled, "the endpoint answered 410 Gone".to_owned())),
-            Some(failing) if policy::is_hopeless(failing, now) => {
+            Some(failing) if is_current && policy::is_hopeless(failing, now) => {
                 let text = format!("{} attempts in a row failed since {}", failing.failures, failing.since);
                 Some((WebhookStatus::Paused, text))
             }
             Some(_) | None => None,
         };
+        let is_stopped = match reason {
+            Some((status, reason)) => self.stop(&webhook, status, &reason, now).await,
+            None => false,
+        };
+        let retry = match next {
+            Next::Retry(at) => Some(at),
+            // The endpoint that wants no more is not this one any more.
+            Next::Disable if !is_stopped => Some(now),
+            Next::Done | Next::GiveUp | Next::Disable => None,
+        };
         self.write_down(&due, &told, retry);
-        if let Some((status, reason)) = stopped {
-            self.stop(status, reason).await;
-        }
     }
 
     /// Logs an attempt and moves its delivery on; the event is held until that is durable.
@@ -400,14 +420,14 @@ impl Worker {
         let attempted = Attempted {
             webhook: self.key,
             delivery: Some(Tried {
-                message: due.message,
+                subject: due.subject,
                 seq: due.seq,
                 due_at: due.due_at,
                 next,
                 failing: self.failing,
             }),
-            event: due.event.id.clone(),
-            kind: due.event.event.kind,
+            event: due.event.id().to_owned(),
+            kind: due.event.kind(),
             number: due.attempts + 1,
             at: told.at,
             duration: told.duration,
@@ -435,18 +455,30 @@ impl Worker {
         });
     }
 
-    /// Disables or pauses the webhook.
-    async fn stop(&mut self, status: WebhookStatus, reason: String) {
-        let Some(webhook) = self.webhook.take() else { return };
-        tracing::warn!(webhook = webhook.id, tenant = webhook.tenant, ?status, reason, "a webhook is told no more");
-        while let Err(error) = self.shared.store.stop_webhook(self.key, status, &reason).await {
-            if matches!(error, StoreError::NotFound(_)) || self.shared.stop.is_cancelled() {
-                break;
+    /// Disables or pauses the webhook, where it still has the URL that was tried; whether it is told no more.
+    async fn stop(&mut self, tried: &Webhook, status: WebhookStatus, reason: &str, now: Timestamp) -> bool {
+        let is_stopped = loop {
+            match self.shared.store.stop_webhook(self.key, &tried.url, status, reason, now).await {
+                Ok(is_stopped) => break is_stopped,
+                Err(error) if self.shared.stop.is_cancelled() => {
+                    tracing::error!(%error, "a webhook could not be stopped");
+                    break true;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a webhook could not be stopped; trying again");
+                    tokio::time::sleep(AGAIN).await;
+                }
             }
-            tracing::error!(%error, "a webhook could not be stopped; trying again");
-            tokio::time::sleep(AGAIN).await;
+        };
+        if is_stopped {
+            tracing::warn!(webhook = tried.id, tenant = tried.tenant, ?status, reason, "a webhook is told no more");
+            self.webhook = None;
+            self.close();
+        } else {
+            // What is in the window was meant for the URL before.
+            (self.window, self.more) = (Vec::new(), true);
         }
-        self.close();
+        is_stopped
     }
 }
 

@@ -15,7 +15,10 @@ use super::*;
 use crate::event::notifier::Notifier;
 use crate::event::teller::Clock;
 use crate::keyring::{Keyring, MasterKey};
-use crate::store::{Directory, Embedded, NewMessage, Options, Replay, Store};
+use crate::store::{
+    AnyEvent, AnyKind, Directory, Embedded, EventFilter, NewMessage, Options, Replay, Store, StoreError,
+    TenantEventKind,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -156,12 +159,12 @@ impl World {
         start(self.store.clone(), teller, self.pace, self.stop.clone(), &self.tasks);
     }
 
-    async fn webhook(&self, tenant: &str, url: &str, kinds: &[EventKind]) -> Webhook {
+    async fn webhook<K: Copy + Into<AnyKind>>(&self, tenant: &str, url: &str, kinds: &[K]) -> Webhook {
         let id = Uuid::new_v4().to_string();
         let webhook = Webhook {
             tenant: tenant.to_owned(),
             url: url.to_owned(),
-            kinds: kinds.to_vec(),
+            kinds: kinds.iter().map(|kind| (*kind).into()).collect(),
             sealed_secret: self.keyring.seal(&id, b"whsec_x").unwrap(),
             old_secret: None,
             status: WebhookStatus::Enabled,
@@ -453,6 +456,7 @@ async fn an_endpoint_that_keeps_failing_is_paused() {
     let world = World::new(8);
     world.start();
     let webhook = world.webhook("default", "http://a", &[Sent]).await;
+    let other = world.webhook("default", "http://other", &[TenantEventKind::WebhookPaused]).await;
     world.answers("http://a", &[500]);
     for _ in 0..20 {
         world.accept("default").await;
@@ -470,7 +474,55 @@ async fn an_endpoint_that_keeps_failing_is_paused() {
     }
     assert_eq!(status().await.status, WebhookStatus::Paused);
     assert!(status().await.reason.unwrap().contains("in a row failed since"));
+    // Its tenant's other webhooks are told, if they want to be.
+    world.store.move_events().await;
+    world.logged(&other, 1).await;
+    let told: Vec<Call> = world.calls(101).await.into_iter().filter(|call| call.url == "http://other").collect();
+    assert_eq!(told.iter().map(|call| call.name.as_str()).collect::<Vec<_>>(), ["webhook.paused"]);
+    let filter = EventFilter { tenant: "default".to_owned(), ..EventFilter::default() };
+    let newest = world.store.tenant_events(filter, 1).await.unwrap().0.remove(0);
+    let AnyEvent::Tenant(record) = newest else { panic!("{newest:?}") };
+    assert_eq!((&record.id, &record.event.data["webhook_id"]), (&told[0].id, &webhook.id.clone().into()));
     world.end().await;
+}
+
+/// What the endpoint before said, which is not asked any more, stops nothing, and the event comes to the one there is now.
+#[tokio::test]
+async fn a_late_410_does_not_stop_another_endpoint() {
+    let world = World::new(1);
+    world.start();
+    let mut webhook = world.webhook("default", "http://old", &[Sent]).await;
+    world.answers("http://old", &[410]);
+    let gate = world.gate("http://old");
+    world.accept("default").await;
+    let first = world.calls(1).await[0].id.clone();
+    webhook.url = "http://new".to_owned();
+    world.store.change_webhook(webhook.clone()).await.unwrap();
+    gate.add_permits(1);
+    let calls = world.calls(2).await;
+    assert_eq!((calls[1].url.as_str(), &calls[1].id), ("http://new", &first));
+    world.logged(&webhook, 2).await;
+    assert_eq!(world.store.webhook("default", &webhook.id).await.unwrap().1.status, WebhookStatus::Enabled);
+    world.end().await;
+}
+
+/// Where the host stops, what waits for its turn is not begun, and is still to be told.
+#[tokio::test]
+async fn attempts_that_wait_for_a_place_do_not_begin_after_a_stop() {
+    let world = World { pace: Pace { in_all: 1, ..World::new(8).pace }, ..World::new(8) };
+    world.start();
+    world.webhook("default", "http://a", &[Sent]).await;
+    let gate = world.gate("http://a");
+    for _ in 0..3 {
+        world.accept("default").await;
+    }
+    world.calls(1).await;
+    world.stop.cancel();
+    gate.add_permits(3);
+    world.end().await;
+    assert_eq!(world.calls(1).await.len(), 1);
+    let key = world.store.waiting_webhooks().await.unwrap()[0];
+    assert_eq!(world.store.waiting(key, world.clock.now(), 9).await.unwrap().due.len(), 2);
 }
 
 #[tokio::test]

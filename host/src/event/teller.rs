@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use contract::{Attempt, Endpoint, Event, ShaperInput};
+use contract::{Attempt, DATA_ATTRIBUTE, Endpoint, Event, ShaperInput};
 use delivery_client::wire::{NOTIFY_HEAD_BYTES, NotifyAnswer};
 use jiff::Timestamp;
 use mail::{EventKind, message};
 
 use super::notifier::Notifier;
 use crate::keyring::Keyring;
-use crate::store::{Due, EventRecord, Webhook};
+use crate::store::{AnyEvent, AnyKind, Due, EventRecord, MessageFacts, TenantEvent, TenantEventRecord, Webhook};
 
 /// Of what went wrong, in the log.
 const ERROR_CHARS: usize = 500;
@@ -109,21 +109,42 @@ const MESSAGE_ID: &str = "posthaste.message-id";
 
 /// An event as shapers want it.
 pub fn event_of(due: &Due) -> Event {
-    let parsed = due.head.as_deref().map(message::parse).unwrap_or_default();
+    match &due.event {
+        AnyEvent::Message(record) => event_of_message(record, &due.message),
+        AnyEvent::Tenant(record) => event_of_tenant(record),
+    }
+}
+
+/// What shapers have no field for stands in an attribute.
+fn event_of_tenant(record: &TenantEventRecord) -> Event {
+    let data = serde_json::Value::Object(record.event.data.clone()).to_string();
+    Event {
+        id: record.id.clone(),
+        name: record.event.kind.name().to_owned(),
+        occurred_at_ms: ms(record.at),
+        message_created_at_ms: ms(record.at),
+        tenant: record.tenant.clone(),
+        attributes: vec![(DATA_ATTRIBUTE.to_owned(), data)],
+        ..Event::default()
+    }
+}
+
+fn event_of_message(record: &EventRecord, facts: &MessageFacts) -> Event {
+    let parsed = facts.head.as_deref().map(message::parse).unwrap_or_default();
     let from = parsed.from.first().map(ToString::to_string);
     let to: Vec<String> = parsed.to.iter().map(ToString::to_string).collect();
-    let recipient = due.event.event.recipient.to_string();
+    let recipient = record.event.recipient.to_string();
     // Beside the id that the sending API answered, which receivers know too.
     let message_id = parsed.message_id.map(|id| (MESSAGE_ID.to_owned(), id));
     Event {
-        message_created_at_ms: ms(due.accepted_at),
-        sender: from.or_else(|| due.sender.as_ref().map(ToString::to_string)).unwrap_or_default(),
+        message_created_at_ms: ms(facts.accepted_at),
+        sender: from.or_else(|| facts.sender.as_ref().map(ToString::to_string)).unwrap_or_default(),
         // A message without To, or one whose body is gone, was still sent to somebody.
         to: if to.is_empty() { vec![recipient] } else { to },
         subject: parsed.subject.unwrap_or_default(),
-        tags: due.tags.clone(),
-        attributes: due.attributes.iter().cloned().chain(message_id).collect(),
-        ..bare(&due.event)
+        tags: facts.tags.clone(),
+        attributes: facts.attributes.iter().cloned().chain(message_id).collect(),
+        ..bare(record)
     }
 }
 
@@ -151,7 +172,19 @@ fn bare(record: &EventRecord) -> Event {
 }
 
 /// An event that never happened, to try an endpoint with.
-pub fn sample(kind: EventKind, tenant: &str, id: &str, now: Timestamp) -> Event {
+pub fn sample(kind: AnyKind, tenant: &str, id: &str, now: Timestamp) -> Event {
+    match kind {
+        AnyKind::Message(kind) => sample_of_message(kind, tenant, id, now),
+        AnyKind::Tenant(kind) => event_of_tenant(&TenantEventRecord {
+            id: id.to_owned(),
+            tenant: tenant.to_owned(),
+            at: now,
+            event: TenantEvent::new(kind, [("test", true.into())]),
+        }),
+    }
+}
+
+fn sample_of_message(kind: EventKind, tenant: &str, id: &str, now: Timestamp) -> Event {
     let recipient = "recipient@example.com".to_owned();
     let answered = |code, status: &str, text: &str| {
         let remote_host = Some("mx.example.com (192.0.2.1)".to_owned());

@@ -4,6 +4,8 @@ use mail::dkim::Algorithm;
 use mail::outcome::Phase;
 use mail::{EnhancedCode, EventKind, Verdict};
 
+use super::{AnyKind, TenantEventKind};
+
 pub(super) fn kind_to(kind: EventKind) -> i64 {
     match kind {
         EventKind::Sent => 1,
@@ -31,6 +33,24 @@ pub(super) fn kind_from(code: i64) -> Option<EventKind> {
         9 => Some(EventKind::Canceled),
         _ => None,
     }
+}
+
+/// Numbers of kinds are bits of a webhook's mask too: 1 to 31 are of messages, 32 to 62 of tenants.
+pub(super) fn any_kind_to(kind: AnyKind) -> i64 {
+    match kind {
+        AnyKind::Message(kind) => kind_to(kind),
+        AnyKind::Tenant(TenantEventKind::WebhookPaused) => 32,
+        AnyKind::Tenant(TenantEventKind::WebhookDisabled) => 33,
+        AnyKind::Tenant(TenantEventKind::QuotaWarning) => 34,
+        AnyKind::Tenant(TenantEventKind::DomainUpdated) => 35,
+        AnyKind::Tenant(TenantEventKind::ComponentRolledBack) => 36,
+        AnyKind::Tenant(TenantEventKind::ComponentFallback) => 37,
+    }
+}
+
+pub(super) fn any_kind_from(code: i64) -> Option<AnyKind> {
+    let of_tenant = || TenantEventKind::ALL.into_iter().map(AnyKind::from).find(|kind| any_kind_to(*kind) == code);
+    kind_from(code).map(AnyKind::from).or_else(of_tenant)
 }
 
 pub(super) fn verdict_to(verdict: Verdict) -> i64 {
@@ -110,6 +130,9 @@ mod tests {
     fn every_code_reads_back() {
         let kinds = (0..20).filter_map(kind_from).inspect(|kind| assert_eq!(kind_from(kind_to(*kind)), Some(*kind)));
         assert_eq!(kinds.count(), 9);
+        let of_tenants = (32..63).filter_map(any_kind_from);
+        let of_tenants = of_tenants.inspect(|kind| assert_eq!(any_kind_from(any_kind_to(*kind)), Some(*kind)));
+        assert_eq!(of_tenants.count(), TenantEventKind::ALL.len());
         let verdicts = (0..20).filter_map(verdict_from).inspect(|v| assert_eq!(verdict_from(verdict_to(*v)), Some(*v)));
         assert_eq!(verdicts.count(), 4);
         let phases = (0..20).filter_map(phase_from).inspect(|p| assert_eq!(phase_from(phase_to(*p)), Some(*p)));

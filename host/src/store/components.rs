@@ -478,6 +478,30 @@ fn file_of(folder: &Path, digest: &str) -> PathBuf {
     folder.join(format!("{digest}.wasm"))
 }
 
+/// Copies all component files to another data folder, durably, where there are any.
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(from) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    private::folder(to)?;
+    for entry in entries {
+        let source = entry?.path();
+        let Some(name) = source.file_name().filter(|_| source.extension().is_some_and(|kind| kind == "wasm")) else {
+            continue;
+        };
+        let copy = to.join(name);
+        match fs::copy(&source, &copy) {
+            Ok(_) => private::file(&copy)?.sync_all()?,
+            // A push has just given it up: no version of the copy needs it, or its tenant is told that it is missing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    File::open(to)?.sync_all()
+}
+
 /// Makes a file durable under its digest: under another name first, so that a crash leaves none that is cut short.
 fn keep(folder: &Path, digest: &str, bytes: &[u8]) -> io::Result<()> {
     private::folder(folder)?;

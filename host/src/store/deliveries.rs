@@ -15,9 +15,9 @@ use super::feed::event_uuid;
 use super::history::{self, EventKey, Subject, time};
 use super::lease::{place, sender};
 use super::segment::{self, Place};
-use super::webhooks::MessageKey;
 use super::{
-    AttemptRecord, Attempted, Due, Failing, Page, Replay, StoreError, Tried, Waiting, WebhookKey, codes, webhook_rows,
+    AnyEvent, AttemptRecord, Attempted, Due, Failing, MessageFacts, Page, Replay, StoreError, SubjectKey, Tried,
+    Waiting, WebhookKey, codes, tenant_events, webhook_rows,
 };
 
 /// Of a message: what its From, To and Subject are read from.
@@ -36,8 +36,8 @@ pub(super) fn add(connection: &Connection, limit: usize, now_ms: i64) -> rusqlit
         "INSERT OR IGNORE INTO delivery (webhook, seq, message, due_ms, attempts)
          SELECT w.key, o.seq, o.message, ?2, 0
          FROM (SELECT message, seq, kind FROM store.outbox ORDER BY message, seq LIMIT ?1) o
-         JOIN store.message m ON m.key = o.message
-         JOIN store.webhook w ON w.tenant = m.tenant
+         LEFT JOIN store.message m ON m.key = o.message
+         JOIN store.webhook w ON w.tenant = coalesce(m.tenant, -o.message)
          WHERE w.status = 1 AND w.kinds >> o.kind & 1
            AND NOT EXISTS (SELECT 1 FROM event e WHERE e.message = o.message AND e.seq = o.seq)
          RETURNING webhook",
@@ -104,15 +104,20 @@ fn read_due(
         "SELECT {columns}, m.id, d.due_ms, d.attempts, m.accepted_ms, m.extra, m.sender, m.segment, m.position, m.size
          FROM events.delivery d
          JOIN events.event e ON e.message = d.message AND e.seq = d.seq
-         JOIN main.message m ON m.key = d.message
+         LEFT JOIN main.message m ON m.key = d.message
          WHERE d.webhook = ?1 AND d.due_ms <= ?2 ORDER BY d.due_ms, d.seq LIMIT ?3"
     );
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(params![webhook.0, now.as_millisecond(), limit as i64])?;
     let mut due: Vec<Due> = Vec::new();
     while let Some(row) = rows.next()? {
-        let id = Uuid::from_bytes(row.get(17)?);
-        let key = MessageKey(row.get(0)?);
+        let subject = SubjectKey(row.get(0)?);
+        let (seq, due_at, attempts) = (row.get(1)?, time(row.get(18)?), row.get(19)?);
+        if let Some(event) = tenant_events::decode(row, tenant)? {
+            let (event, message) = (AnyEvent::Tenant(event), MessageFacts::default());
+            due.push(Due { subject, seq, due_at, attempts, event, message });
+            continue;
+        }
         let extra: Extra = match row.get::<_, Option<String>>(21)? {
             // What cannot be read is left out: the event itself is told all the same.
             Some(text) => serde_json::from_str(&text).unwrap_or_default(),
@@ -120,21 +125,19 @@ fn read_due(
         };
         // Events of one message often follow each other.
         let head = match due.last() {
-            Some(last) if last.message == key => last.head.clone(),
+            Some(last) if last.subject == subject => last.message.head.clone(),
             _ => read_head(spool, place(row, 23)?),
         };
-        due.push(Due {
-            message: key,
-            seq: row.get(1)?,
-            due_at: time(row.get(18)?),
-            attempts: row.get(19)?,
-            event: history::decode(row, &Subject { key: key.0, id, tenant })?,
+        let id = Uuid::from_bytes(row.get(17)?);
+        let event = AnyEvent::Message(history::decode(row, &Subject { key: subject.0, id, tenant })?);
+        let message = MessageFacts {
             accepted_at: time(row.get(20)?),
             sender: sender(row, 22)?,
             tags: extra.tags,
             attributes: extra.attributes,
             head,
-        });
+        };
+        due.push(Due { subject, seq, due_at, attempts, event, message });
     }
     Ok(due)
 }
@@ -178,9 +181,9 @@ pub(super) fn attempted(connection: &Connection, attempt: &Attempted) -> rusqlit
         )?
         .execute(params![
             webhook,
-            attempt.delivery.as_ref().map(|tried| tried.message.0),
+            attempt.delivery.as_ref().map(|tried| tried.subject.0),
             event_uuid(&attempt.event).unwrap_or_default().as_bytes(),
-            codes::kind_to(attempt.kind),
+            codes::any_kind_to(attempt.kind),
             attempt.number,
             ms(attempt.at),
             i64::try_from(attempt.duration.as_millis()).unwrap_or(i64::MAX),
@@ -242,7 +245,7 @@ fn read_attempt(row: &Row<'_>) -> rusqlite::Result<AttemptRecord> {
         url: row.get(2)?,
         event: format!("evt_{}", Uuid::from_bytes(row.get(3)?)),
         // Only ours are stored.
-        kind: codes::kind_from(row.get(4)?).unwrap_or(mail::EventKind::Sent),
+        kind: codes::any_kind_from(row.get(4)?).unwrap_or(mail::EventKind::Sent.into()),
         number: row.get(5)?,
         at: time(row.get(6)?),
         duration: Duration::from_millis(row.get::<_, i64>(7)?.unsigned_abs()),

@@ -15,7 +15,7 @@ use super::{EventRecord, StoreError, codes, deliveries};
 pub(super) const COLUMNS: &str = "message, seq, id, kind, at_ms, recipient, reason, attempt, verdict, phase, status, text, \
                        remote_host, tls, reply_code, reply_status, reply_text";
 
-/// An event's place: its message's key and its `seq`.
+/// An event's place: its message's key (or its tenant's, negative) and its `seq`.
 pub(super) type EventKey = (i64, i64);
 
 /// A new event's id. Its time stands in front, so that the index by id grows at its end.
@@ -37,6 +37,24 @@ pub(super) fn record_plain(
     )?;
     let kind = codes::kind_to(kind);
     statement.execute(params![message, seq, id.as_bytes(), kind, at_ms, recipient])?;
+    Ok(())
+}
+
+/// Records an event of no attempt, with a reason.
+pub(super) fn record_reason(
+    connection: &Connection,
+    key: EventKey,
+    kind: EventKind,
+    at_ms: i64,
+    recipient: &str,
+    reason: Option<&str>,
+) -> rusqlite::Result<()> {
+    record_plain(connection, key, event_id(), kind, at_ms, recipient)?;
+    if let Some(reason) = reason {
+        connection
+            .prepare_cached("UPDATE outbox SET reason = ?3 WHERE message = ?1 AND seq = ?2")?
+            .execute(params![key.0, key.1, reason])?;
+    }
     Ok(())
 }
 
@@ -143,7 +161,8 @@ pub(super) fn copy_out(connection: &mut Connection, limit: usize, now_ms: i64) -
         .collect::<Result<_, _>>()?;
     let webhooks = deliveries::add(&transaction, limit, now_ms)?;
     // What was copied before a crash, and not yet forgotten, is there already.
-    let owner = "(SELECT m.tenant FROM store.message m WHERE m.key = message)";
+    let owner =
+        "CASE WHEN message < 0 THEN -message ELSE (SELECT m.tenant FROM store.message m WHERE m.key = message) END";
     transaction
         .prepare_cached(&format!("INSERT OR IGNORE INTO event ({COLUMNS}, tenant) SELECT {COLUMNS}, {owner} {first}"))?
         .execute([limit as i64])?;

@@ -6,7 +6,6 @@ use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use mail::EventKind;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
@@ -16,20 +15,20 @@ use super::housekeeping::EventsChange;
 use super::reading::tenant_key;
 use super::writer::Job;
 use super::{
-    AttemptRecord, Attempted, EventFilter, EventRecord, Page, Replay, StoreError, Waiting, Webhook, WebhookKey,
-    WebhookStatus, Webhooks, accepting, codes, deliveries, feed,
+    AnyEvent, AnyKind, AttemptRecord, Attempted, EventFilter, Page, Replay, StoreError, TenantEvent, TenantEventKind,
+    Waiting, Webhook, WebhookKey, WebhookStatus, Webhooks, accepting, codes, deliveries, feed, tenant_events,
 };
 
 pub(super) const COLUMNS: &str =
     "w.key, w.id, t.name, w.url, w.kinds, w.secret, w.old_secret, w.old_until_ms, w.status, w.reason, w.created_ms";
 
 /// One bit for each kind of event.
-pub(super) fn mask(kinds: &[EventKind]) -> i64 {
-    kinds.iter().fold(0, |mask, kind| mask | 1 << codes::kind_to(*kind))
+pub(super) fn mask(kinds: &[AnyKind]) -> i64 {
+    kinds.iter().fold(0, |mask, kind| mask | 1 << codes::any_kind_to(*kind))
 }
 
-fn kinds(mask: i64) -> Vec<EventKind> {
-    (0..63).filter(|bit| mask >> bit & 1 == 1).filter_map(codes::kind_from).collect()
+fn kinds(mask: i64) -> Vec<AnyKind> {
+    (0..63).filter(|bit| mask >> bit & 1 == 1).filter_map(codes::any_kind_from).collect()
 }
 
 fn status_to(status: WebhookStatus) -> i64 {
@@ -184,16 +183,42 @@ impl Webhooks for Embedded {
         Ok(())
     }
 
-    async fn stop_webhook(&self, webhook: WebhookKey, status: WebhookStatus, reason: &str) -> Result<(), StoreError> {
-        let reason = reason.to_owned();
-        self.change_main(Box::new(move |connection, _| {
+    async fn stop_webhook(
+        &self,
+        webhook: WebhookKey,
+        url: &str,
+        status: WebhookStatus,
+        reason: &str,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let is_stopped = Arc::new(AtomicBool::new(true));
+        let (url, reason, told) = (url.to_owned(), reason.to_owned(), is_stopped.clone());
+        self.change_main(Box::new(move |connection, counters| {
+            let found: Option<(i64, String, String, bool)> = connection
+                .prepare_cached("SELECT tenant, id, url, status = 1 FROM webhook WHERE key = ?1")?
+                .query_row([webhook.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+                .optional()?;
+            let Some((tenant, id, current, is_enabled)) = found else { return Ok(()) };
+            if current != url {
+                told.store(false, Ordering::Release);
+                return Ok(());
+            }
+            if !is_enabled {
+                return Ok(());
+            }
             connection.execute(
-                "UPDATE webhook SET status = ?2, reason = ?3 WHERE key = ?1 AND status = 1",
+                "UPDATE webhook SET status = ?2, reason = ?3 WHERE key = ?1",
                 params![webhook.0, status_to(status), reason],
             )?;
-            Ok(())
+            let kind = match status {
+                WebhookStatus::Paused => TenantEventKind::WebhookPaused,
+                WebhookStatus::Disabled | WebhookStatus::Enabled => TenantEventKind::WebhookDisabled,
+            };
+            let data = [("webhook_id", id.into()), ("endpoint", url.into()), ("reason", reason.into())];
+            tenant_events::record(connection, counters, tenant, TenantEvent::new(kind, data), at)
         }))
-        .await
+        .await?;
+        Ok(is_stopped.load(Ordering::Acquire))
     }
 
     async fn remove_webhook(&self, tenant: &str, id: &str) -> Result<(), StoreError> {
@@ -278,13 +303,13 @@ impl Webhooks for Embedded {
         Ok(more.load(Ordering::Acquire))
     }
 
-    async fn tenant_events(&self, filter: EventFilter, limit: usize) -> Result<(Vec<EventRecord>, bool), StoreError> {
+    async fn tenant_events(&self, filter: EventFilter, limit: usize) -> Result<(Vec<AnyEvent>, bool), StoreError> {
         // How far the events are complete, read before the events themselves: see `feed`.
         let moved = self.readers.read(feed::moved).await?;
         self.readers.read(move |connection| feed::list(connection, &filter, moved, limit)).await
     }
 
-    async fn event(&self, tenant: &str, id: &str) -> Result<EventRecord, StoreError> {
+    async fn event(&self, tenant: &str, id: &str) -> Result<AnyEvent, StoreError> {
         let (tenant, id) = (tenant.to_owned(), id.to_owned());
         self.readers
             .read(move |connection| {

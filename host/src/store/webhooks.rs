@@ -9,9 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use mail::{EventKind, ReversePath};
+use mail::ReversePath;
 
-use super::{EventRecord, Page, StoreError, TenantId};
+use super::{AnyEvent, AnyKind, Page, StoreError, TenantId};
 
 /// Webhooks, in `store.db`.
 pub(super) const SCHEMA: &str = "
@@ -90,7 +90,7 @@ pub struct Webhook {
     pub tenant: TenantId,
     pub url: String,
     /// The kinds of events it wants.
-    pub kinds: Vec<EventKind>,
+    pub kinds: Vec<AnyKind>,
     /// The signing secret under the master key, bound to the id.
     pub sealed_secret: Vec<u8>,
     /// The secret before, which signs too until then.
@@ -105,20 +105,27 @@ pub struct Webhook {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WebhookKey(pub(super) i64);
 
-/// A message inside: deliveries of one message have the same.
+/// What an event is about, inside: a message or a tenant. First attempts for one subject keep their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct MessageKey(pub(super) i64);
+pub struct SubjectKey(pub(super) i64);
 
 /// One event to be told to one webhook.
 #[derive(Clone, Debug)]
 pub struct Due {
-    pub message: MessageKey,
+    pub subject: SubjectKey,
     /// The order of events.
     pub seq: i64,
     pub due_at: Timestamp,
     /// Attempts made before.
     pub attempts: u32,
-    pub event: EventRecord,
+    pub event: AnyEvent,
+    /// Of the message; empty where the event is a tenant's.
+    pub message: MessageFacts,
+}
+
+/// What is told of a message beside its event.
+#[derive(Clone, Debug, Default)]
+pub struct MessageFacts {
     pub accepted_at: Timestamp,
     pub sender: ReversePath,
     pub tags: Vec<(String, String)>,
@@ -156,7 +163,7 @@ pub struct AttemptRecord {
     pub url: String,
     /// The event's id.
     pub event: String,
-    pub kind: EventKind,
+    pub kind: AnyKind,
     /// From 1.
     pub number: u32,
     pub at: Timestamp,
@@ -179,7 +186,7 @@ pub struct Attempted {
     pub delivery: Option<Tried>,
     /// The event's id.
     pub event: String,
-    pub kind: EventKind,
+    pub kind: AnyKind,
     pub number: u32,
     pub at: Timestamp,
     pub duration: Duration,
@@ -191,7 +198,7 @@ pub struct Attempted {
 /// A delivery after an attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Tried {
-    pub message: MessageKey,
+    pub subject: SubjectKey,
     pub seq: i64,
     /// As it was handed out: where it is due at another time by now, it was asked for anew and stays.
     pub due_at: Timestamp,
@@ -214,7 +221,7 @@ pub enum Replay {
 #[derive(Clone, Debug, Default)]
 pub struct EventFilter {
     pub tenant: TenantId,
-    pub kinds: Option<Vec<EventKind>>,
+    pub kinds: Option<Vec<AnyKind>>,
     pub message: Option<uuid::Uuid>,
     pub from: Option<Timestamp>,
     pub to: Option<Timestamp>,
@@ -238,8 +245,16 @@ pub trait Webhooks: Send + Sync + 'static {
     /// Writes everything but id, tenant and time of creation.
     async fn change_webhook(&self, webhook: Webhook) -> Result<(), StoreError>;
 
-    /// Disables or pauses one that is enabled, and says why.
-    async fn stop_webhook(&self, webhook: WebhookKey, status: WebhookStatus, reason: &str) -> Result<(), StoreError>;
+    /// Disables or pauses one that is enabled and still has that URL, says why, and announces it in the same
+    /// transaction. Whether none with that URL is enabled now: `false` where it has another by now.
+    async fn stop_webhook(
+        &self,
+        webhook: WebhookKey,
+        url: &str,
+        status: WebhookStatus,
+        reason: &str,
+        at: Timestamp,
+    ) -> Result<bool, StoreError>;
 
     /// Its deliveries go with it; its log goes with time.
     async fn remove_webhook(&self, tenant: &str, id: &str) -> Result<(), StoreError>;
@@ -274,9 +289,9 @@ pub trait Webhooks: Send + Sync + 'static {
     /// Removes what the log holds from before a time.
     async fn forget_attempts(&self, before: Timestamp) -> Result<bool, StoreError>;
 
-    /// Events of a tenant, at most `limit`, and whether there are more.
-    async fn tenant_events(&self, filter: EventFilter, limit: usize) -> Result<(Vec<EventRecord>, bool), StoreError>;
+    /// Events of a tenant and of its messages, at most `limit`, and whether there are more.
+    async fn tenant_events(&self, filter: EventFilter, limit: usize) -> Result<(Vec<AnyEvent>, bool), StoreError>;
 
     /// One event of a tenant by its id.
-    async fn event(&self, tenant: &str, id: &str) -> Result<EventRecord, StoreError>;
+    async fn event(&self, tenant: &str, id: &str) -> Result<AnyEvent, StoreError>;
 }

@@ -1,12 +1,13 @@
 //! The components of tenants in the control API: `tenants/{tenant}/components/{stage}` and what hangs on it.
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use std::sync::Arc;
+
+use http::{Method, StatusCode, header};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Control, PREFIX, Problem, body, json, named_tenant};
+use super::{Body, Call, Control, File, Made, Problem, Route};
 use crate::edge::{Calls, Pushed, RegistryError, Source, Stage, StageView};
 use crate::store::{ComponentVersion, StageSettings, TenantLimits, VersionState};
 
@@ -54,7 +55,7 @@ pub struct VersionView {
     pub size_bytes: u64,
     /// The file name or URL that it came from.
     pub source: String,
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = DateTime)]
     pub pushed_at: Timestamp,
     /// `active`, `canary`, `shadow`, `retired`, `rolled_back` or `removed`.
     pub state: String,
@@ -188,141 +189,153 @@ impl From<RegistryError> for Problem {
     }
 }
 
+/// The routes of this family.
+pub fn routes() -> Vec<Route> {
+    const STAGE: &str = "tenants/{tenant}/components/{stage}";
+    const SETTINGS: &str = "tenants/{tenant}/components/{stage}/settings";
+    const CANARY: &str = "tenants/{tenant}/components/{stage}/canary";
+    const SHADOW: &str = "tenants/{tenant}/components/{stage}/shadow";
+    const LIMITS: &str = "tenants/{tenant}/component-limits";
+    vec![
+        Route::new(Method::GET, "tenants/{tenant}/components", "What answers for a tenant, and what was pushed", all),
+        Route::new(Method::GET, STAGE, "The same for one stage", one),
+        Route::new(Method::PUT, STAGE, "Pushes a component: the file, or JSON with its `url` and `sha256`", push)
+            .asks("source", "The name of the file.")
+            .asks("canary", "Only for this share of requests, in percent.")
+            .asks("shadow", "`true`: only beside what answers now."),
+        Route::new(Method::DELETE, STAGE, "Gives the stage back to the configuration", remove),
+        Route::new(
+            Method::POST,
+            "tenants/{tenant}/components/{stage}/rollback",
+            "Takes back what was changed last: a canary, or the active version",
+            roll_back,
+        ),
+        Route::new(
+            Method::POST,
+            "tenants/{tenant}/components/{stage}/activate",
+            "Makes a version the active one",
+            activate,
+        ),
+        Route::new(Method::POST, CANARY, "Lets a version answer a share of the requests", start_canary),
+        Route::new(Method::DELETE, CANARY, "Ends the trial of the canary", end_canary),
+        Route::new(Method::POST, SHADOW, "Lets a version run beside what answers now", start_shadow),
+        Route::new(Method::DELETE, SHADOW, "Ends the trial of the shadow", end_shadow),
+        Route::new(Method::GET, SETTINGS, "What the stage may, and what follows when it fails", settings),
+        Route::new(Method::PUT, SETTINGS, "Changes it", set_settings),
+        Route::new(Method::GET, LIMITS, "Limits of the tenant's own components", limits),
+        Route::new(Method::PUT, LIMITS, "Changes them", set_limits),
+    ]
+}
+
+async fn all(control: Arc<Control>, call: Call) -> Result<TenantComponents, Problem> {
+    control.components(call.tenant(), None).await
+}
+
+async fn one(control: Arc<Control>, call: Call) -> Result<TenantComponents, Problem> {
+    control.components(call.tenant(), Some(stage(&call)?)).await
+}
+
+/// The file in the request's body, or the one that it names.
+async fn push(control: Arc<Control>, call: Call<File>) -> Result<Made<VersionView>, Problem> {
+    let stage = stage(&call)?;
+    let kind = call.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let (source, file, state) = match kind.split(';').next().unwrap_or_default().trim() {
+        "application/json" => {
+            let FetchComponent { url, sha256, canary, shadow } = Body::read(&call.headers, call.body.0.clone())?;
+            let state = trial(canary, shadow)?;
+            (url.clone(), control.registry.fetch(&url, &sha256).await?, state)
+        }
+        _ => {
+            let canary = call.asked_number("canary", 0, 100)?.and_then(|percent| u8::try_from(percent).ok());
+            let shadow = match call.asked("shadow") {
+                None | Some("false") => false,
+                Some("true") => true,
+                Some(_) => return Err(Problem::invalid("`shadow` must be true or false")),
+            };
+            let source = call.asked("source").map_or_else(|| format!("{stage}.wasm"), str::to_owned);
+            (source, call.body.0.clone(), trial(canary, shadow)?)
+        }
+    };
+    let pushed = Pushed { tenant: call.tenant().to_owned(), stage, source, file, state };
+    Ok(Made(control.registry.push(pushed).await?.into()))
+}
+
+async fn remove(control: Arc<Control>, call: Call) -> Result<TenantComponents, Problem> {
+    control.registry.remove(call.tenant(), stage(&call)?).await?;
+    one(control, call).await
+}
+
+async fn roll_back(control: Arc<Control>, call: Call) -> Result<TenantComponents, Problem> {
+    control.registry.roll_back(call.tenant(), stage(&call)?).await?;
+    one(control, call).await
+}
+
+async fn activate(control: Arc<Control>, call: Call<WhichVersion>) -> Result<TenantComponents, Problem> {
+    place(&control, &call, call.body.version, VersionState::Active).await
+}
+
+async fn start_canary(control: Arc<Control>, call: Call<NewCanary>) -> Result<TenantComponents, Problem> {
+    place(&control, &call, call.body.version, VersionState::Canary(call.body.percent)).await
+}
+
+async fn start_shadow(control: Arc<Control>, call: Call<WhichVersion>) -> Result<TenantComponents, Problem> {
+    place(&control, &call, call.body.version, VersionState::Shadow).await
+}
+
+async fn end_canary(control: Arc<Control>, call: Call) -> Result<TenantComponents, Problem> {
+    control.registry.end_trial(call.tenant(), stage(&call)?, true).await?;
+    one(control, call).await
+}
+
+async fn end_shadow(control: Arc<Control>, call: Call) -> Result<TenantComponents, Problem> {
+    control.registry.end_trial(call.tenant(), stage(&call)?, false).await?;
+    one(control, call).await
+}
+
+async fn settings(control: Arc<Control>, call: Call) -> Result<StageSettings, Problem> {
+    Ok(control.registry.settings(call.tenant(), stage(&call)?).await?)
+}
+
+async fn set_settings(control: Arc<Control>, call: Call<StageSettings>) -> Result<StageSettings, Problem> {
+    control.registry.set_settings(call.tenant(), stage(&call)?, call.body.clone()).await?;
+    Ok(call.body)
+}
+
+async fn limits(control: Arc<Control>, call: Call) -> Result<TenantLimits, Problem> {
+    Ok(control.registry.limits(call.tenant()).await?)
+}
+
+async fn set_limits(control: Arc<Control>, call: Call<TenantLimits>) -> Result<TenantLimits, Problem> {
+    control.registry.set_limits(call.tenant(), call.body).await?;
+    Ok(call.body)
+}
+
+async fn place<B>(
+    control: &Arc<Control>,
+    call: &Call<B>,
+    version: Option<u32>,
+    state: VersionState,
+) -> Result<TenantComponents, Problem> {
+    let stage = stage(call)?;
+    control.registry.place(call.tenant(), stage, version, state).await?;
+    control.components(call.tenant(), Some(stage)).await
+}
+
+/// The stage that a path names.
+fn stage<B>(call: &Call<B>) -> Result<Stage, Problem> {
+    call.place("stage").parse().map_err(Problem::invalid)
+}
+
 impl Control {
-    /// Answers `tenants/{tenant}/components…` and `tenants/{tenant}/component-limits`.
-    pub(super) async fn component_route(
-        &self,
-        path: &[&str],
-        request: &Request<Bytes>,
-    ) -> Result<Option<Response<Bytes>>, Problem> {
-        let registry = &self.registry;
-        let ok = StatusCode::OK;
-        match (request.method(), path) {
-            (&Method::GET, [tenant, "components"]) => Ok(json(ok, &self.components(&named(tenant)?, None).await?)),
-            (&Method::GET, [tenant, "component-limits"]) => Ok(json(ok, &registry.limits(&named(tenant)?).await?)),
-            (&Method::PUT, [tenant, "component-limits"]) => {
-                let limits: TenantLimits = body(request)?;
-                registry.set_limits(&named(tenant)?, limits).await?;
-                Ok(json(ok, &limits))
-            }
-            (method, [tenant, "components", stage, rest @ ..]) => {
-                let (tenant, stage) = (named(tenant)?, stage.parse().map_err(Problem::invalid)?);
-                self.stage_route(method, &tenant, stage, rest, request).await
-            }
-            (method, path) => Err(Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                format!("{method} is not for {PREFIX}tenants/{}", path.join("/")),
-            )),
-        }
-    }
-
-    async fn stage_route(
-        &self,
-        method: &Method,
-        tenant: &str,
-        stage: Stage,
-        rest: &[&str],
-        request: &Request<Bytes>,
-    ) -> Result<Option<Response<Bytes>>, Problem> {
-        let registry = &self.registry;
-        match (method, rest) {
-            (&Method::GET, []) => {}
-            (&Method::PUT, []) => {
-                let version = VersionView::from(self.push(tenant, stage, request).await?);
-                return Ok(json(StatusCode::CREATED, &version));
-            }
-            (&Method::DELETE, []) => registry.remove(tenant, stage).await?,
-            (&Method::POST, ["rollback"]) => registry.roll_back(tenant, stage).await?,
-            (&Method::POST, ["activate"]) => {
-                let WhichVersion { version } = body(request)?;
-                registry.place(tenant, stage, version, VersionState::Active).await?;
-            }
-            (&Method::POST, ["canary"]) => {
-                let NewCanary { percent, version } = body(request)?;
-                registry.place(tenant, stage, version, VersionState::Canary(percent)).await?;
-            }
-            (&Method::POST, ["shadow"]) => {
-                let WhichVersion { version } = body(request)?;
-                registry.place(tenant, stage, version, VersionState::Shadow).await?;
-            }
-            (&Method::DELETE, ["canary"]) => registry.end_trial(tenant, stage, true).await?,
-            (&Method::DELETE, ["shadow"]) => registry.end_trial(tenant, stage, false).await?,
-            (&Method::GET, ["settings"]) => {
-                let settings = registry.settings(tenant, stage).await?;
-                return Ok(json(StatusCode::OK, &settings));
-            }
-            (&Method::PUT, ["settings"]) => {
-                let settings: StageSettings = body(request)?;
-                registry.set_settings(tenant, stage, settings.clone()).await?;
-                return Ok(json(StatusCode::OK, &settings));
-            }
-            _ => {
-                let text = format!("{method} is not for {PREFIX}{}", request.uri().path().trim_start_matches(PREFIX));
-                return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text));
-            }
-        }
-        Ok(json(StatusCode::OK, &self.components(tenant, Some(stage)).await?))
-    }
-
     /// What answers for a tenant and what was pushed for it: one stage, or all.
     async fn components(&self, tenant: &str, only: Option<Stage>) -> Result<TenantComponents, Problem> {
+        let is_asked = |stage: Stage| only.is_none_or(|only| only == stage);
         let mut versions = Vec::new();
-        for stage in Stage::ALL.into_iter().filter(|stage| only.is_none_or(|only| only == *stage)) {
+        for stage in Stage::ALL.into_iter().filter(|stage| is_asked(*stage)) {
             versions.extend(self.registry.versions(tenant, stage).await?.into_iter().map(VersionView::from));
         }
-        let stages = self.registry.stages(tenant).into_iter();
-        let stages = stages.filter(|view| only.is_none_or(|only| only == view.stage)).map(StageAnswer::from);
-        Ok(TenantComponents { stages: stages.collect(), versions })
-    }
-
-    /// The file in the request's body, or the one that it names.
-    async fn push(&self, tenant: &str, stage: Stage, request: &Request<Bytes>) -> Result<ComponentVersion, Problem> {
-        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        let asked = Asked::read(request.uri().query().unwrap_or_default())?;
-        let (source, file, state) = match kind.split(';').next().unwrap_or_default().trim() {
-            "application/json" => {
-                let FetchComponent { url, sha256, canary, shadow } = body(request)?;
-                let state = trial(canary, shadow)?;
-                (url.clone(), self.registry.fetch(&url, &sha256).await?, state)
-            }
-            _ => {
-                let source = asked.source.unwrap_or_else(|| format!("{stage}.wasm"));
-                (source, request.body().clone(), trial(asked.canary, asked.shadow)?)
-            }
-        };
-        let pushed = Pushed { tenant: tenant.to_owned(), stage, source, file, state };
-        Ok(self.registry.push(pushed).await?)
-    }
-}
-
-/// The query of a push.
-#[derive(Debug, Default)]
-struct Asked {
-    source: Option<String>,
-    canary: Option<u8>,
-    shadow: bool,
-}
-
-impl Asked {
-    fn read(query: &str) -> Result<Asked, Problem> {
-        let mut asked = Asked::default();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let wrong = |what: &str| Problem::invalid(format!("`{name}` is {what}"));
-            match name {
-                "source" => asked.source = Some(delivery_client::unescape(value)),
-                "canary" => {
-                    asked.canary = Some(value.parse().map_err(|_| wrong("a share in percent, from 1 to 99"))?);
-                }
-                "shadow" => asked.shadow = value.parse().map_err(|_| wrong("true or false"))?,
-                _ => {
-                    let text = format!("unknown parameter `{name}`: there is `source`, `canary`, `shadow`");
-                    return Err(Problem::invalid(text));
-                }
-            }
-        }
-        Ok(asked)
+        let stages = self.registry.stages(tenant).into_iter().filter(|view| is_asked(view.stage));
+        Ok(TenantComponents { stages: stages.map(StageAnswer::from).collect(), versions })
     }
 }
 
@@ -334,10 +347,6 @@ fn trial(canary: Option<u8>, shadow: bool) -> Result<VersionState, Problem> {
         (None, true) => Ok(VersionState::Shadow),
         (Some(_), true) => Err(Problem::invalid("a version is a canary or a shadow: leave out one of the two")),
     }
-}
-
-fn named(tenant: &str) -> Result<String, Problem> {
-    named_tenant(Some(tenant.to_owned()))
 }
 
 #[cfg(test)]

@@ -1,17 +1,19 @@
 //! Components by the control API, of a running host and of a store alone.
 #![allow(clippy::unwrap_used)]
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::super::Entry;
 use super::super::tests::{ask, config};
 use super::*;
 use crate::api::socket;
 use crate::edge::tests::bytes;
 
-async fn put(control: &Control, path: &str, file: &'static [u8]) -> (u16, Value) {
+async fn put(control: &Arc<Control>, path: &str, file: &'static [u8]) -> (u16, Value) {
     let mut request = socket::request(Method::PUT, path, Bytes::from_static(file)).unwrap();
     request.headers_mut().insert(header::CONTENT_TYPE, "application/wasm".parse().unwrap());
-    let answer = control.answer(request).await;
+    let answer = control.answer(request, Entry::Folder).await;
     (answer.status().as_u16(), serde_json::from_slice(answer.body()).unwrap())
 }
 
@@ -19,6 +21,10 @@ async fn put(control: &Control, path: &str, file: &'static [u8]) -> (u16, Value)
 async fn a_component_is_pushed_listed_and_taken_back() {
     let folder = tempfile::tempdir().unwrap();
     let control = crate::serve::open_control(&config(folder.path())).await.unwrap();
+    for tenant in ["acme", "other"] {
+        // A tenant is there once something of it is.
+        assert_eq!(ask(&control, Method::POST, "keys", json!({ "tenant": tenant })).await.0, 201);
+    }
     let path = "tenants/acme/components/validator";
     let (status, made) = put(&control, &format!("{path}?source=my%20own.wasm"), bytes("guest_stage")).await;
     assert_eq!((status, &made["version"], &made["state"]), (201, &json!(1), &json!("active")), "{made}");
@@ -45,6 +51,10 @@ async fn a_component_is_pushed_listed_and_taken_back() {
 async fn what_is_wrong_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let control = crate::serve::open_control(&config(folder.path())).await.unwrap();
+    for tenant in ["acme", "other"] {
+        // A tenant is there once something of it is.
+        assert_eq!(ask(&control, Method::POST, "keys", json!({ "tenant": tenant })).await.0, 201);
+    }
     let path = "tenants/acme/components/validator";
     let check = |(status, answer): (u16, Value), expect: (u16, &str)| {
         let message = answer["message"].as_str().unwrap_or_default();
@@ -66,7 +76,7 @@ async fn what_is_wrong_is_named() {
     check(ask(&control, Method::PUT, &format!("{path}/settings"), wrong).await, (422, "http_hosts: "));
     check(ask(&control, Method::PUT, "tenants/acme/component-limits", json!({ "calls": 0 })).await, (422, "calls: 0"));
     check(ask(&control, Method::POST, &format!("{path}/rollback"), Value::Null).await, (404, "an active version"));
-    check(ask(&control, Method::POST, &format!("{path}/dance"), Value::Null).await, (405, "POST is not for"));
+    check(ask(&control, Method::POST, &format!("{path}/dance"), Value::Null).await, (404, ""));
     let settings = json!({ "on_failure": "fallback", "http_hosts": ["keys.test:8443"] });
     assert_eq!(ask(&control, Method::PUT, &format!("{path}/settings"), settings.clone()).await.0, 200);
     let (_, found) = ask(&control, Method::GET, &format!("{path}/settings"), Value::Null).await;

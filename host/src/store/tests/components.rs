@@ -76,6 +76,10 @@ async fn files_stay_as_long_as_a_version_names_them() {
     assert_eq!((states(&store).await.len(), files()), (20, 20));
     assert_eq!(store.component_file("d24").await.unwrap(), b"file d24");
     assert!(matches!(store.component_file("d0").await, Err(StoreError::NotFound(_))));
+    // A backup has them too.
+    let backup = folder.path().join("backup");
+    store.backup(&backup).await.unwrap();
+    assert_eq!(open(&backup).component_file("d24").await.unwrap(), b"file d24");
     // The same file again is one file, and numbers go on.
     assert_eq!(push(&store, "d24", VersionState::Shadow).await, 26);
     assert_eq!(files(), 19, "the oldest went");

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod backup;
 mod components;
 mod crashes;
 mod directory;
@@ -9,8 +10,12 @@ mod edges;
 mod events;
 mod leases;
 mod mail_rows;
+mod retention;
 mod scheduling;
+mod states;
 mod templates;
+mod tending;
+mod versions;
 mod webhooks;
 
 use std::path::Path;

@@ -8,7 +8,7 @@ fn webhook(tenant: &str, id: &str, kinds: &[EventKind]) -> Webhook {
         id: id.to_owned(),
         tenant: tenant.to_owned(),
         url: "https://example.com/hook".to_owned(),
-        kinds: kinds.to_vec(),
+        kinds: kinds.iter().copied().map(AnyKind::from).collect(),
         sealed_secret: vec![1, 2, 3],
         old_secret: Some((vec![4], at(500))),
         status: WebhookStatus::Enabled,
@@ -21,7 +21,7 @@ async fn waiting(store: &Embedded) -> Vec<(String, u32)> {
     let mut found = Vec::new();
     for key in store.waiting_webhooks().await.unwrap() {
         let waiting = Webhooks::waiting(store, key, Timestamp::MAX, 100).await.unwrap();
-        found.extend(waiting.due.into_iter().map(|due| (due.event.id, due.attempts)));
+        found.extend(waiting.due.into_iter().map(|due| (due.event.id().to_owned(), due.attempts)));
     }
     found
 }
@@ -34,9 +34,9 @@ async fn ids(store: &Embedded, number: u128) -> Vec<String> {
 fn tried(store_key: WebhookKey, due: &Due, next: Option<Timestamp>) -> Attempted {
     Attempted {
         webhook: store_key,
-        delivery: Some(Tried { message: due.message, seq: due.seq, due_at: due.due_at, next, failing: None }),
-        event: due.event.id.clone(),
-        kind: due.event.event.kind,
+        delivery: Some(Tried { subject: due.subject, seq: due.seq, due_at: due.due_at, next, failing: None }),
+        event: due.event.id().to_owned(),
+        kind: due.event.kind(),
         number: due.attempts + 1,
         at: at(10),
         duration: Duration::from_millis(12),
@@ -56,7 +56,7 @@ async fn a_webhook_reads_back_whole() {
     assert_eq!(store.webhook("acme", "a").await.unwrap().1, one);
     assert!(matches!(store.webhook("default", "a").await, Err(StoreError::NotFound(_))));
     (one.status, one.reason, one.old_secret) = (WebhookStatus::Paused, Some("why".to_owned()), None);
-    one.kinds = vec![EventKind::Bounced];
+    one.kinds = vec![EventKind::Bounced.into(), TenantEventKind::WebhookPaused.into()];
     store.change_webhook(one.clone()).await.unwrap();
     assert_eq!(store.webhooks("acme").await.unwrap()[0], one);
     store.remove_webhook("acme", "a").await.unwrap();
@@ -116,7 +116,7 @@ async fn a_crash_around_an_attempt_repeats_it_at_most() {
         let id = ids(&store, 1).await.remove(0);
         let key = store.waiting_webhooks().await.unwrap()[0];
         let due = Webhooks::waiting(&*store, key, Timestamp::MAX, 9).await.unwrap().due.remove(0);
-        assert_eq!((due.event.id.as_str(), due.head.as_deref()), (id.as_str(), Some(b"Subject: 1\r\n".as_slice())));
+        assert_eq!((due.event.id(), due.message.head.as_deref()), (id.as_str(), Some(b"Subject: 1\r\n".as_slice())));
         if !written {
             crashes::copy(&live, &crashed).unwrap();
         }
@@ -150,7 +150,7 @@ async fn what_goes_with_a_webhook_and_what_is_replayed() {
     let (theirs, _) = store.webhook("acme", "b").await.unwrap();
     let due = Webhooks::waiting(&*store, key, Timestamp::MAX, 9).await.unwrap().due;
     // Asked for anew while an attempt is under way: what that comes to does not take it away.
-    let id = due[0].event.id.clone();
+    let id = due[0].event.id().to_owned();
     assert_eq!(store.replay(key, Replay::Event(id.clone()), at(1_000_000_000), 1).await.unwrap(), 1);
     store.attempted(due.iter().map(|due| tried(key, due, None)).collect()).await.unwrap();
     assert_eq!(waiting(&store).await, [(id.clone(), 0)]);
@@ -181,9 +181,13 @@ async fn a_tenants_events_across_both_databases() {
         .record(Uuid::from_u128(1), vec![event(EventKind::Delivered, &address("r0@a.test"), None)], at(7))
         .await
         .unwrap();
+    let of = |event: &AnyEvent| match event {
+        AnyEvent::Message(record) => record.clone(),
+        AnyEvent::Tenant(record) => panic!("{record:?}"),
+    };
     let all = EventFilter { tenant: "default".to_owned(), oldest_first: true, ..EventFilter::default() };
     let (events, more) = store.tenant_events(all.clone(), 9).await.unwrap();
-    let seen: Vec<_> = events.iter().map(|it| (it.message.as_u128(), it.event.kind, it.at)).collect();
+    let seen: Vec<_> = events.iter().map(|it| (of(it).message.as_u128(), of(it).event.kind, it.at())).collect();
     let sent = EventKind::Sent;
     assert_eq!(seen, [(1, sent, at(0)), (1, sent, at(0)), (3, sent, at(5)), (1, EventKind::Delivered, at(7))]);
     assert!(!more);
@@ -193,28 +197,96 @@ async fn a_tenants_events_across_both_databases() {
         let mut paged = Vec::new();
         loop {
             let (page, more) = store.tenant_events(filter.clone(), 1).await.unwrap();
-            paged.extend(page.into_iter().map(|it| it.id));
+            paged.extend(page.iter().map(|it| it.id().to_owned()));
             filter.after = paged.last().cloned();
             if !more {
                 break;
             }
         }
-        let mut expect: Vec<_> = events.iter().map(|it| it.id.clone()).collect();
+        let mut expect: Vec<_> = events.iter().map(|it| it.id().to_owned()).collect();
         if !oldest_first {
             expect.reverse();
         }
         assert_eq!(paged, expect);
     }
     let count = async |filter: EventFilter| store.tenant_events(filter, 9).await.unwrap().0.len();
-    assert_eq!(count(EventFilter { kinds: Some(vec![EventKind::Delivered]), ..all.clone() }).await, 1);
+    assert_eq!(count(EventFilter { kinds: Some(vec![EventKind::Delivered.into()]), ..all.clone() }).await, 1);
     assert_eq!(count(EventFilter { from: Some(at(5)), ..all.clone() }).await, 2);
     assert_eq!(count(EventFilter { to: Some(at(5)), ..all.clone() }).await, 3);
     assert_eq!(count(EventFilter { tenant: "nobody".to_owned(), ..all.clone() }).await, 0);
     let theirs = store.tenant_events(EventFilter { tenant: "acme".to_owned(), ..all.clone() }, 9).await.unwrap().0;
     assert_eq!(theirs.len(), 1);
-    let after = EventFilter { after: Some(theirs[0].id.clone()), ..all };
+    let after = EventFilter { after: Some(theirs[0].id().to_owned()), ..all };
     assert!(matches!(store.tenant_events(after, 9).await, Err(StoreError::NotFound(_))));
-    assert_eq!(Webhooks::event(&*store, "default", &events[3].id).await.unwrap().at, at(7));
-    assert_eq!(Webhooks::event(&*store, "default", &events[0].id).await.unwrap().id, events[0].id);
-    assert!(matches!(Webhooks::event(&*store, "acme", &events[0].id).await, Err(StoreError::NotFound(_))));
+    assert_eq!(Webhooks::event(&*store, "default", events[3].id()).await.unwrap().at(), at(7));
+    assert_eq!(Webhooks::event(&*store, "default", events[0].id()).await.unwrap().id(), events[0].id());
+    assert!(matches!(Webhooks::event(&*store, "acme", events[0].id()).await, Err(StoreError::NotFound(_))));
+}
+
+/// Events that belong to no message take the same road, before and after they move.
+#[tokio::test]
+async fn events_of_a_tenant_are_listed_and_told() {
+    let (folder, store) = fresh();
+    let kind = TenantEventKind::QuotaWarning;
+    store.add_webhook(Webhook { kinds: vec![kind.into()], ..webhook("default", "a", &[]) }, 9).await.unwrap();
+    store.add_webhook(webhook("default", "b", &[EventKind::Sent]), 9).await.unwrap();
+    store.add_webhook(Webhook { kinds: vec![kind.into()], ..webhook("acme", "c", &[]) }, 9).await.unwrap();
+    accept(&store, message(1, 0, 1)).await.unwrap();
+    let event = TenantEvent::new(kind, [("used", 90.into()), ("why", "x".repeat(9000).into())]);
+    store.announce("default", event, at(5)).await.unwrap();
+    let all = EventFilter { tenant: "default".to_owned(), oldest_first: true, ..EventFilter::default() };
+    let found = async |filter: &EventFilter| -> Vec<(AnyKind, String)> {
+        let (events, more) = store.tenant_events(filter.clone(), 9).await.unwrap();
+        assert!(!more);
+        events.iter().map(|it| (it.kind(), it.id().to_owned())).collect()
+    };
+    let before = found(&all).await;
+    store.move_events().await;
+    let after = found(&all).await;
+    assert_eq!(before, after);
+    assert_eq!(after.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), [EventKind::Sent.into(), kind.into()]);
+    let id = after[1].1.clone();
+    let narrow = |kinds: Vec<AnyKind>| EventFilter { kinds: Some(kinds), ..all.clone() };
+    assert_eq!(found(&narrow(vec![kind.into(), EventKind::Bounced.into()])).await, after[1..]);
+    assert_eq!(found(&narrow(vec![kind.into(), EventKind::Sent.into()])).await, after);
+    assert_eq!(found(&EventFilter { message: Some(Uuid::from_u128(1)), ..all.clone() }).await, after[..1]);
+    assert!(found(&EventFilter { message: Some(Uuid::from_u128(9)), ..all.clone() }).await.is_empty());
+    assert!(found(&EventFilter { tenant: "acme".to_owned(), ..all.clone() }).await.is_empty());
+    let AnyEvent::Tenant(record) = Webhooks::event(&*store, "default", &id).await.unwrap() else { panic!("{id}") };
+    assert_eq!((record.at, &record.event.data["used"]), (at(5), &90.into()));
+    assert_eq!(record.event.data["why"].as_str().unwrap().len(), 256, "its texts are cut where all is too long");
+    assert!(matches!(Webhooks::event(&*store, "acme", &id).await, Err(StoreError::NotFound(_))));
+    // Told to the tenant's webhook that wants it, and to none besides; and again when it is asked for.
+    let (key, _) = store.webhook("default", "a").await.unwrap();
+    let due = Webhooks::waiting(&*store, key, Timestamp::MAX, 9).await.unwrap().due;
+    assert_eq!(due.iter().map(|due| due.event.id()).collect::<Vec<_>>(), [&id]);
+    assert_eq!(store.waiting_webhooks().await.unwrap().len(), 2);
+    store.attempted(vec![tried(key, &due[0], None)]).await.unwrap();
+    assert_eq!(store.attempts(key, None, 9).await.unwrap().items[0].kind, kind.into());
+    assert_eq!(store.replay(key, Replay::Range(at(0), at(9)), at(0), 9).await.unwrap(), 1);
+    // Numbers go on behind it after a restart.
+    drop(store);
+    let store = open(folder.path());
+    store.announce("default", TenantEvent::new(kind, []), at(6)).await.unwrap();
+    let (events, _) = store.tenant_events(all, 9).await.unwrap();
+    assert_eq!(events.iter().map(AnyEvent::at).collect::<Vec<_>>(), [at(0), at(5), at(6)]);
+}
+
+/// Whatever was asked of the endpoint before says nothing about the one there is now.
+#[tokio::test]
+async fn a_webhook_is_stopped_only_where_it_was_tried() {
+    let (_folder, store) = fresh();
+    store.add_webhook(webhook("default", "a", &[EventKind::Sent]), 9).await.unwrap();
+    let (key, found) = store.webhook("default", "a").await.unwrap();
+    let stop = async |url: &str| store.stop_webhook(key, url, WebhookStatus::Paused, "why", at(3)).await.unwrap();
+    let paused = async || {
+        let filter = EventFilter { tenant: "default".to_owned(), ..EventFilter::default() };
+        store.tenant_events(filter, 9).await.unwrap().0.len()
+    };
+    assert!(!stop("https://example.com/before").await);
+    assert_eq!((store.webhook("default", "a").await.unwrap().1.status, paused().await), (WebhookStatus::Enabled, 0));
+    assert!(stop(&found.url).await);
+    assert_eq!((store.webhook("default", "a").await.unwrap().1.status, paused().await), (WebhookStatus::Paused, 1));
+    assert!(stop(&found.url).await, "it is stopped already, and that is told once");
+    assert_eq!(paused().await, 1);
 }
