@@ -31,7 +31,7 @@ use crate::api::webhooks::Webhooks;
 use crate::config::Config;
 use crate::deliver::switch::Switch;
 use crate::deliver::{CourierError, SmtpCourier};
-use crate::edge::{BuiltIn, Edge, EdgeError, Settings};
+use crate::edge::{BuiltIn, Edge, EdgeError, Registry, Settings, Ways};
 use crate::event::Telling;
 use crate::inbox::{Capture, Inbox, curl_line};
 use crate::keyring::{Keyring, MasterKey, MasterKeyError};
@@ -81,6 +81,8 @@ pub enum StartError {
     Socket { path: PathBuf, source: std::io::Error },
     #[error("what the configuration brings cannot be stored: {0}")]
     Key(StoreError),
+    #[error("the tenants' components cannot be read: {0}")]
+    Components(StoreError),
 }
 
 /// What a host is started for, besides its configuration.
@@ -142,6 +144,7 @@ impl Opened {
     fn control(
         &self,
         config: &Config,
+        registry: Arc<Registry>,
         started: Option<Instant>,
         http: Vec<SocketAddr>,
         smtp: Vec<SocketAddr>,
@@ -156,6 +159,7 @@ impl Opened {
             edges: self.store.clone(),
             webhooks: self.store.clone(),
             keyring: self.keyring.clone(),
+            registry,
             hostname: config.hostname.clone(),
             configured: config.tenants.keys().cloned().collect(),
             started,
@@ -170,7 +174,8 @@ impl Opened {
 pub async fn open_control(config: &Config) -> Result<Arc<Control>, StartError> {
     let opened = blocking(config, |config| Opened::new(config, Purpose::Command)).await?;
     learn_tenants(config, &opened).await.map_err(StartError::Key)?;
-    Ok(opened.control(config, None, Vec::new(), Vec::new(), None))
+    let registry = Arc::new(Registry::of_store(opened.store.clone()));
+    Ok(opened.control(config, registry, None, Vec::new(), Vec::new(), None))
 }
 
 /// Only this user may look into the data folder: it holds mail and keys.
@@ -243,7 +248,7 @@ impl Host {
             move |config| Ok(Telling::new(config, is_development)?)
         })
         .await?;
-        let (edge, network) = edge(&config, &opened, &telling, development.is_some()).await?;
+        let (edge, network, registry) = edge(&config, &opened, &telling, development.is_some()).await?;
         let tls = match config.https.is_some() || !listeners.smtp.is_empty() {
             true => Some(
                 blocking(&config, |config| Ok(tls::load(config.tls.as_ref(), &config.data, &config.hostname)?)).await?,
@@ -270,7 +275,9 @@ impl Host {
         // Set here alone.
         let _ = live.obstacles.set(Box::new(move || watched.obstacles()));
         tasks.spawn(pressure.clone().watch(stop.clone()));
-        let control = opened.control(&config, Some(started), http.clone(), smtp.clone(), Some(live.clone()));
+        let control =
+            opened.control(&config, registry.clone(), Some(started), http.clone(), smtp.clone(), Some(live.clone()));
+        tasks.spawn(registry.watch(stop.clone()));
         telling.start(&config, &opened.store, &opened.keyring, &edge, &stop, &tasks);
         tasks.spawn(opened.tenancy.clone().run(stop.clone()));
         let queue = Queue::start(
@@ -368,12 +375,16 @@ async fn edge(
     opened: &Opened,
     telling: &Telling,
     any_domain: bool,
-) -> Result<(Arc<Edge>, Arc<Network>), StartError> {
+) -> Result<(Arc<Edge>, Arc<Network>, Arc<Registry>), StartError> {
     let terms = Terms { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients, any_domain };
     let intake = Arc::new(Intake::new(opened.store.clone(), opened.tenancy.clone()));
     let delivery = Delivery::new(opened.store.clone(), opened.keyring.clone(), intake, terms);
     let sending = Sending::new(opened.store.clone(), opened.store.clone());
     let resources = Arc::new(resources(config, opened, any_domain)?);
+    let ways = Ways {
+        public: Some(resources.web.clone()),
+        private: Some(Arc::new(web::Web::new(&config.dns, Reachable::All)?)),
+    };
     let delivery = Arc::new(delivery.with(resources.clone()));
     let webhooks = Webhooks::new(
         opened.store.clone(),
@@ -394,15 +405,18 @@ async fn edge(
         let settings = Settings {
             cache: &config.data.join("cache"),
             components: &config.components,
+            always: &config.always,
             tenants: &config.tenants,
             limits: &config.limits,
             stages: &config.stages,
+            ways: &ways,
         };
         Ok(Arc::new(Edge::new(&settings, BuiltIn::embedded(), backend, keys)?))
     })
     .await?;
+    let registry = Arc::new(Registry::open(opened.store.clone(), edge.clone()).await.map_err(StartError::Components)?);
     let network = Arc::new(Network::new(delivery, edge.clone(), opened.store.clone()));
-    Ok((edge, network))
+    Ok((edge, network, registry))
 }
 
 /// What the sending API has besides mail. On a development host a tenant's domains send at once, and files may come from

@@ -4,6 +4,7 @@
 //! the engine anew, and differently from the host that is shipped.
 
 mod backlog;
+mod components;
 mod edge;
 mod events;
 mod idle;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &[String]) -> Result<()> {
     match arguments.split_first() {
+        Some((name, rest)) if name == "components" => components::run(rest),
         Some((name, rest)) if name == "edge" => edge::run(rest),
         Some((name, rest)) if name == "events" => events::run(rest),
         Some((name, rest)) if name == "pipeline" => pipeline::run(rest),
@@ -37,6 +39,6 @@ fn run(arguments: &[String]) -> Result<()> {
         Some((name, rest)) if name == "idle" => idle::run(rest),
         Some((name, rest)) if name == "profile" => profile::run(rest),
         Some((name, rest)) if name == "soak" => soak::run(rest),
-        _ => bail!("usage: bench backlog|edge|events|idle|pipeline|profile|relay|soak [OPTIONS]"),
+        _ => bail!("usage: bench backlog|components|edge|events|idle|pipeline|profile|relay|soak [OPTIONS]"),
     }
 }

@@ -8,7 +8,7 @@ use crate::{components, interop, peers, run};
 pub fn run(arguments: &[String]) -> Result<()> {
     let Some((name, rest)) = arguments.split_first() else {
         bail!(
-            "usage: cargo xtask bench edge|events|pipeline\n\
+            "usage: cargo xtask bench components|edge|events|pipeline\n\
              cargo xtask bench relay [--vs postfix,haraka] [--messages N] [--rounds N] [--sessions N,N] [--latency SECONDS]\n\
              cargo xtask bench backlog [--queued N] [--messages N]\n\
              cargo xtask bench idle [--connections N]\n\
@@ -17,11 +17,11 @@ pub fn run(arguments: &[String]) -> Result<()> {
         );
     };
     match name.as_str() {
-        "edge" => components::build_with_guests()?,
+        "components" | "edge" => components::build_with_guests()?,
         _ => components::build()?,
     }
     match name.as_str() {
-        "edge" | "events" | "idle" | "pipeline" => {}
+        "components" | "edge" | "events" | "idle" | "pipeline" => {}
         // smtp-source and smtp-sink come with Postfix.
         "backlog" | "profile" | "soak" => interop::ensure_postfix()?,
         "relay" => {
@@ -29,7 +29,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
             peers::ensure(rest)?;
         }
         _ => bail!(
-            "there is no benchmark `{name}`: backlog, edge, events, idle, pipeline, profile, relay and soak exist"
+            "there is no benchmark `{name}`: backlog, components, edge, events, idle, pipeline, profile, relay and soak exist"
         ),
     }
     // With the host, in one call: the same dependencies, compiled once.

@@ -12,6 +12,7 @@
 
 pub mod audit;
 mod caller;
+pub mod components;
 mod document;
 pub mod domains;
 pub mod edges;
@@ -38,6 +39,7 @@ pub use caller::{Caller, Entry};
 pub use problem::Problem;
 pub use route::{Body, Call, File, Made, Nothing, Passed, Route};
 
+use crate::edge::Registry;
 use crate::keyring::Keyring;
 use crate::store::{Directory, Edges, Operators, Store, TenantId, Tenants, Webhooks};
 use crate::tenancy::Tenancy;
@@ -61,6 +63,7 @@ const FAMILIES: &[fn() -> Vec<Route>] = &[
     edges::routes,
     vitals::routes,
     audit::routes,
+    components::routes,
 ];
 
 static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| FAMILIES.iter().flat_map(|family| family()).collect());
@@ -86,6 +89,7 @@ pub struct Control {
     pub edges: Arc<dyn Edges>,
     pub webhooks: Arc<dyn Webhooks>,
     pub keyring: Arc<Keyring>,
+    pub registry: Arc<Registry>,
     pub hostname: Domain,
     pub tenants: Arc<dyn Tenants>,
     /// What tenants may: told of every change.

@@ -71,7 +71,24 @@ impl Link {
             Method::GET | Method::DELETE => Bytes::new(),
             _ => serde_json::to_vec(body).map_err(|error| Failure::Refused(error.to_string()))?.into(),
         };
-        let request = socket::request(method, path, body).map_err(|error| Failure::Refused(error.to_string()))?;
+        self.exchange(socket::request(method, path, body)).await
+    }
+
+    /// Calls a route with a file instead of JSON.
+    pub(super) async fn upload<A: DeserializeOwned>(&self, path: &str, file: Vec<u8>) -> Result<A, Failure> {
+        let request = socket::request(Method::PUT, path, file.into()).map(|mut request| {
+            let kind = http::HeaderValue::from_static("application/wasm");
+            request.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+            request
+        });
+        self.exchange(request).await
+    }
+
+    async fn exchange<A: DeserializeOwned>(
+        &self,
+        request: Result<http::Request<Bytes>, http::Error>,
+    ) -> Result<A, Failure> {
+        let request = request.map_err(|error| Failure::Refused(error.to_string()))?;
         let answer = match &self.own {
             Some(control) => control.answer(request, Entry::Folder).await,
             None => self.over_socket(request).await?,

@@ -2,6 +2,7 @@
 //! itself when no host runs: `link` hides which. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod check;
+mod component;
 mod dev;
 mod directory;
 mod edges;
@@ -65,6 +66,9 @@ enum Verb {
     /// Sending domains and their DKIM keys.
     #[command(subcommand)]
     Domain(directory::Domain),
+    /// Components: what takes the place of a stage.
+    #[command(subcommand)]
+    Component(component::Component),
     /// Mail that waits: look at it, try it again, hold it, end it.
     #[command(subcommand)]
     Queue(queue::Queue),
@@ -165,6 +169,7 @@ pub fn run() -> ExitCode {
             Verb::Send(send) => send.run().await,
             Verb::Key(key) => key.run().await,
             Verb::Domain(domain) => domain.run().await,
+            Verb::Component(component) => component.run().await,
             Verb::Queue(queue) => queue.run().await,
             Verb::Backup(backup) => backup.run().await,
             Verb::Events(events) => events.run().await,
@@ -284,6 +289,18 @@ mod tests {
         check("posthaste key create --config a.toml --scope mange", false);
         check("posthaste key rotate key_1 --config a.toml --overlap 24h", true);
         check("posthaste key import --config a.toml --name old --file key.txt", true);
+        check("posthaste component push --data d --tenant acme --stage validator a.wasm", true);
+        check("posthaste component push --data d --stage validator a.wasm --canary 5", true);
+        check("posthaste component push --data d --stage validator a.wasm --canary 5 --shadow", false);
+        check("posthaste component push --data d --stage sorter a.wasm", false);
+        check("posthaste component list --data d", true);
+        check("posthaste component rollback --data d --stage signer", true);
+        check("posthaste component canary --data d --stage signer --percent 5", true);
+        check("posthaste component canary --data d --stage signer", false);
+        check("posthaste component canary --data d --stage signer --off", true);
+        check("posthaste component shadow --data d --stage signer --number 3", true);
+        check("posthaste component grant --data d --stage signer --http keys.example.com --http b.test:8443", true);
+        check("posthaste component limit --data d --tenant acme --cpu-percent 50", true);
         check("posthaste sned", false);
     }
 }

@@ -89,6 +89,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
     let routes = routes(context, &top, &sources);
     let shared = section(context, &top, "components");
     let components = components(context, &shared);
+    let always = always(context, &shared);
     let tenants = tenants(context, &top);
     let limits = limits(context, &top);
     let stages = stages(context, &top);
@@ -113,6 +114,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
         store: store?,
         routes,
         components,
+        always,
         tenants,
         limits: limits?,
         stages: stages?,
@@ -126,7 +128,11 @@ pub(super) fn section<'d, 'i>(context: &mut Context<'_, '_>, parent: &Reader<'d,
     let path = parent.full(name);
     let schema = schema::section_of(&path).unwrap_or(&EMPTY);
     let reader = Reader::of(context, schema, path, parent.raw(name).map(|(_, value)| value));
-    let below: &[&str] = if name == "delivery" { &["timeouts"] } else { &[] };
+    let below: &[&str] = match name {
+        "delivery" => &["timeouts"],
+        "components" => &["always"],
+        _ => &[],
+    };
     reader.refuse_unknown(context, below);
     reader
 }
@@ -382,14 +388,22 @@ pub(super) fn secret_file(
 }
 
 fn components(context: &mut Context<'_, '_>, section: &Reader<'_, '_>) -> ComponentFiles {
-    let mut file = |name| section.get(context, name).map(|ReadableFile(file)| file);
-    ComponentFiles {
-        validator: file("validator"),
-        renderer: file("renderer"),
-        transformer: file("transformer"),
-        signer: file("signer"),
-        shaper: file("shaper"),
-    }
+    let mut file = |name| section.get(context, name).map(|ReadableFile(file)| file).into_iter().collect();
+    let (renderer, signer, shaper) = (file("renderer"), file("signer"), file("shaper"));
+    let (validator, transformer) = (files(context, section, "validator"), files(context, section, "transformer"));
+    ComponentFiles { validator, renderer, transformer, signer, shaper }
+}
+
+/// `[components.always]`.
+fn always(context: &mut Context<'_, '_>, shared: &Reader<'_, '_>) -> ComponentFiles {
+    let section = section(context, shared, "always");
+    let (validator, transformer) = (files(context, &section, "validator"), files(context, &section, "transformer"));
+    ComponentFiles { validator, transformer, ..ComponentFiles::default() }
+}
+
+fn files(context: &mut Context<'_, '_>, section: &Reader<'_, '_>, name: &'static str) -> Vec<PathBuf> {
+    let files: Option<Vec<ReadableFile>> = section.get(context, name);
+    files.unwrap_or_default().into_iter().map(|ReadableFile(file)| file).collect()
 }
 
 /// Longest name of a tenant.
@@ -459,14 +473,22 @@ fn limits(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> Option<Limits>
 fn stages(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> Option<StageLimits> {
     let section = section(context, top, "stages");
     let time = section.get(context, "time");
-    let [memory, output] = ["memory_bytes", "output_bytes"]
+    let [memory, output, idle_bytes, loaded_bytes] = ["memory_bytes", "output_bytes", "idle_bytes", "loaded_bytes"]
         .map(|name| section.get(context, name).and_then(|ByteSize(bytes)| usize::try_from(bytes).ok()));
-    let instances = section.get(context, "instances");
+    let [instances, cpu_percent, idle_instances, loaded] = ["instances", "cpu_percent", "idle_instances", "loaded"]
+        .map(|name| section.get(context, name).map(|Count(number)| number));
+    let on_failure = section.get(context, "on_failure");
     Some(StageLimits {
         time: time?,
         memory_bytes: memory?,
         output_bytes: output?,
-        instances: instances.map(|Count(number)| number)?,
+        instances: instances?,
+        cpu_percent: cpu_percent?,
+        on_failure: on_failure?,
+        idle_instances: idle_instances?,
+        idle_bytes: idle_bytes?,
+        loaded: loaded?,
+        loaded_bytes: loaded_bytes?,
     })
 }
 

@@ -20,6 +20,8 @@ use std::time::Duration;
 
 use mail::Domain;
 
+pub use crate::store::OnFailure;
+
 pub use edge::NotifyEdge;
 pub use events::WebhookRules;
 pub use fault::{Fault, Faults, Place};
@@ -50,6 +52,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// For tenants that have none of their own.
     pub components: ComponentFiles,
+    /// `[components.always]`: called first for every tenant, and never replaced. Validators and transformers only.
+    pub always: ComponentFiles,
     pub tenants: BTreeMap<String, Tenant>,
     pub limits: Limits,
     /// How stages are bounded.
@@ -213,14 +217,14 @@ pub enum TlsPolicy {
     Verify,
 }
 
-/// Files of stage components, by stage.
+/// Files of stage components, by stage. More than one only for validators and transformers: each is called, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ComponentFiles {
-    pub validator: Option<PathBuf>,
-    pub renderer: Option<PathBuf>,
-    pub transformer: Option<PathBuf>,
-    pub signer: Option<PathBuf>,
-    pub shaper: Option<PathBuf>,
+    pub validator: Vec<PathBuf>,
+    pub renderer: Vec<PathBuf>,
+    pub transformer: Vec<PathBuf>,
+    pub signer: Vec<PathBuf>,
+    pub shaper: Vec<PathBuf>,
 }
 
 /// `[tenant.NAME]`.
@@ -255,4 +259,13 @@ pub struct StageLimits {
     pub output_bytes: usize,
     /// Instances kept and calls at once, a tenant and stage.
     pub instances: usize,
+    /// Of one core: what the components of one tenant may compute on average.
+    pub cpu_percent: usize,
+    pub on_failure: OnFailure,
+    /// Instances kept idle, all tenants together, and their memory.
+    pub idle_instances: usize,
+    pub idle_bytes: usize,
+    /// Pushed components kept compiled in memory, and their size.
+    pub loaded: usize,
+    pub loaded_bytes: usize,
 }

@@ -43,13 +43,19 @@ const DURATION: &str = "duration";
 const FILE: &str = "path";
 const SIZE: &str = "size";
 
+const FILES: &str = "list of paths";
+
 const STAGE_FILES: &[Key] = &[
-    bare("validator", FILE, "Checks each message before it is signed."),
+    bare(
+        "validator",
+        FILES,
+        "Checks each message before it is signed. Of several, each must accept it, in this order.",
+    ),
     bare("renderer", FILE, "Renders templates to subject, HTML and text."),
     bare(
         "transformer",
-        FILE,
-        "Rewrites each message between validation and signing. Left out: messages pass unchanged.",
+        FILES,
+        "Rewrites each message between validation and signing. Of several, each gets what the one before it made. Left out: messages pass unchanged.",
     ),
     bare(
         "signer",
@@ -298,8 +304,16 @@ pub const SECTIONS: &[Section] = &[
     },
     section("components", "WASM files that replace built-in stages, for all tenants.", STAGE_FILES),
     section(
+        "components.always",
+        "WASM files that run before the others for every tenant. No tenant's component replaces them.",
+        &[
+            bare("validator", FILES, "Each must accept every message, before the tenant's own validator sees it."),
+            bare("transformer", FILES, "Each rewrites every message, before the tenant's own transformer gets it."),
+        ],
+    ),
+    section(
         "tenant.*.components",
-        "The same for one tenant, in front of those for all. `default` is the tenant of keys made without `--tenant`.",
+        "The same for one tenant, in front of those for all. What is pushed for the tenant (`posthaste component push`) goes before both. `default` is the tenant of keys made without `--tenant`.",
         STAGE_FILES,
     ),
     section(
@@ -342,6 +356,27 @@ pub const SECTIONS: &[Section] = &[
             key("memory_bytes", SIZE, "\"128MiB\"", "Memory of one instance."),
             key("output_bytes", SIZE, "\"64MiB\"", "What one call may answer."),
             key("instances", COUNT, "4", "Instances kept and calls at once, for each tenant and stage."),
+            key(
+                "cpu_percent",
+                COUNT,
+                "25",
+                "What the components of one tenant may compute on average over ten seconds, in percent of one core. Over it, its messages are deferred. Built-in components and those of `[components]` do not count.",
+            ),
+            key(
+                "on_failure",
+                "`defer`, `fallback` or `reject`",
+                "\"defer\"",
+                "What becomes of a message when the component of a stage traps, takes too long or answers nonsense: its sender is told to try again later, the built-in component answers instead, or the message is refused for good. Those in `[components.always]` and built-in ones always defer.",
+            ),
+            key("idle_instances", COUNT, "256", "Idle instances kept, all tenants together."),
+            key("idle_bytes", SIZE, "\"512MiB\"", "Memory of idle instances, all tenants together."),
+            key(
+                "loaded",
+                COUNT,
+                "1000",
+                "Pushed components kept in memory as machine code; those unused for longest are loaded again from the disk when they are called.",
+            ),
+            key("loaded_bytes", SIZE, "\"512MiB\"", "Their machine code, all together."),
         ],
     ),
     section(

@@ -147,12 +147,21 @@ fn passwords_come_from_files_too() {
 fn tenants_and_components() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("v.wasm"), b"\0asm").unwrap();
-    let text =
-        format!("{SMALLEST}[components]\nvalidator = \"v.wasm\"\n[tenant.acme.components]\nsigner = \"v.wasm\"\n");
+    let text = format!(
+        "{SMALLEST}[components]\nvalidator = \"v.wasm\"\n[tenant.acme.components]\nsigner = \"v.wasm\"\n[components.always]\nvalidator = [\"v.wasm\", \"v.wasm\"]\n"
+    );
     let config = parse(&folder.path().join("here.toml"), &text, &|_| None).unwrap();
-    let file = Some(folder.path().join("v.wasm"));
+    let file = vec![folder.path().join("v.wasm")];
     assert_eq!(config.components, ComponentFiles { validator: file.clone(), ..ComponentFiles::default() });
+    assert_eq!(config.always, ComponentFiles { validator: vec![file[0].clone(); 2], ..ComponentFiles::default() });
     assert_eq!(config.tenants["acme"].components, ComponentFiles { signer: file, ..ComponentFiles::default() });
+    let wrong = |text: &str, expect: &str| {
+        let faults = parse(&folder.path().join("here.toml"), &format!("{SMALLEST}{text}"), &|_| None).unwrap_err();
+        assert!(faults.to_string().contains(expect), "{faults} does not say {expect}");
+    };
+    wrong("[components.always]\nsigner = \"v.wasm\"\n", "unknown key `components.always.signer`");
+    wrong("[components]\nsigner = [\"v.wasm\", \"v.wasm\"]\n", "components.signer: ");
+    wrong("[stages]\non_failure = \"ignore\"\n", "`ignore` is none of `defer`, `fallback`, `reject`");
 }
 
 #[test]

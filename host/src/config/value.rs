@@ -9,7 +9,7 @@ use mail::Domain;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::{IpNet, RelayHost, RouteDomain, TlsPolicy};
+use super::{IpNet, OnFailure, RelayHost, RouteDomain, TlsPolicy};
 
 /// What is wrong with a value, and where in the file it stands.
 pub(super) type Wrong = Vec<(Range<usize>, String)>;
@@ -70,6 +70,7 @@ from_text!(IpAddr, "192.0.2.1", |text, _| {
 from_text!(IpNet, "192.0.2.0/24", |text, _| network(text));
 from_text!(Duration, "30s", |text, _| duration(text));
 from_text!(TlsPolicy, "opportunistic", |text, _| tls_policy(text));
+from_text!(OnFailure, "defer", |text, _| on_failure(text));
 from_text!(RouteDomain, "example.com", |text, _| route_domain(text));
 from_text!(HostPort, "smtp.example.com:587", |text, _| host_port(text));
 
@@ -293,6 +294,15 @@ fn size(text: &str) -> Result<ByteSize, String> {
 fn number_and_unit(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     Some((text[..end].parse().ok()?, text[end..].trim_start()))
+}
+
+fn on_failure(text: &str) -> Result<OnFailure, String> {
+    match text {
+        "defer" => Ok(OnFailure::Defer),
+        "fallback" => Ok(OnFailure::Fallback),
+        "reject" => Ok(OnFailure::Reject),
+        _ => Err(format!("`{text}` is none of `defer`, `fallback`, `reject`")),
+    }
 }
 
 fn tls_policy(text: &str) -> Result<TlsPolicy, String> {

@@ -37,13 +37,16 @@ pub fn add_keys(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     keys::add_to_linker::<Guest, Answers>(linker, |guest| guest)
 }
 
-/// The stages of the tenant that a trigger serves, once its caller's key is checked.
+/// The stages of the tenant that a trigger serves, once its caller's key is checked: the same ones for all its calls.
 fn stages(guest: &Guest) -> Result<TenantStages, StageError> {
     let (Role::Trigger(edge) | Role::Notifier(edge)) = &guest.role else {
         return Err(StageError::Unavailable("stages are for triggers".to_owned()));
     };
     match guest.tenant.get() {
-        Some(tenant) => Ok(TenantStages::new(edge.clone(), tenant.clone())),
+        Some(tenant) => {
+            let stages = guest.stages.get_or_init(|| TenantStages::new(edge.clone(), tenant.clone()));
+            Ok(stages.clone())
+        }
         None => Err(StageError::Unavailable("a stage was called before the caller's key was checked".to_owned())),
     }
 }

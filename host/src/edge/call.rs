@@ -32,9 +32,9 @@ const STDERR_SHOWN: usize = 400;
 type Called<T> = wasmtime::Result<Result<T, StageError>>;
 
 /// A question to a stage, with the answer it gets.
-pub trait Call: Send + Sync {
+pub trait Call: Clone + Send + Sync + 'static {
     const STAGE: Stage;
-    type Answer: Answer + Send;
+    type Answer: Answer + Clone + PartialEq + Send + Sync + 'static;
 
     /// Asks a live instance. `Err`: the instance is dead.
     fn ask(&self, instance: &mut Instance) -> impl Future<Output = Called<Self::Answer>> + Send;
@@ -44,9 +44,18 @@ pub trait Call: Send + Sync {
 pub trait Answer {
     /// What is over a promised limit, in words for the component's author.
     fn excess(&self) -> Option<String>;
+
+    /// The answer of a stage that does nothing, where that is one.
+    fn untouched() -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
 }
 
 /// What a validator wants to see.
+#[derive(Clone, Copy)]
 pub struct Describe;
 
 fn mismatch<T>() -> Called<T> {
@@ -138,6 +147,10 @@ impl Answer for Transformed {
     /// The message itself is under the bound of every answer; the tenant's limit is checked by the road.
     fn excess(&self) -> Option<String> {
         warnings_excess(&self.warnings).or_else(|| attributes_excess(&self.attributes))
+    }
+
+    fn untouched() -> Option<Transformed> {
+        Some(Transformed::default())
     }
 }
 

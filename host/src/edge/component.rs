@@ -17,9 +17,10 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 use super::answers;
 use super::confine::Guest;
 use super::wit;
+use crate::config::ComponentFiles;
 
 /// Files larger than this are not read: the largest language runtimes stay under 40 MB.
-const FILE_BYTES: u64 = 128 << 20;
+pub const FILE_BYTES: u64 = 128 << 20;
 
 /// A swappable stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,6 +54,29 @@ impl Stage {
             Stage::Transformer => "posthaste:transformer/transformer",
             Stage::Signer => "posthaste:signer/signer",
             Stage::Shaper => "posthaste:shaper/shaper",
+        }
+    }
+}
+
+impl std::str::FromStr for Stage {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Stage, String> {
+        let names = || Stage::ALL.map(Stage::name).join(", ");
+        let found = Stage::ALL.into_iter().find(|stage| stage.name() == name);
+        found.ok_or_else(|| format!("`{}` is no stage: there are {}", name.escape_debug(), names()))
+    }
+}
+
+impl ComponentFiles {
+    /// The files of a stage.
+    pub fn of(&self, stage: Stage) -> &[PathBuf] {
+        match stage {
+            Stage::Renderer => &self.renderer,
+            Stage::Validator => &self.validator,
+            Stage::Transformer => &self.transformer,
+            Stage::Signer => &self.signer,
+            Stage::Shaper => &self.shaper,
         }
     }
 }
@@ -96,12 +120,11 @@ pub struct Inspection {
 /// Errors name the file and what is wrong with it.
 pub fn inspect(path: &Path, stage: Stage) -> Result<Inspection, InspectError> {
     let bytes = read(path, stage)?;
-    let failed =
-        |error: wasmtime::Error| InspectError::Compile { path: path.to_owned(), stage, what: format!("{error:#}") };
-    let size = super::engine::PoolSize { instances: 1, memory_bytes: 64 << 20 };
-    let engine = super::engine::start(size, None).map_err(failed)?;
-    let linkers = Linkers::new(&engine).map_err(failed)?;
-    Compiled::stage(&engine, &linkers, stage, &bytes).map_err(failed)?;
+    compile_alone(&bytes, stage).map_err(|error| InspectError::Compile {
+        path: path.to_owned(),
+        stage,
+        what: format!("{error:#}"),
+    })?;
     let outline = Outline::read(&bytes).map_err(|what| InspectError::NotComponent { path: path.to_owned(), what })?;
     Ok(Inspection {
         digest: digest(&bytes),
@@ -111,6 +134,14 @@ pub fn inspect(path: &Path, stage: Stage) -> Result<Inspection, InspectError> {
     })
 }
 
+/// Compiles a file and compares its types, in an engine of its own: for commands that run without a host.
+pub fn compile_alone(bytes: &[u8], stage: Stage) -> wasmtime::Result<()> {
+    let size = super::engine::PoolSize { instances: 1, memory_bytes: 64 << 20 };
+    let engine = super::engine::start(size, None)?;
+    let linkers = Linkers::new(&engine)?;
+    Compiled::stage(&engine, &linkers, stage, bytes).map(drop)
+}
+
 /// Reads a file and checks its outline.
 pub fn read(path: &Path, stage: Stage) -> Result<Vec<u8>, InspectError> {
     let failed = |source| InspectError::Read { path: path.to_owned(), source };
@@ -118,7 +149,17 @@ pub fn read(path: &Path, stage: Stage) -> Result<Vec<u8>, InspectError> {
         return Err(InspectError::TooLarge { path: path.to_owned(), limit: FILE_BYTES });
     }
     let bytes = std::fs::read(path).map_err(failed)?;
-    let outline = Outline::read(&bytes).map_err(|what| InspectError::NotComponent { path: path.to_owned(), what })?;
+    check_outline(path, &bytes, stage)?;
+    Ok(bytes)
+}
+
+/// Whether the names on the outside of a component are those of the stage: what it exports, what it imports. `path` is
+/// what errors call it.
+pub fn check_outline(path: &Path, bytes: &[u8], stage: Stage) -> Result<(), InspectError> {
+    if bytes.len() as u64 > FILE_BYTES {
+        return Err(InspectError::TooLarge { path: path.to_owned(), limit: FILE_BYTES });
+    }
+    let outline = Outline::read(bytes).map_err(|what| InspectError::NotComponent { path: path.to_owned(), what })?;
     if !outline.exports.iter().any(|export| is_of(export, stage.interface())) {
         return Err(InspectError::WrongExport {
             path: path.to_owned(),
@@ -134,7 +175,7 @@ pub fn read(path: &Path, stage: Stage) -> Result<Vec<u8>, InspectError> {
     if let Some(import) = outline.imports.iter().find(|import| !may_import(stage, import)) {
         return Err(InspectError::WrongImport { path: path.to_owned(), stage, import: import.clone() });
     }
-    Ok(bytes)
+    Ok(())
 }
 
 /// Lower-case hexadecimal SHA-256.
@@ -228,7 +269,13 @@ impl Linkers {
 }
 
 /// A component ready to be instantiated.
-pub enum Compiled {
+pub struct Compiled {
+    pub pre: Pre,
+    image_bytes: usize,
+}
+
+/// By what it exports.
+pub enum Pre {
     Trigger(ServicePre<Guest>),
     Renderer(wit::renderer::RenderStagePre<Guest>),
     Validator(wit::validator::ValidateStagePre<Guest>),
@@ -241,7 +288,8 @@ impl Compiled {
     /// Compiles an HTTP trigger.
     pub fn trigger(engine: &Engine, linkers: &Linkers, bytes: &[u8]) -> wasmtime::Result<Compiled> {
         let component = Component::new(engine, bytes)?;
-        Ok(Compiled::Trigger(ServicePre::new(linkers.trigger.instantiate_pre(&component)?)?))
+        let pre = Pre::Trigger(ServicePre::new(linkers.trigger.instantiate_pre(&component)?)?);
+        Ok(Compiled { pre, image_bytes: image_bytes(&component) })
     }
 
     /// Compiles a stage and compares its types with the contract's.
@@ -252,14 +300,25 @@ impl Compiled {
             Stage::Renderer | Stage::Validator | Stage::Transformer | Stage::Shaper => &linkers.stage,
         };
         let pre = linker.instantiate_pre(&component)?;
-        Ok(match stage {
-            Stage::Renderer => Compiled::Renderer(wit::renderer::RenderStagePre::new(pre)?),
-            Stage::Validator => Compiled::Validator(wit::validator::ValidateStagePre::new(pre)?),
-            Stage::Transformer => Compiled::Transformer(wit::transformer::TransformStagePre::new(pre)?),
-            Stage::Signer => Compiled::Signer(wit::signer::SignStagePre::new(pre)?),
-            Stage::Shaper => Compiled::Shaper(wit::shaper::ShapeStagePre::new(pre)?),
-        })
+        let pre = match stage {
+            Stage::Renderer => Pre::Renderer(wit::renderer::RenderStagePre::new(pre)?),
+            Stage::Validator => Pre::Validator(wit::validator::ValidateStagePre::new(pre)?),
+            Stage::Transformer => Pre::Transformer(wit::transformer::TransformStagePre::new(pre)?),
+            Stage::Signer => Pre::Signer(wit::signer::SignStagePre::new(pre)?),
+            Stage::Shaper => Pre::Shaper(wit::shaper::ShapeStagePre::new(pre)?),
+        };
+        Ok(Compiled { pre, image_bytes: image_bytes(&component) })
     }
+
+    /// Bytes of machine code and what belongs to it.
+    pub fn image_bytes(&self) -> usize {
+        self.image_bytes
+    }
+}
+
+fn image_bytes(component: &Component) -> usize {
+    let image = component.image_range();
+    image.end.addr() - image.start.addr()
 }
 
 #[cfg(test)]

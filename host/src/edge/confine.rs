@@ -20,7 +20,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::outbound::Outbound;
-use super::{Inner, Keys};
+use super::{Inner, Keys, TenantStages};
 
 /// How often the engine's epoch moves on: the grain of CPU budgets, and how long a guest may hold a thread at once.
 pub const TICK: Duration = Duration::from_millis(5);
@@ -57,6 +57,8 @@ pub struct Guest {
     pub role: Role,
     /// Known from the start for a stage; for a trigger once the host has checked its caller's key.
     pub tenant: Arc<OnceLock<Arc<str>>>,
+    /// Of a trigger: what its tenant's stages were when it called the first of them.
+    pub stages: OnceLock<TenantStages>,
     pub usage: Usage,
     pub stderr: Captured,
     wasi: WasiCtx,
@@ -96,6 +98,7 @@ pub fn store(engine: &Engine, role: Role, outbound: Outbound, bounds: &Bounds) -
     let guest = Guest {
         role,
         tenant: outbound.tenant(),
+        stages: OnceLock::new(),
         usage: Usage { memory_limit: bounds.memory_bytes, memory: 0, refused: false, ticks_left: 0 },
         stderr,
         wasi,

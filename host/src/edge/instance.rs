@@ -1,16 +1,17 @@
 //! Live instances of stages: made, kept between calls, never shared between tenants.
 //!
 //! A tenant may have so many calls of one stage at once; more wait. An instance serves one call at a time and goes back
-//! to the shelf only when the call ended well; after a trap, a time-out or a limit it is dropped.
+//! to the shelf only when the call ended well; after a trap, a time-out or a limit it is dropped. It is kept for the set
+//! of components that it was made for: another set never gets it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Store;
 
-use super::component::{Compiled, Stage};
+use super::component::{Compiled, Pre, Stage};
 use super::confine::Guest;
 use super::wit;
 
@@ -44,16 +45,21 @@ pub struct Instance {
 impl Instance {
     /// Instantiates a component in a store of its own.
     pub async fn new(mut store: Store<Guest>, compiled: &Compiled) -> wasmtime::Result<Instance> {
-        let exports = match compiled {
-            Compiled::Renderer(pre) => Exports::Renderer(pre.instantiate_async(&mut store).await?),
-            Compiled::Validator(pre) => Exports::Validator(pre.instantiate_async(&mut store).await?),
-            Compiled::Transformer(pre) => Exports::Transformer(pre.instantiate_async(&mut store).await?),
-            Compiled::Signer(pre) => Exports::Signer(pre.instantiate_async(&mut store).await?),
-            Compiled::Shaper(pre) => Exports::Shaper(pre.instantiate_async(&mut store).await?),
-            Compiled::Trigger(_) => return Err(wasmtime::Error::msg("a trigger is not a stage")),
+        let exports = match &compiled.pre {
+            Pre::Renderer(pre) => Exports::Renderer(pre.instantiate_async(&mut store).await?),
+            Pre::Validator(pre) => Exports::Validator(pre.instantiate_async(&mut store).await?),
+            Pre::Transformer(pre) => Exports::Transformer(pre.instantiate_async(&mut store).await?),
+            Pre::Signer(pre) => Exports::Signer(pre.instantiate_async(&mut store).await?),
+            Pre::Shaper(pre) => Exports::Shaper(pre.instantiate_async(&mut store).await?),
+            Pre::Trigger(_) => return Err(wasmtime::Error::msg("a trigger is not a stage")),
         };
         let born_with = store.data().usage.memory;
         Ok(Instance { store, exports, born_with })
+    }
+
+    /// Of all its memories.
+    fn bytes(&self) -> usize {
+        self.store.data().usage.memory
     }
 
     fn is_worth_keeping(&self) -> bool {
@@ -61,56 +67,152 @@ impl Instance {
     }
 }
 
-/// A tenant's stage.
-type Key = (Arc<str>, Stage);
+/// Whose an idle instance is: a tenant's, of one set, made of one component.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    pub tenant: Arc<str>,
+    pub set: u64,
+    pub slot: u64,
+}
+
+/// How many idle instances are kept, and their memory in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    pub instances: usize,
+    pub bytes: usize,
+}
 
 /// The idle instances of all tenants, and how many more calls each may make.
 pub struct Shelf {
-    capacity: usize,
-    calls_at_once: usize,
-    idle: Mutex<VecDeque<(Key, Instant, Instance)>>,
-    turns: Mutex<HashMap<Key, Arc<Semaphore>>>,
+    room: Room,
+    idle: Mutex<Idle>,
+    turns: Mutex<HashMap<(Arc<str>, Stage), Turns>>,
+}
+
+struct Turns {
+    calls: usize,
+    left: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct Idle {
+    /// The latest used stands last.
+    by_key: HashMap<Key, Vec<Kept>>,
+    /// Whose the instances are, by when they were put here.
+    by_age: BTreeMap<u64, Key>,
+    put: u64,
+    bytes: usize,
+}
+
+struct Kept {
+    number: u64,
+    since: Instant,
+    instance: Instance,
+}
+
+impl Idle {
+    fn add(&mut self, key: Key, instance: Instance) {
+        self.put += 1;
+        self.bytes += instance.bytes();
+        self.by_age.insert(self.put, key.clone());
+        self.by_key.entry(key).or_default().push(Kept { number: self.put, since: Instant::now(), instance });
+    }
+
+    fn take(&mut self, key: &Key) -> Option<Instance> {
+        let kept = self.by_key.get_mut(key)?;
+        let last = kept.pop();
+        if kept.is_empty() {
+            self.by_key.remove(key);
+        }
+        let Kept { number, instance, .. } = last?;
+        self.by_age.remove(&number);
+        self.bytes -= instance.bytes();
+        Some(instance)
+    }
+
+    /// The one that is idle for longest, where it fits what is asked for.
+    fn take_oldest(&mut self, fits: impl FnOnce(&Idle, &Kept) -> bool) -> Option<Instance> {
+        let (number, key) = self.by_age.first_key_value()?;
+        let (number, key) = (*number, key.clone());
+        // Of one key the oldest stands first.
+        let oldest = self.by_key.get(&key)?.first()?;
+        if oldest.number != number || !fits(self, oldest) {
+            return None;
+        }
+        self.by_age.remove(&number);
+        let kept = self.by_key.get_mut(&key)?;
+        let Kept { instance, .. } = kept.remove(0);
+        if kept.is_empty() {
+            self.by_key.remove(&key);
+        }
+        self.bytes -= instance.bytes();
+        Some(instance)
+    }
 }
 
 impl Shelf {
-    /// `capacity` idle instances in all; `calls_at_once` of one tenant's stage.
-    pub fn new(capacity: usize, calls_at_once: usize) -> Shelf {
-        Shelf { capacity, calls_at_once: calls_at_once.max(1), idle: Mutex::default(), turns: Mutex::default() }
+    pub fn new(room: Room) -> Shelf {
+        Shelf { room, idle: Mutex::default(), turns: Mutex::default() }
     }
 
-    /// Waits for the tenant's turn. `None` only where the shelf is gone.
-    pub async fn turn(&self, tenant: &Arc<str>, stage: Stage) -> Option<OwnedSemaphorePermit> {
+    /// Waits for the tenant's turn: so many calls of one stage at once. `None` only where the shelf is gone.
+    pub async fn turn(&self, tenant: &Arc<str>, stage: Stage, calls: usize) -> Option<OwnedSemaphorePermit> {
         let turns = {
             let mut all = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
             if all.len() >= REMEMBERED {
-                all.retain(|_, turns| Arc::strong_count(turns) > 1);
+                all.retain(|_, turns| Arc::strong_count(&turns.left) > 1);
             }
-            all.entry((tenant.clone(), stage)).or_insert_with(|| Arc::new(Semaphore::new(self.calls_at_once))).clone()
+            let fresh = || Turns { calls, left: Arc::new(Semaphore::new(calls.max(1))) };
+            let turns = all.entry((tenant.clone(), stage)).or_insert_with(fresh);
+            if turns.calls != calls {
+                *turns = fresh();
+            }
+            turns.left.clone()
         };
         turns.acquire_owned().await.ok()
     }
 
-    /// An idle instance of that tenant's stage, the latest used first.
-    pub fn take(&self, tenant: &str, stage: Stage) -> Option<Instance> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = idle.iter().rposition(|((owner, kind), _, _)| &**owner == tenant && *kind == stage)?;
-        idle.remove(place).map(|(_, _, instance)| instance)
+    /// An idle instance, the latest used first.
+    pub fn take(&self, key: &Key) -> Option<Instance> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).take(key)
     }
 
-    /// Keeps an instance for the tenant's next call, in place of those idle for longest.
-    pub fn put(&self, tenant: &Arc<str>, stage: Stage, instance: Instance) {
+    /// Keeps an instance for the next call, in place of those idle for longest.
+    pub fn put(&self, key: Key, instance: Instance) {
         if !instance.is_worth_keeping() {
             return;
         }
-        let now = Instant::now();
-        let mut dropped = Vec::new();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.push_back(((tenant.clone(), stage), now, instance));
-        while idle.len() > self.capacity || idle.front().is_some_and(|(_, since, _)| now.duration_since(*since) > IDLE)
-        {
-            dropped.extend(idle.pop_front());
-        }
+        idle.add(key, instance);
+        let dropped = self.excess(&mut idle);
         // Giving memory back to the pool takes its time: not under the lock.
+        drop(idle);
+        drop(dropped);
+    }
+
+    /// Drops what is idle for too long.
+    pub fn tidy(&self) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let dropped = self.excess(&mut idle);
+        drop(idle);
+        drop(dropped);
+    }
+
+    fn excess(&self, idle: &mut Idle) -> Vec<Instance> {
+        let Room { instances, bytes } = self.room;
+        let is_too_much = |idle: &Idle, oldest: &Kept| {
+            idle.by_age.len() > instances || idle.bytes > bytes || oldest.since.elapsed() > IDLE
+        };
+        std::iter::from_fn(|| idle.take_oldest(is_too_much)).collect()
+    }
+
+    /// Drops the idle instances of all sets of a tenant but this one.
+    pub fn keep_only(&self, tenant: &str, set: u64) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let others: Vec<Key> =
+            idle.by_key.keys().filter(|key| &*key.tenant == tenant && key.set != set).cloned().collect();
+        let dropped: Vec<Instance> =
+            others.iter().flat_map(|key| std::iter::from_fn(|| idle.take(key)).collect::<Vec<_>>()).collect();
         drop(idle);
         drop(dropped);
     }
@@ -118,6 +220,6 @@ impl Shelf {
     /// Idle instances of all tenants.
     #[cfg(test)]
     pub fn len(&self) -> usize {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).by_age.len()
     }
 }

@@ -1,20 +1,26 @@
-//! All components of this host: which one a tenant's stage is, and whether it is compiled yet.
+//! All components of this host, and which of them answer for a tenant.
 //!
-//! Compiling takes from a tenth of a second to several; it runs on threads of its own from the start on, the built-in
-//! `submit` first, and whoever needs a component waits for it. Two tenants with the same file share what is compiled.
+//! The choice for a stage: pushed for the tenant, `[tenant.NAME.components]`, `[components]`, built-in. Compiling what is
+//! built in or configured begins at start, on threads of its own, the built-in `submit` first, and whoever needs a
+//! component waits for it. The same file is compiled once, whoever uses it.
 
-use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use contract::Wants;
 use sha2::{Digest, Sha256};
-use tokio::sync::{OnceCell, watch};
 use wasmtime::Engine;
 
 use super::Settings;
 use super::component::{self, Compiled, InspectError, Linkers, Stage};
-use crate::config::ComponentFiles;
+use super::confine::Bounds;
+use super::grants::{Grants, Ways};
+use super::meter::Meter;
+use super::set::{Components, Plan, Set, Source};
+use super::slot::{Capacity, Loader, Slot};
+use super::trial::{Canary, Shadow};
+use crate::config::{ComponentFiles, StageLimits};
+use crate::store::{ComponentVersion, OnFailure, StageSettings, TenantLimits, VersionState};
 
 /// The components that come with the host. `None`: not built into this binary.
 #[derive(Clone, Copy, Debug)]
@@ -56,111 +62,112 @@ mod embedded {
     include!(concat!(env!("OUT_DIR"), "/built_in.rs"));
 }
 
-/// Where a component stands.
-#[derive(Clone)]
-enum State {
-    Compiling,
-    Ready(Arc<Compiled>),
-    /// Why it will never be ready.
-    Failed(Arc<str>),
-}
-
-/// One component, compiled or on its way.
-pub struct Slot {
-    /// `built-in validator` or the file's path.
-    pub name: String,
-    /// The first digits of the file's SHA-256, for the log.
-    pub digest: String,
-    /// What a validator wants to see; asked once.
-    pub wants: OnceCell<Wants>,
-    state: watch::Sender<State>,
-}
-
-impl Slot {
-    fn new(name: String, digest: &str, state: State) -> Arc<Slot> {
-        let digest = digest.chars().take(12).collect();
-        Arc::new(Slot { name, digest, wants: OnceCell::new(), state: watch::Sender::new(state) })
-    }
-
-    /// Waits until it is compiled. The error says why it cannot be.
-    pub async fn ready(&self) -> Result<Arc<Compiled>, Arc<str>> {
-        let mut state = self.state.subscribe();
-        let settled = state.wait_for(|state| !matches!(state, State::Compiling)).await;
-        match settled.as_deref() {
-            Ok(State::Ready(compiled)) => Ok(compiled.clone()),
-            Ok(State::Failed(why)) => Err(why.clone()),
-            // The sender is in `self`, so the wait cannot end otherwise.
-            Ok(State::Compiling) | Err(_) => Err("it is not compiled yet".into()),
-        }
-    }
-
-    /// Why it is not ready, where it is not.
-    fn obstacle(&self) -> Option<String> {
-        match &*self.state.borrow() {
-            State::Ready(_) => None,
-            State::Compiling => Some(format!("{} is still being compiled", self.name)),
-            State::Failed(why) => Some(format!("{} cannot be used: {why}", self.name)),
-        }
-    }
-}
-
 /// The stages of a submission, which an edge may have components for too.
 const OF_SUBMISSIONS: [Stage; 4] = [Stage::Renderer, Stage::Validator, Stage::Transformer, Stage::Signer];
 
-/// What an edge must know of a tenant's components.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Components {
-    /// Whether a stage of its submissions is one that the operator configured, for it or for all. No edge has those.
-    pub are_configured: bool,
-    /// Another one whenever a stage of its submissions is answered by another component. Of 53 bits, which every reader of
-    /// JSON keeps.
-    pub revision: u64,
+/// What was pushed and set for one tenant.
+#[derive(Clone, Debug, Default)]
+pub struct Assignment {
+    /// Live versions; others are not looked at.
+    pub versions: Vec<ComponentVersion>,
+    pub settings: BTreeMap<Stage, StageSettings>,
+    pub limits: TenantLimits,
 }
+
+impl Assignment {
+    /// Whether it changes anything.
+    fn is_empty(&self) -> bool {
+        let Assignment { versions, settings, limits } = self;
+        *limits == TenantLimits::default()
+            && settings.values().all(|one| *one == StageSettings::default())
+            && !versions.iter().any(|version| version.state.is_live())
+    }
+
+    fn live(&self, stage: Stage) -> impl Iterator<Item = &ComponentVersion> {
+        self.versions.iter().filter(move |version| version.stage == stage.name() && version.state.is_live())
+    }
+}
+
+/// Slots by what they are (no stage: an HTTP trigger) and the digest of their file.
+type ByDigest = HashMap<(Option<Stage>, String), Arc<Slot>>;
+
+/// Slots of stages, by stage.
+type Stages = HashMap<Stage, Vec<Arc<Slot>>>;
 
 /// Which component answers for whom.
 pub struct Library {
+    pub loader: Arc<Loader>,
     submit: Arc<Slot>,
     notify: Arc<Slot>,
-    defaults: HashMap<Stage, Arc<Slot>>,
-    tenants: HashMap<String, HashMap<Stage, Arc<Slot>>>,
-    /// Stages that are the operator's for all tenants.
-    configured: Vec<Stage>,
-    slots: Vec<Arc<Slot>>,
+    built_in: HashMap<Stage, Arc<Slot>>,
+    shared: Stages,
+    always: Stages,
+    configured: HashMap<String, Stages>,
+    limits: StageLimits,
+    bounds: Bounds,
+    /// The most memory that any tenant's instances can be given.
+    memory_ceiling: usize,
+    ways: Ways,
+    /// Of every tenant that has nothing of its own.
+    common: Arc<Set>,
+    sets: RwLock<HashMap<String, Arc<Set>>>,
+    /// Components that many may share: those of the configuration and of this binary, and pushed ones.
+    by_digest: Mutex<ByDigest>,
+    /// Those that must be ready before the host is.
+    needed: Vec<Arc<Slot>>,
 }
 
 impl Library {
     /// Reads the configured files and begins to compile everything; returns at once.
     ///
-    /// Errors: a file that is no component of its stage.
-    pub fn open(engine: &Engine, settings: &Settings<'_>, built_in: &BuiltIn) -> Result<Library, InspectError> {
-        let mut shelf = Shelving { by_digest: HashMap::new(), jobs: VecDeque::new(), slots: Vec::new() };
-        let submit = match built_in.submit {
-            Some(bytes) => shelf.add(None, "built-in submit".to_owned(), bytes.into()),
-            None => shelf.missing("built-in submit"),
-        };
-        let mut defaults = shelf.files(settings.components)?;
-        let configured = defaults.keys().copied().collect();
+    /// Errors: a file that is no component of its stage; an engine that cannot link.
+    pub fn open(
+        engine: &Engine,
+        settings: &Settings<'_>,
+        built_in: &BuiltIn,
+        memory_ceiling: usize,
+    ) -> Result<Library, super::EdgeError> {
+        let linkers =
+            Arc::new(Linkers::new(engine).map_err(|error| super::EdgeError::Engine(format!("linking: {error:#}")))?);
+        let mut shelving = Shelving { by_digest: HashMap::new(), jobs: VecDeque::new(), needed: Vec::new() };
+        let submit = shelving.built_in(None, "built-in submit", built_in.submit);
+        let shared = shelving.files(settings.components)?;
+        let always = shelving.files(settings.always)?;
+        let mut own = HashMap::new();
         for stage in [Stage::Validator, Stage::Signer, Stage::Renderer, Stage::Shaper] {
-            if defaults.contains_key(&stage) {
-                continue;
-            }
-            let name = format!("built-in {stage}");
-            let slot = match built_in.stage(stage) {
-                Some(bytes) => shelf.add(Some(stage), name, bytes.into()),
-                None => shelf.missing(&name),
-            };
-            defaults.insert(stage, slot);
+            own.insert(stage, shelving.built_in(Some(stage), &format!("built-in {stage}"), built_in.stage(stage)));
         }
-        let notify = match built_in.notify {
-            Some(bytes) => shelf.add(None, "built-in notify".to_owned(), bytes.into()),
-            None => shelf.missing("built-in notify"),
-        };
-        let mut tenants = HashMap::new();
+        let notify = shelving.built_in(None, "built-in notify", built_in.notify);
+        let mut configured = HashMap::new();
         for (name, tenant) in settings.tenants {
-            tenants.insert(name.clone(), shelf.files(&tenant.components)?);
+            configured.insert(name.clone(), shelving.files(&tenant.components)?);
         }
-        compile_all(engine, shelf.jobs);
-        Ok(Library { submit, notify, defaults, tenants, configured, slots: shelf.slots })
+        compile_all(engine, &linkers, shelving.jobs);
+        let limits = settings.stages.clone();
+        let capacity = Capacity { components: limits.loaded, bytes: limits.loaded_bytes };
+        let bounds = Bounds { time: limits.time, memory_bytes: limits.memory_bytes, output_bytes: limits.output_bytes };
+        let mut library = Library {
+            loader: Arc::new(Loader::new(engine.clone(), linkers, capacity)),
+            submit,
+            notify,
+            built_in: own,
+            shared,
+            always,
+            configured,
+            bounds,
+            limits,
+            memory_ceiling,
+            ways: settings.ways.clone(),
+            common: Arc::new(Set::nothing(bounds)),
+            sets: RwLock::default(),
+            by_digest: Mutex::new(shelving.by_digest),
+            needed: shelving.needed,
+        };
+        library.common = Arc::new(library.make("", &Assignment::default(), None));
+        for name in settings.tenants.keys() {
+            library.assign(name, &Assignment::default());
+        }
+        Ok(library)
     }
 
     /// The sending API.
@@ -173,30 +180,170 @@ impl Library {
         &self.notify
     }
 
-    /// The component of a tenant's stage: its own, the host's default, or none.
-    pub fn find(&self, tenant: &str, stage: Stage) -> Option<&Arc<Slot>> {
-        self.tenants.get(tenant).and_then(|own| own.get(&stage)).or_else(|| self.defaults.get(&stage))
+    /// What answers for a tenant from now on, until it is changed.
+    pub fn set(&self, tenant: &str) -> Arc<Set> {
+        let sets = self.sets.read().unwrap_or_else(PoisonError::into_inner);
+        sets.get(tenant).unwrap_or(&self.common).clone()
     }
 
-    /// What an edge must know of a tenant's components.
-    pub fn components(&self, tenant: &str) -> Components {
-        let own = |stage| self.tenants.get(tenant).is_some_and(|own| own.contains_key(stage));
-        let mut digests = Sha256::new();
-        for stage in OF_SUBMISSIONS {
-            let digest = self.find(tenant, stage).map_or("none", |slot| slot.digest.as_str());
-            digests.update(format!("{stage} {digest}\n"));
-        }
-        let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(digests.finalize());
-        Components {
-            are_configured: OF_SUBMISSIONS.iter().any(|stage| own(stage) || self.configured.contains(stage)),
-            revision: u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 11,
+    /// Puts another set in the place of a tenant's, at once. Answers the id of the new one.
+    pub fn assign(&self, tenant: &str, assignment: &Assignment) -> u64 {
+        let before = self.set(tenant);
+        let is_common = assignment.is_empty() && !self.configured.contains_key(tenant);
+        let set = match is_common {
+            true => self.common.clone(),
+            false => Arc::new(self.make(tenant, assignment, Some(&before))),
+        };
+        let id = set.id;
+        let mut sets = self.sets.write().unwrap_or_else(PoisonError::into_inner);
+        let replaced = match is_common {
+            true => sets.remove(tenant),
+            false => sets.insert(tenant.to_owned(), set),
+        };
+        drop(sets);
+        drop((replaced, before));
+        self.forget_unused();
+        id
+    }
+
+    /// A pushed component, compiled already by whoever checked it.
+    pub fn admit(&self, stage: Stage, digest: &str, compiled: Compiled) {
+        let slot = self.pushed(stage, digest);
+        if slot.is_stored() && !slot.is_loaded() {
+            slot.finish(Ok(compiled));
+            self.loader.keep(&slot);
         }
     }
 
     /// Why not everything is ready; empty when it is.
     pub fn obstacles(&self) -> Vec<String> {
-        self.slots.iter().filter_map(|slot| slot.obstacle()).collect()
+        self.needed.iter().filter_map(|slot| slot.obstacle()).collect()
     }
+
+    /// How what was granted is reached.
+    pub fn ways(&self) -> &Ways {
+        &self.ways
+    }
+
+    /// The most memory that any tenant's instances can be given, in bytes.
+    pub fn memory_ceiling(&self) -> usize {
+        self.memory_ceiling
+    }
+
+    fn pushed(&self, stage: Stage, digest: &str) -> Arc<Slot> {
+        let mut slots = self.by_digest.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.entry((Some(stage), digest.to_owned())).or_insert_with(|| Slot::stored(stage, digest)).clone()
+    }
+
+    /// Drops pushed components that no set names any more.
+    fn forget_unused(&self) {
+        let mut slots = self.by_digest.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever loaded it counts it too, until it was idle for long enough.
+        slots.retain(|_, slot| !slot.is_stored() || Arc::strong_count(slot) > 1);
+    }
+
+    fn make(&self, tenant: &str, assignment: &Assignment, before: Option<&Set>) -> Set {
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        let TenantLimits { time_ms, memory_bytes, output_bytes, calls, cpu_percent } = assignment.limits;
+        let bounds = Bounds {
+            time: time_ms.map_or(self.bounds.time, std::time::Duration::from_millis),
+            memory_bytes: memory_bytes.unwrap_or(self.bounds.memory_bytes).min(self.memory_ceiling),
+            output_bytes: output_bytes.unwrap_or(self.bounds.output_bytes),
+        };
+        let plans = Stage::ALL.map(|stage| self.plan(tenant, stage, assignment, before));
+        let percent = cpu_percent.unwrap_or(self.limits.cpu_percent);
+        // An account goes on through a change of components: pushing fills it with nothing.
+        let account = |of: fn(&Set) -> &Option<Arc<Meter>>| {
+            let known = before.and_then(|before| of(before).clone()).filter(|meter| meter.percent() == percent);
+            Some(known.unwrap_or_else(|| Arc::new(Meter::new(percent))))
+        };
+        let is_of_tenant = plans.iter().any(|plan| plan.source.is_of_tenant() || plan.canary.is_some());
+        Set {
+            id: IDS.fetch_add(1, Ordering::Relaxed),
+            components: components(&plans),
+            bounds,
+            calls: calls.unwrap_or(self.limits.instances),
+            meter: is_of_tenant.then(|| account(|set| &set.meter)).flatten(),
+            shadow_meter: account(|set| &set.shadow_meter),
+            plans,
+        }
+    }
+
+    fn plan(&self, tenant: &str, stage: Stage, assignment: &Assignment, before: Option<&Set>) -> Plan {
+        let settings = assignment.settings.get(&stage);
+        let mut pushed = None;
+        let (mut canary, mut shadow) = (None, None);
+        let before = before.map(|before| before.plan(stage));
+        for version in assignment.live(stage) {
+            let slot = self.pushed(stage, &version.digest);
+            match version.state {
+                VersionState::Active => pushed = Some(slot),
+                VersionState::Canary(percent) => {
+                    let known = before.and_then(|before| before.canary.as_ref()).map(|(_, canary)| canary);
+                    let known = known.filter(|known| known.version == version.version).cloned();
+                    canary = Some((percent, known.unwrap_or_else(|| Arc::new(Canary::new(version.version, slot)))));
+                }
+                VersionState::Shadow => {
+                    let known = before.and_then(|before| before.shadow.as_ref());
+                    let known = known.filter(|known| known.version == version.version).cloned();
+                    shadow = Some(known.unwrap_or_else(|| Arc::new(Shadow::new(version.version, slot))));
+                }
+                VersionState::Retired | VersionState::RolledBack | VersionState::Removed => {}
+            }
+        }
+        let of = |stages: &Stages| stages.get(&stage).cloned().filter(|slots| !slots.is_empty());
+        let fallback = self.built_in.get(&stage).cloned();
+        let (own, source) = pushed
+            .map(|slot| (vec![slot], Source::Pushed))
+            .or_else(|| self.configured.get(tenant).and_then(of).map(|slots| (slots, Source::Tenant)))
+            .or_else(|| of(&self.shared).map(|slots| (slots, Source::Shared)))
+            .unwrap_or_else(|| (fallback.iter().cloned().collect(), Source::BuiltIn));
+        Plan {
+            always: of(&self.always).unwrap_or_default(),
+            own,
+            source,
+            canary,
+            shadow,
+            fallback,
+            on_failure: settings.and_then(|settings| settings.on_failure).unwrap_or(self.limits.on_failure),
+            grants: settings.and_then(|settings| Grants::new(settings, &self.ways)).map(Arc::new),
+        }
+    }
+}
+
+impl Set {
+    /// Stands in until the first real one is made.
+    fn nothing(bounds: Bounds) -> Set {
+        let plans = Stage::ALL.map(|_| Plan {
+            always: Vec::new(),
+            own: Vec::new(),
+            source: Source::BuiltIn,
+            canary: None,
+            shadow: None,
+            fallback: None,
+            on_failure: OnFailure::Defer,
+            grants: None,
+        });
+        let components = Components { are_configured: false, revision: 0 };
+        Set { id: 0, plans, bounds, calls: 1, meter: None, shadow_meter: None, components }
+    }
+}
+
+/// What an edge must know of these stages.
+fn components(plans: &[Plan; 5]) -> Components {
+    let mut digests = Sha256::new();
+    let mut are_configured = false;
+    for (stage, plan) in Stage::ALL.into_iter().zip(plans).filter(|(stage, _)| OF_SUBMISSIONS.contains(stage)) {
+        are_configured |= plan.source != Source::BuiltIn || !plan.always.is_empty() || plan.canary.is_some();
+        digests.update(format!("{stage}"));
+        let canary = plan.canary.as_ref().map(|(_, canary)| &canary.slot);
+        for slot in plan.always.iter().chain(&plan.own).chain(canary) {
+            digests.update(format!(" {}", slot.digest));
+        }
+        digests.update("\n");
+    }
+    let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(digests.finalize());
+    Components { are_configured, revision: u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 11 }
 }
 
 /// One component to compile. No stage: an HTTP trigger.
@@ -208,9 +355,9 @@ struct Job {
 
 /// Gathers components, each once.
 struct Shelving {
-    by_digest: HashMap<(Option<Stage>, String), Arc<Slot>>,
+    by_digest: ByDigest,
     jobs: VecDeque<Job>,
-    slots: Vec<Arc<Slot>>,
+    needed: Vec<Arc<Slot>>,
 }
 
 impl Shelving {
@@ -219,77 +366,57 @@ impl Shelving {
         if let Some(slot) = self.by_digest.get(&(stage, digest.clone())) {
             return slot.clone();
         }
-        let slot = Slot::new(name, &digest, State::Compiling);
+        let slot = Slot::compiling(name, &digest);
         self.by_digest.insert((stage, digest), slot.clone());
         self.jobs.push_back(Job { slot: slot.clone(), stage, bytes });
-        self.slots.push(slot.clone());
+        self.needed.push(slot.clone());
         slot
     }
 
-    fn missing(&mut self, name: &str) -> Arc<Slot> {
-        let why = "it is not in this binary; run `cargo xtask build`";
-        let slot = Slot::new(name.to_owned(), "none", State::Failed(why.into()));
-        self.slots.push(slot.clone());
-        slot
+    fn built_in(&mut self, stage: Option<Stage>, name: &str, bytes: Option<&'static [u8]>) -> Arc<Slot> {
+        let Some(bytes) = bytes else {
+            let slot = Slot::missing(name, "it is not in this binary; run `cargo xtask build`");
+            self.needed.push(slot.clone());
+            return slot;
+        };
+        self.add(stage, name.to_owned(), bytes.into())
     }
 
-    fn files(&mut self, files: &ComponentFiles) -> Result<HashMap<Stage, Arc<Slot>>, InspectError> {
-        let mut found = HashMap::new();
+    fn files(&mut self, files: &ComponentFiles) -> Result<Stages, InspectError> {
+        let mut found = Stages::new();
         for stage in Stage::ALL {
-            if let Some(path) = file_of(files, stage) {
+            for path in files.of(stage) {
                 let bytes = component::read(path, stage)?;
-                found.insert(stage, self.add(Some(stage), path.display().to_string(), bytes.into()));
+                let slot = self.add(Some(stage), path.display().to_string(), bytes.into());
+                found.entry(stage).or_default().push(slot);
             }
         }
         Ok(found)
     }
 }
 
-fn file_of(files: &ComponentFiles, stage: Stage) -> Option<&PathBuf> {
-    match stage {
-        Stage::Renderer => files.renderer.as_ref(),
-        Stage::Validator => files.validator.as_ref(),
-        Stage::Transformer => files.transformer.as_ref(),
-        Stage::Signer => files.signer.as_ref(),
-        Stage::Shaper => files.shaper.as_ref(),
-    }
-}
-
 /// Compiles on as many threads as there are processors; they end with the work.
-fn compile_all(engine: &Engine, jobs: VecDeque<Job>) {
+fn compile_all(engine: &Engine, linkers: &Arc<Linkers>, jobs: VecDeque<Job>) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
     let jobs = Arc::new(Mutex::new(jobs));
     for number in 0..threads {
-        let (worker_engine, worker_jobs) = (engine.clone(), jobs.clone());
+        let (worker_engine, worker_linkers, worker_jobs) = (engine.clone(), linkers.clone(), jobs.clone());
         let started = std::thread::Builder::new()
             .name(format!("compile-{number}"))
-            .spawn(move || work(&worker_engine, &worker_jobs));
+            .spawn(move || work(&worker_engine, &worker_linkers, &worker_jobs));
         if started.is_err() {
-            work(engine, &jobs);
+            work(engine, linkers, &jobs);
         }
     }
 }
 
-fn work(engine: &Engine, jobs: &Mutex<VecDeque<Job>>) {
-    let linkers = Linkers::new(engine);
+fn work(engine: &Engine, linkers: &Linkers, jobs: &Mutex<VecDeque<Job>>) {
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let Some(Job { slot, stage, bytes }) = job else { return };
-        let compiled = match (&linkers, stage) {
-            (Ok(linkers), Some(stage)) => Compiled::stage(engine, linkers, stage, &bytes),
-            (Ok(linkers), None) => Compiled::trigger(engine, linkers, &bytes),
-            (Err(error), _) => Err(wasmtime::Error::msg(format!("{error:#}"))),
-        };
-        slot.state.send_replace(match compiled {
-            Ok(compiled) => {
-                tracing::debug!(component = slot.name, digest = slot.digest, "compiled");
-                State::Ready(Arc::new(compiled))
-            }
-            Err(error) => {
-                let why = format!("{error:#}");
-                tracing::error!(component = slot.name, digest = slot.digest, error = why, "cannot be compiled");
-                State::Failed(why.into())
-            }
+        slot.finish(match stage {
+            Some(stage) => Compiled::stage(engine, linkers, stage, &bytes),
+            None => Compiled::trigger(engine, linkers, &bytes),
         });
     }
 }

@@ -12,47 +12,57 @@ mod call;
 mod component;
 mod confine;
 mod engine;
+mod grants;
 mod instance;
 mod library;
+mod meter;
 mod outbound;
 #[cfg(test)]
+mod pushed_tests;
+mod registry;
+mod set;
+mod slot;
+mod stages;
+#[cfg(test)]
 pub(crate) mod tests;
+mod trial;
 mod trigger;
 pub mod wit;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use contract::{
-    Acceptance, HttpRequest, Identity, KeyError, Rendered, RendererInput, ShaperInput, Signatures, SignerInput,
-    StageError, Transformed, TransformerInput, ValidatorInput, Wants,
-};
+use contract::{Identity, KeyError, ShaperInput};
 use delivery_client::wire::{DELIVERY_TOKEN_HEADER, NOTIFY_PATH, NotifyAnswer, SEAM_HEADER, SEAM_VERSION};
 use http::{Request, Response, header};
 use thiserror::Error;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use wasmtime::Engine;
 
 pub use component::{InspectError, Inspection, Stage, inspect};
-pub use library::{BuiltIn, Components};
+pub use grants::Ways;
+pub use library::{Assignment, BuiltIn};
+pub use registry::{Named, Pushed, Registry, RegistryError, StageView};
+pub use set::{Components, Source};
+pub use stages::TenantStages;
+pub use trial::Calls;
 
 use crate::api::fault;
 use crate::config::{ComponentFiles, Limits, StageLimits, Tenant};
 use crate::event::notifier;
 use crate::keyring::Keyring;
-use crate::metrics::{Called, metrics};
 use crate::web::{Limits as WebLimits, Web};
-use call::{Answer as _, Call, Describe};
-use component::Compiled;
-use confine::{Bounds, Role};
-use instance::{Instance, Shelf};
-use library::{Library, Slot};
+use component::Pre;
+use confine::Bounds;
+use instance::{Room, Shelf};
+use library::Library;
 use outbound::{ORIGIN, Outbound, Trouble};
+use slot::Slot;
 
 /// Calls of stages at once besides those of triggers: the SMTP road's.
 const SMTP_CALLS: usize = 64;
@@ -63,11 +73,11 @@ pub const NOTIFIES: usize = 256;
 /// Of the answer of `notify`.
 const NOTIFY_BODY_BYTES: usize = 512 << 10;
 
-/// Idle stage instances kept, all tenants together.
-const IDLE_INSTANCES: usize = 64;
+/// Calls of shadows at once, all tenants together; what comes while as many are under way is not made.
+const SHADOWS: usize = 16;
 
-/// How long a call waits for one of its tenant's instances to be free.
-const TURN: Duration = Duration::from_secs(10);
+/// Notices that wait for the registry; more are lost, and the log has them.
+const NOTICES: usize = 256;
 
 /// How long a request waits for its turn before it is told to come again.
 const TRIGGER_TURN: Duration = Duration::from_secs(30);
@@ -110,9 +120,13 @@ pub struct Settings<'a> {
     /// Folder for compiled components.
     pub cache: &'a Path,
     pub components: &'a ComponentFiles,
+    /// Those that no tenant's component replaces.
+    pub always: &'a ComponentFiles,
     pub tenants: &'a BTreeMap<String, Tenant>,
     pub limits: &'a Limits,
     pub stages: &'a StageLimits,
+    /// How stages that were granted hosts reach them.
+    pub ways: &'a Ways,
 }
 
 /// Why the WASM side cannot start.
@@ -140,8 +154,27 @@ pub struct Inner {
     trigger_bounds: Bounds,
     stage_bounds: Bounds,
     notifies: Semaphore,
+    shadows: Arc<Semaphore>,
+    notices: mpsc::Sender<Notice>,
+    unheard: Mutex<Option<mpsc::Receiver<Notice>>>,
     /// What `notify` takes callers by: for this process alone.
     notify_token: String,
+}
+
+/// What the tenants' components came to that somebody should act on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A canary was found to be bad, and is not called any more.
+    CanaryOver { tenant: String, stage: Stage, version: u32, digest: String, why: String },
+    /// A component failed, and the built-in one answered instead.
+    FellBack { tenant: String, stage: Stage, digest: String, why: String },
+}
+
+impl Inner {
+    /// Never waits: the request goes on.
+    fn tell(&self, notice: Notice) {
+        let _ = self.notices.try_send(notice);
+    }
 }
 
 impl Edge {
@@ -162,25 +195,32 @@ impl Edge {
         let trigger_bounds = trigger::bounds(settings.limits.message_bytes);
         let triggers = settings.limits.http_requests.max(1);
         // Each trigger may have one stage at work.
-        let live = triggers.saturating_mul(2).saturating_add(SMTP_CALLS + IDLE_INSTANCES + 2 * NOTIFIES);
+        let live = triggers
+            .saturating_mul(2)
+            .saturating_add(SMTP_CALLS + SHADOWS + settings.stages.idle_instances + 2 * NOTIFIES);
         let size = engine::PoolSize {
             instances: u32::try_from(live).unwrap_or(u32::MAX),
             memory_bytes: stage_bounds.memory_bytes.max(trigger_bounds.memory_bytes),
         };
         let engine =
             engine::start(size, Some(settings.cache)).map_err(|error| EdgeError::Engine(format!("{error:#}")))?;
-        let library = Library::open(&engine, settings, &built_in)?;
+        let library = Library::open(&engine, settings, &built_in, size.memory_bytes)?;
+        let room = Room { instances: settings.stages.idle_instances, bytes: settings.stages.idle_bytes };
+        let (notices, unheard) = mpsc::channel(NOTICES);
         Ok(Edge {
             inner: Arc::new(Inner {
                 engine,
                 library,
-                shelf: Shelf::new(IDLE_INSTANCES, settings.stages.instances),
+                shelf: Shelf::new(room),
                 backend,
                 keys,
                 triggers: Semaphore::new(triggers),
                 trigger_bounds,
                 stage_bounds,
                 notifies: Semaphore::new(NOTIFIES),
+                shadows: Arc::new(Semaphore::new(SHADOWS)),
+                notices,
+                unheard: Mutex::new(Some(unheard)),
                 notify_token: format!("{:032x}", rand::random::<u128>()),
             }),
         })
@@ -193,8 +233,9 @@ impl Edge {
             return fault::unavailable("The service is busy. Try again later.");
         };
         let slot = self.inner.library.submit();
-        let why = match slot.ready().await.as_deref() {
-            Ok(Compiled::Trigger(pre)) => match trigger::serve(&self.inner, pre, request).await {
+        let compiled = slot.ready(&self.inner.library.loader).await;
+        let why = match compiled.as_deref().map(|compiled| &compiled.pre) {
+            Ok(Pre::Trigger(pre)) => match trigger::serve(&self.inner, pre, request).await {
                 Ok(response) => return response,
                 Err(error) => error.to_string(),
             },
@@ -219,15 +260,15 @@ impl Edge {
 
     async fn try_notify(
         &self,
-        slot: &Slot,
+        slot: &Arc<Slot>,
         input: &ShaperInput,
         web: Arc<Web>,
         limits: WebLimits,
     ) -> Result<NotifyAnswer, String> {
         // Never closed, so this fails never.
         let _place = self.inner.notifies.acquire().await.map_err(|error| error.to_string())?;
-        let compiled = slot.ready().await.map_err(|why| why.to_string())?;
-        let Compiled::Trigger(pre) = &*compiled else { return Err("it is not an HTTP trigger".to_owned()) };
+        let compiled = slot.ready(&self.inner.library.loader).await.map_err(|why| why.to_string())?;
+        let Pre::Trigger(pre) = &compiled.pre else { return Err("it is not an HTTP trigger".to_owned()) };
         let body = serde_json::to_vec(input).map_err(|error| error.to_string())?;
         let request = Request::post(format!("{ORIGIN}{NOTIFY_PATH}"))
             .header(header::CONTENT_TYPE, "application/json")
@@ -254,127 +295,18 @@ impl Edge {
 
     /// What an edge must know of a tenant's components.
     pub fn components(&self, tenant: &str) -> Components {
-        self.inner.library.components(tenant)
+        self.inner.library.set(tenant).components
+    }
+
+    /// Puts what was pushed and set for a tenant in the place of what it had, at once: a request that begins after this
+    /// returns has the new components, one under way ends with the old.
+    pub fn assign(&self, tenant: &str, assignment: &Assignment) {
+        let set = self.inner.library.assign(tenant, assignment);
+        self.inner.shelf.keep_only(tenant, set);
     }
 
     /// Why not every component is ready; empty when all are.
     pub fn obstacles(&self) -> Vec<String> {
         self.inner.library.obstacles()
-    }
-}
-
-/// Calls one tenant's components.
-pub struct TenantStages {
-    edge: Arc<Inner>,
-    tenant: Arc<str>,
-}
-
-impl TenantStages {
-    fn new(edge: Arc<Inner>, tenant: Arc<str>) -> TenantStages {
-        TenantStages { edge, tenant }
-    }
-
-    /// One bounded call. Whatever goes wrong is `unavailable`, and told in the log with the component's digest.
-    async fn call<C: Call>(&self, call: C) -> Result<C::Answer, StageError> {
-        let Some(slot) = self.edge.library.find(&self.tenant, C::STAGE) else {
-            return Err(StageError::Unavailable(format!("there is no {}", C::STAGE)));
-        };
-        let began = Instant::now();
-        let asked = self.attempt(slot, &call).await;
-        let called = match &asked {
-            Ok(Ok(_)) => Called::Answered,
-            Ok(Err(StageError::Refused(_))) => Called::Refused,
-            Ok(Err(StageError::Unavailable(_))) | Err(_) => Called::Failed,
-        };
-        metrics().stages.called(C::STAGE.name(), &slot.digest, called, began.elapsed());
-        let failure = match asked {
-            Ok(answer) => return answer,
-            Err(failure) => failure,
-        };
-        let (stage, component, digest) = (C::STAGE.name(), &slot.name, &slot.digest);
-        tracing::warn!(tenant = &*self.tenant, stage, component, digest, failure, "a stage failed");
-        Err(StageError::Unavailable(format!("{component} ({digest}): {failure}")))
-    }
-
-    async fn attempt<C: Call>(&self, slot: &Slot, call: &C) -> Result<Result<C::Answer, StageError>, String> {
-        let compiled = slot.ready().await.map_err(|why| why.to_string())?;
-        let turn = timeout(TURN, self.edge.shelf.turn(&self.tenant, C::STAGE)).await;
-        let Ok(Some(_turn)) = turn else {
-            return Err(format!("all its instances were busy for {} s", TURN.as_secs()));
-        };
-        let bounds = &self.edge.stage_bounds;
-        let asked = timeout(bounds.time, async {
-            let mut instance = self.instance(&compiled, C::STAGE).await?;
-            match call.ask(&mut instance).await {
-                Ok(answer) => Ok((answer, instance)),
-                Err(error) => Err(call::cause(&error, &instance, bounds.time, bounds.memory_bytes)),
-            }
-        });
-        let late = |_| format!("it took longer than {} ms", bounds.time.as_millis());
-        let (answer, instance) = asked.await.map_err(late)??;
-        let said = instance.store.data().stderr.take();
-        if !said.is_empty() {
-            tracing::debug!(tenant = &*self.tenant, stage = C::STAGE.name(), said, "a stage wrote to stderr");
-        }
-        let excess = match &answer {
-            Ok(good) => good.excess(),
-            Err(error) => error.excess(),
-        };
-        match excess {
-            None => {
-                self.edge.shelf.put(&self.tenant, C::STAGE, instance);
-                Ok(answer)
-            }
-            Some(excess) => Err(excess),
-        }
-    }
-
-    /// An idle instance with a fresh budget, or a new one.
-    async fn instance(&self, compiled: &Compiled, stage: Stage) -> Result<Instance, String> {
-        let bounds = &self.edge.stage_bounds;
-        if let Some(mut instance) = self.edge.shelf.take(&self.tenant, stage) {
-            confine::arm(&mut instance.store, bounds.time);
-            return Ok(instance);
-        }
-        let role = Role::Stage(self.edge.keys.clone());
-        let store = confine::store(&self.edge.engine, role, Outbound::none(&self.tenant), bounds);
-        Instance::new(store, compiled).await.map_err(|error| format!("it cannot be instantiated: {error:#}"))
-    }
-}
-
-impl TenantStages {
-    /// Shapes and signs the request of an event.
-    async fn shape(&self, input: ShaperInput) -> Result<HttpRequest, StageError> {
-        self.call(input).await
-    }
-}
-
-impl pipeline::Stages for TenantStages {
-    async fn render(&self, input: RendererInput) -> Result<Rendered, StageError> {
-        self.call(input).await
-    }
-
-    /// Asked once for each component; a failure is not remembered.
-    async fn describe_validator(&self) -> Result<Wants, StageError> {
-        match self.edge.library.find(&self.tenant, Stage::Validator) {
-            Some(slot) => slot.wants.get_or_try_init(|| self.call(Describe)).await.cloned(),
-            None => Ok(Wants::default()),
-        }
-    }
-
-    async fn validate(&self, input: ValidatorInput) -> Result<Acceptance, StageError> {
-        self.call(input).await
-    }
-
-    /// Passes through where no transformer is configured.
-    async fn transform(&self, input: TransformerInput) -> Result<Transformed, StageError> {
-        match self.edge.library.find(&self.tenant, Stage::Transformer) {
-            Some(_) => self.call(input).await,
-            None => Ok(Transformed::default()),
-        }
-    }
-
-    async fn sign(&self, input: SignerInput) -> Result<Signatures, StageError> {
-        self.call(input).await
     }
 }

@@ -1,5 +1,5 @@
 //! A guest's outgoing requests: the sending API's go to the backend in-process, those that tell events through the
-//! guarded client, everything else is refused.
+//! guarded client, those of a stage too where its tenant was granted the host, everything else is refused.
 //!
 //! The one origin that the sending API knows is made up and never looked up; no stage reaches a socket.
 
@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::Backend;
+use super::grants::{Grants, REQUEST_LIMITS};
 use crate::api::credential::Peer;
 use crate::web::{Limits, Web, WebError};
 
@@ -25,6 +26,7 @@ enum Whom {
     Nobody,
     Backend(Arc<dyn Backend>),
     World(Arc<Web>, Limits, Trouble),
+    Granted(Arc<Grants>),
 }
 
 /// What went wrong on the way to the world, in our words: a guest has but a code.
@@ -56,6 +58,12 @@ impl Outbound {
         Outbound { whom: Whom::Nobody, tenant: Arc::new(OnceLock::from(tenant.clone())), body_bytes: 0, peer: None }
     }
 
+    /// Reaches the hosts that were granted to a stage of a tenant.
+    pub fn granted(tenant: &Arc<str>, grants: &Arc<Grants>) -> Outbound {
+        let body_bytes = REQUEST_LIMITS.body_bytes;
+        Outbound { whom: Whom::Granted(grants.clone()), body_bytes, ..Outbound::none(tenant) }
+    }
+
     /// Reaches the world through the guarded client, for a trigger that works for a tenant.
     pub fn world(tenant: &str, web: Arc<Web>, limits: Limits, trouble: Trouble, body_bytes: usize) -> Outbound {
         let tenant = Arc::new(OnceLock::from(Arc::from(tenant)));
@@ -81,7 +89,10 @@ impl WasiHttpHooks for Outbound {
             Whom::World(web, limits, trouble) => {
                 Box::new(reach(web.clone(), *limits, trouble.clone(), request, self.body_bytes))
             }
-            Whom::Nobody | Whom::Backend(_) => Box::new(async { Err(Error::HttpRequestDenied) }),
+            Whom::Granted(grants) if grants.allow(request.uri()) => {
+                Box::new(reach(grants.web.clone(), REQUEST_LIMITS, Trouble::default(), request, self.body_bytes))
+            }
+            Whom::Nobody | Whom::Backend(_) | Whom::Granted(_) => Box::new(async { Err(Error::HttpRequestDenied) }),
         }
     }
 }

@@ -7,24 +7,24 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use contract::{Algorithm, RawHeader};
+use contract::{Algorithm, RawHeader, StageError, Transformed, TransformerInput, ValidatorInput};
 use pipeline::Stages;
 
 use super::*;
-use crate::config::{ComponentFiles, Limits, StageLimits, Tenant};
+use crate::config::{ComponentFiles, Limits, OnFailure, StageLimits, Tenant};
 
 /// One call's limit: far more than a good call takes on a busy machine.
-const TIME: Duration = Duration::from_secs(2);
+pub const TIME: Duration = Duration::from_secs(2);
 
 /// A test guest, built on first use (`cargo xtask test` has built it before).
-fn guest(name: &str) -> PathBuf {
+pub fn guest(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let folder = BUILT.get_or_init(|| {
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
         let status = Command::new(env!("CARGO"))
             .args(["build", "--release", "--target", "wasm32-wasip2", "--target-dir"])
             .arg(&target)
-            .args(["-p", "guest-stage", "-p", "guest-signer", "-p", "guest-trigger"])
+            .args(["-p", "guest-stage", "-p", "guest-signer", "-p", "guest-trigger", "-p", "misbehave"])
             .args(["-p", "submit", "-p", "render", "-p", "validate", "-p", "sign", "-p", "shape", "-p", "notify"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
@@ -65,10 +65,10 @@ fn built_in() -> BuiltIn {
 }
 
 /// A folder that goes with the test.
-struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
-    fn new() -> Folder {
+    pub fn new() -> Folder {
         Folder(std::env::temp_dir().join(format!("posthaste-edge-{}", uuid::Uuid::new_v4())))
     }
 }
@@ -80,7 +80,7 @@ impl Drop for Folder {
 }
 
 /// Says who is asked for: `POST /auth` with a tenant's name.
-struct Desk;
+pub struct Desk;
 
 #[async_trait]
 impl Backend for Desk {
@@ -92,7 +92,7 @@ impl Backend for Desk {
 }
 
 /// Signs by naming what it was asked.
-struct Vault;
+pub struct Vault;
 
 #[async_trait]
 impl Keys for Vault {
@@ -117,8 +117,10 @@ impl Keys for Vault {
 pub struct Setup {
     folder: Folder,
     components: ComponentFiles,
+    pub always: ComponentFiles,
+    pub ways: Ways,
     tenants: BTreeMap<String, Tenant>,
-    stages: StageLimits,
+    pub stages: StageLimits,
     requests: usize,
 }
 
@@ -127,8 +129,21 @@ impl Setup {
         Setup {
             folder: Folder::new(),
             components: ComponentFiles::default(),
+            always: ComponentFiles::default(),
+            ways: Ways::default(),
             tenants: BTreeMap::new(),
-            stages: StageLimits { time: TIME, memory_bytes: 32 << 20, output_bytes: 8 << 20, instances: 2 },
+            stages: StageLimits {
+                time: TIME,
+                memory_bytes: 32 << 20,
+                output_bytes: 8 << 20,
+                instances: 2,
+                cpu_percent: 10_000,
+                on_failure: OnFailure::Defer,
+                idle_instances: 64,
+                idle_bytes: 512 << 20,
+                loaded: 100,
+                loaded_bytes: 512 << 20,
+            },
             requests: 4,
         }
     }
@@ -155,9 +170,11 @@ impl Setup {
         let settings = Settings {
             cache: &self.folder.0,
             components: &self.components,
+            always: &self.always,
             tenants: &self.tenants,
             limits: &limits,
             stages: &self.stages,
+            ways: &self.ways,
         };
         Edge::new(&settings, built_in, backend, keys).map(Arc::new)
     }
@@ -167,7 +184,7 @@ impl Setup {
         std::fs::create_dir_all(&self.folder.0).unwrap();
         let path = self.folder.0.join(format!("{tenant}.wasm"));
         std::fs::write(&path, component).unwrap();
-        let components = ComponentFiles { validator: Some(path), ..ComponentFiles::default() };
+        let components = ComponentFiles { validator: vec![path], ..ComponentFiles::default() };
         self.tenants.insert(tenant.to_owned(), Tenant { components });
     }
 
@@ -176,12 +193,12 @@ impl Setup {
     }
 }
 
-fn told(what: &str) -> ValidatorInput {
+pub fn told(what: &str) -> ValidatorInput {
     ValidatorInput { attributes: vec![("do".to_owned(), what.to_owned())], ..ValidatorInput::default() }
 }
 
 /// The value of the one attribute that came back.
-async fn ask(stages: &TenantStages, what: &str) -> String {
+pub async fn ask(stages: &TenantStages, what: &str) -> String {
     stages.validate(told(what)).await.unwrap().attributes.pop().unwrap().1
 }
 
@@ -342,7 +359,7 @@ async fn stages_find_no_files_addresses_or_environment() {
 #[tokio::test]
 async fn a_tenants_own_component_goes_before_the_default() {
     let mut setup = Setup::new();
-    let good = ComponentFiles { validator: Some(guest("guest_stage")), ..ComponentFiles::default() };
+    let good = ComponentFiles { validator: vec![guest("guest_stage")], ..ComponentFiles::default() };
     setup.tenants.insert("acme".to_owned(), Tenant { components: good });
     let without = BuiltIn { validator: None, ..built_in() };
     let edge = setup.edge_of(without, Arc::new(Desk), Arc::new(Vault)).unwrap();
@@ -375,7 +392,7 @@ fn walk(folder: &Path) -> usize {
 async fn wrong_files_are_start_errors() {
     let mut setup = Setup::new();
     let signer = guest("guest_signer");
-    setup.components.validator = Some(signer.clone());
+    setup.components.validator = vec![signer.clone()];
     let error = setup.try_edge().err().unwrap().to_string();
     let expect = format!(
         "{}: does not export `posthaste:validator/validator@0.1.0`, which a validator must; it exports \

@@ -92,6 +92,7 @@ fn copy(shared: &Shared, to: &Path) -> Result<Backup, StoreError> {
             Err(error) => return Err(failed(&copy)(error)),
         }
     }
+    super::components::copy(&from.components, &target.components).map_err(failed(&target.components))?;
     let has_master_key = copy_master_key(from, to)?;
     sync_folder(&target.spool).and_then(|()| sync_folder(to)).map_err(failed(to))?;
     let octets = octets(to).map_err(failed(to))?;

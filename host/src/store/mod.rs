@@ -39,6 +39,7 @@ use uuid::Uuid;
 mod accepting;
 mod backup;
 mod codes;
+mod components;
 mod deliveries;
 mod directory;
 mod edges;
@@ -74,6 +75,9 @@ mod writer;
 mod tests;
 
 pub use backup::Backup;
+pub use components::{
+    ComponentStore, ComponentVersion, NewVersion, OnFailure, StageSettings, TenantLimits, VERSIONS_KEPT, VersionState,
+};
 pub use edges::{DeliveryToken, EdgeKey, Edges};
 pub use embedded::{Embedded, Options};
 pub use faults::{Faults, NoFaults, Point};

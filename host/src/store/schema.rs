@@ -123,7 +123,8 @@ CREATE TABLE dkim_key (
   private   BLOB NOT NULL,         -- sealed; empty for the key of an edge
   UNIQUE (domain, selector)
 ) STRICT;
-", edges::SCHEMA, super::webhooks::SCHEMA, sending_schema::SCHEMA, queue_schema::SCHEMA, tenants_schema::SCHEMA, tenants_schema::TENANTS];
+", edges::SCHEMA, super::webhooks::SCHEMA, sending_schema::SCHEMA, queue_schema::SCHEMA, tenants_schema::SCHEMA, tenants_schema::TENANTS,
+    super::components::SCHEMA];
 
 /// Migrations of `events.db`, oldest first.
 pub(super) const EVENTS: &[&str] = &[
@@ -176,6 +177,7 @@ pub(super) struct Layout {
     pub(super) main: PathBuf,
     pub(super) events: PathBuf,
     pub(super) spool: PathBuf,
+    pub(super) components: PathBuf,
     pub(super) lock: PathBuf,
 }
 
@@ -185,6 +187,7 @@ impl Layout {
             main: folder.join("store.db"),
             events: folder.join("events.db"),
             spool: folder.join("spool"),
+            components: folder.join("components"),
             lock: folder.join("lock"),
         }
     }

@@ -18,12 +18,13 @@ use contract::{RendererInput, SignerInput, StageError, ValidatorInput};
 use mail::compose::Draft;
 use mail::{Envelope, Mailbox};
 use pipeline::{Content, Limits, Stages, Submission};
-use posthaste::config::{ComponentFiles, StageLimits};
-use posthaste::edge::{BuiltIn, Edge, Settings};
+use posthaste::config::Config;
+use posthaste::edge::{BuiltIn, Edge, Settings, Ways};
 use tokio::runtime::Runtime;
 
-use self::keys::NativeKeys;
-use self::stages::{Native, NoBackend, Recorder};
+pub use self::keys::NativeKeys;
+pub use self::stages::NoBackend;
+use self::stages::{Native, Recorder};
 
 /// The aim.
 const AT_MOST: f64 = 1.6;
@@ -90,9 +91,12 @@ pub fn run(arguments: &[String]) -> Result<()> {
 /// An edge as the host has it, with the built-in components.
 fn edge(runtime: &Runtime, cache: &std::path::Path, keys: Arc<NativeKeys>) -> Result<Edge> {
     let _entered = runtime.enter();
+    let loopback = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let config = Config::development(cache.to_owned(), loopback, loopback)?;
     let settings = Settings {
         cache,
-        components: &ComponentFiles::default(),
+        components: &config.components,
+        always: &config.always,
         tenants: &BTreeMap::new(),
         limits: &posthaste::config::Limits {
             message_bytes: 25 << 20,
@@ -103,12 +107,8 @@ fn edge(runtime: &Runtime, cache: &std::path::Path, keys: Arc<NativeKeys>) -> Re
             memory_bytes: None,
             drain: Duration::from_secs(1),
         },
-        stages: &StageLimits {
-            time: Duration::from_secs(5),
-            memory_bytes: 128 << 20,
-            output_bytes: 64 << 20,
-            instances: 4,
-        },
+        stages: &config.stages,
+        ways: &Ways::default(),
     };
     let built_in = BuiltIn::embedded();
     if built_in.signer.is_none() {

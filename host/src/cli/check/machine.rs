@@ -3,7 +3,7 @@
 use std::fs::Metadata;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::Finding;
@@ -144,19 +144,13 @@ pub(super) fn listeners(config: &Config, live: bool) -> Vec<Finding> {
 
 /// Whether the configured files are components of their stage: each is compiled and its types are compared.
 pub(super) fn components(config: &Config) -> Vec<Finding> {
-    let all = [("for all", &config.components)].into_iter();
+    let all = [("for all", &config.components), ("for all, always", &config.always)].into_iter();
     let all = all.chain(config.tenants.iter().map(|(name, tenant)| (name.as_str(), &tenant.components)));
     let files = all.flat_map(|(whose, files)| {
-        let of = |stage, file: &Option<PathBuf>| file.clone().map(|file| (whose.to_owned(), stage, file));
-        [
-            of(Stage::Validator, &files.validator),
-            of(Stage::Renderer, &files.renderer),
-            of(Stage::Transformer, &files.transformer),
-            of(Stage::Signer, &files.signer),
-            of(Stage::Shaper, &files.shaper),
-        ]
+        let of = move |stage| files.of(stage).iter().map(move |file| (whose.to_owned(), stage, file));
+        Stage::ALL.into_iter().flat_map(of)
     });
-    let inspected = files.flatten().map(|(whose, stage, file)| match edge::inspect(&file, stage) {
+    let inspected = files.map(|(whose, stage, file)| match edge::inspect(file, stage) {
         Ok(found) => {
             let digest = found.digest.get(..12).unwrap_or_default();
             Finding::ok("components", format!("{stage} {whose}: {} ({digest})", file.display()))

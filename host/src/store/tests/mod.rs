@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod backup;
+mod components;
 mod crashes;
 mod directory;
 mod edges;

@@ -57,6 +57,7 @@ impl Guest for Stage {
                 let found = std::net::TcpStream::connect("127.0.0.1:25").err().map(|error| error.kind().to_string());
                 return answer(vec![("connect".to_owned(), found.unwrap_or_else(|| "connected".to_owned()))]);
             }
+            "http" => return answer(vec![("http".to_owned(), get(told("authority").unwrap_or_default()))]),
             "files" => {
                 let found = std::fs::read_dir("/").err().map(|error| error.kind().to_string());
                 return answer(vec![("files".to_owned(), found.unwrap_or_else(|| "read".to_owned()))]);
@@ -70,6 +71,27 @@ impl Guest for Stage {
 
 fn answer(attributes: Vec<(String, String)>) -> Result<Acceptance, StageError> {
     Ok(Acceptance { warnings: Vec::new(), attributes })
+}
+
+/// `GET http://authority/` by WASI 0.2, waiting for the answer: its status, or the error.
+fn get(authority: &str) -> String {
+    use wasip2::http::outgoing_handler;
+    use wasip2::http::types::{Fields, OutgoingRequest, Scheme};
+    let request = OutgoingRequest::new(Fields::new());
+    let set = request.set_scheme(Some(&Scheme::Http)).and_then(|()| request.set_authority(Some(authority)));
+    if set.and_then(|()| request.set_path_with_query(Some("/"))).is_err() {
+        return "no such target".to_owned();
+    }
+    let coming = match outgoing_handler::handle(request, None) {
+        Ok(coming) => coming,
+        Err(error) => return format!("{error:?}"),
+    };
+    coming.subscribe().block();
+    match coming.get() {
+        Some(Ok(Ok(response))) => response.status().to_string(),
+        Some(Ok(Err(error))) => format!("{error:?}"),
+        Some(Err(())) | None => "no answer".to_owned(),
+    }
 }
 
 fn finding(text: &str) -> Finding {

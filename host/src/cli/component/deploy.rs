@@ -1,0 +1,320 @@
+//! Putting components to work for a tenant, and taking them back: `push`, `list`, `rollback`, `activate`, `canary`,
+//! `shadow`, `remove`, `grant`, `limit`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use http::Method;
+
+use crate::DEFAULT_TENANT;
+use crate::api::control::components::{
+    CallsView, FetchComponent, NameView, NewCanary, StageAnswer, TenantComponents, VersionView, WhichVersion,
+};
+use crate::cli::directory::{OfTenant, day, encode, table};
+use crate::cli::link::Link;
+use crate::cli::{Failure, Target, say};
+use crate::edge::Stage;
+use crate::store::{OnFailure, StageSettings, TenantLimits};
+
+/// Digits of a digest that a list shows.
+const DIGITS: usize = 12;
+
+/// Which stage of which tenant.
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    of: OfTenant,
+    /// The stage: validator, renderer, transformer, signer or shaper.
+    #[arg(long)]
+    stage: Stage,
+}
+
+/// What is done to the components of a running host, or of its store.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Deploy {
+    /// Check a component and put it to work for a tenant, at once and without a restart.
+    Push {
+        #[command(flatten)]
+        which: Which,
+        /// The file, or its URL together with --sha256.
+        file: String,
+        /// Hexadecimal SHA-256 of the file at the URL.
+        #[arg(long, value_name = "DIGEST")]
+        sha256: Option<String>,
+        /// Only for this share of requests, watched, and taken back by itself where it does badly.
+        #[arg(long, value_name = "PERCENT", conflicts_with = "shadow")]
+        canary: Option<u8>,
+        /// Only beside what answers now: its answers are compared and never used.
+        #[arg(long)]
+        shadow: bool,
+    },
+    /// Show what answers for each stage of a tenant, where it comes from, and every version that was pushed.
+    List {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        of: OfTenant,
+    },
+    /// Take back what was changed last: a canary, or the active version for the one before it.
+    Rollback(Which),
+    /// Make a version that was pushed the active one; left out, the newest.
+    Activate {
+        #[command(flatten)]
+        which: Which,
+        #[arg(long, value_name = "VERSION")]
+        number: Option<u32>,
+    },
+    /// Let a version that was pushed answer a share of the requests; left out, the newest.
+    Canary {
+        #[command(flatten)]
+        which: Which,
+        #[arg(long, value_name = "PERCENT", required_unless_present = "off", conflicts_with = "off")]
+        percent: Option<u8>,
+        #[arg(long, value_name = "VERSION", conflicts_with = "off")]
+        number: Option<u32>,
+        /// End the trial: the active version answers all requests again.
+        #[arg(long)]
+        off: bool,
+    },
+    /// Let a version that was pushed run beside what answers now; left out, the newest.
+    Shadow {
+        #[command(flatten)]
+        which: Which,
+        #[arg(long, value_name = "VERSION", conflicts_with = "off")]
+        number: Option<u32>,
+        /// End the trial.
+        #[arg(long)]
+        off: bool,
+    },
+    /// Give a stage back to the configuration, or to what is built in.
+    Remove(Which),
+    /// Say which hosts a stage may reach by HTTP, and what follows when it fails. Without options: show it.
+    Grant {
+        #[command(flatten)]
+        which: Which,
+        /// A host, as name or name:port; may stand several times, and replaces what was granted before.
+        #[arg(long, value_name = "HOST")]
+        http: Vec<String>,
+        /// These hosts may stand on this machine or in private networks.
+        #[arg(long, requires = "http")]
+        private: bool,
+        /// Grant nothing any more.
+        #[arg(long, conflicts_with = "http")]
+        none: bool,
+        /// What becomes of a message when the component fails.
+        #[arg(long, value_enum)]
+        on_failure: Option<OnFailure>,
+    },
+    /// Limit what a tenant's own components take. Without options: show it.
+    Limit(Limit),
+}
+
+/// `component limit`.
+#[derive(Debug, Args)]
+pub(crate) struct Limit {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    of: OfTenant,
+    /// Of one call, in milliseconds.
+    #[arg(long, value_name = "NUMBER")]
+    time_ms: Option<u64>,
+    /// Memory of one instance, in bytes.
+    #[arg(long, value_name = "NUMBER")]
+    memory_bytes: Option<usize>,
+    /// Of one answer, in bytes.
+    #[arg(long, value_name = "NUMBER")]
+    output_bytes: Option<usize>,
+    /// Calls of one stage at once.
+    #[arg(long, value_name = "NUMBER")]
+    calls: Option<usize>,
+    /// Of one core, all stages together.
+    #[arg(long, value_name = "NUMBER")]
+    cpu_percent: Option<usize>,
+}
+
+impl Which {
+    /// The route of the stage, and what hangs on it.
+    fn path(&self, below: &str) -> String {
+        format!("{}/{}{below}", components(&self.of), self.stage)
+    }
+}
+
+fn components(of: &OfTenant) -> String {
+    format!("tenants/{}/components", encode(of.tenant.as_deref().unwrap_or(DEFAULT_TENANT)))
+}
+
+impl Deploy {
+    pub async fn run(self) -> Result<(), Failure> {
+        match self {
+            Deploy::Push { which, file, sha256, canary, shadow } => push(&which, file, sha256, canary, shadow).await,
+            Deploy::List { target, of } => list(&target, &of).await,
+            Deploy::Rollback(which) => change(&which, Method::POST, "/rollback", &()).await,
+            Deploy::Activate { which, number: version } => {
+                change(&which, Method::POST, "/activate", &WhichVersion { version }).await
+            }
+            Deploy::Canary { which, percent: Some(percent), number: version, .. } => {
+                change(&which, Method::POST, "/canary", &NewCanary { percent, version }).await
+            }
+            Deploy::Canary { which, percent: None, .. } => change(&which, Method::DELETE, "/canary", &()).await,
+            Deploy::Shadow { which, off: true, .. } => change(&which, Method::DELETE, "/shadow", &()).await,
+            Deploy::Shadow { which, number: version, off: false } => {
+                change(&which, Method::POST, "/shadow", &WhichVersion { version }).await
+            }
+            Deploy::Remove(which) => change(&which, Method::DELETE, "", &()).await,
+            Deploy::Grant { which, http, private, none, on_failure } => {
+                grant(&which, http, private, none, on_failure).await
+            }
+            Deploy::Limit(limit) => limit.run().await,
+        }
+    }
+}
+
+async fn push(
+    which: &Which,
+    file: String,
+    sha256: Option<String>,
+    canary: Option<u8>,
+    shadow: bool,
+) -> Result<(), Failure> {
+    let made: VersionView = match sha256 {
+        Some(sha256) => {
+            let link = Link::open(&which.target).await?;
+            let fetch = FetchComponent { url: file, sha256, canary, shadow };
+            link.call(Method::PUT, &which.path(""), &fetch).await?
+        }
+        None => {
+            let path = PathBuf::from(&file);
+            let bytes = tokio::fs::read(&path).await.map_err(Failure::io(format!("cannot read {file}")))?;
+            let name = path.file_name().map_or(file.clone(), |name| name.to_string_lossy().into_owned());
+            let canary = canary.map_or(String::new(), |percent| format!("&canary={percent}"));
+            let query = format!("?source={}{canary}{}", encode(&name), if shadow { "&shadow=true" } else { "" });
+            Link::open(&which.target).await?.upload(&which.path(&query), bytes).await?
+        }
+    };
+    let VersionView { stage, version, digest, state, .. } = made;
+    say(format_args!("{stage} version {version} ({}) is {state}", short(&digest)))
+}
+
+/// Changes a stage and shows what it is then.
+async fn change(which: &Which, method: Method, below: &str, body: &impl serde::Serialize) -> Result<(), Failure> {
+    let link = Link::open(&which.target).await?;
+    let found: TenantComponents = link.call(method, &which.path(below), body).await?;
+    show(&found)
+}
+
+async fn list(target: &Target, of: &OfTenant) -> Result<(), Failure> {
+    let found: TenantComponents = Link::open(target).await?.call(Method::GET, &components(of), &()).await?;
+    show(&found)
+}
+
+fn show(found: &TenantComponents) -> Result<(), Failure> {
+    if !found.stages.is_empty() {
+        let rows = found.stages.iter().map(|stage| {
+            let named = |all: &[NameView]| {
+                all.iter().map(|one| format!("{} ({})", one.name, one.digest)).collect::<Vec<_>>().join(", ")
+            };
+            let all: Vec<String> =
+                [named(&stage.always), named(&stage.components)].into_iter().filter(|text| !text.is_empty()).collect();
+            let all = if all.is_empty() { "none: messages pass unchanged".to_owned() } else { all.join(", then ") };
+            [stage.stage.clone(), stage.source.clone(), all, trials(stage)]
+        });
+        table(["STAGE", "SOURCE", "COMPONENT", "ON TRIAL"], rows)?;
+    }
+    if found.versions.is_empty() {
+        return Ok(());
+    }
+    say("")?;
+    let rows = found.versions.iter().rev().map(|version| {
+        let VersionView { stage, version, digest, source, pushed_at, state, percent, note, .. } = version.clone();
+        let state = percent.map_or(state.clone(), |percent| format!("{state} {percent} %"));
+        let digest = short(&digest).to_owned();
+        [stage, version.to_string(), state, digest, day(pushed_at), source, note.unwrap_or_default()]
+    });
+    table(["STAGE", "VERSION", "STATE", "DIGEST", "PUSHED", "FILE", "NOTE"], rows)
+}
+
+/// How the trials of a stage go.
+fn trials(stage: &StageAnswer) -> String {
+    let calls = |calls: &CallsView| {
+        format!("{} calls, {} failed, 95 % in {} ms", calls.calls, calls.failed, calls.p95_us as f64 / 1e3)
+    };
+    let canary = stage.canary.as_ref().map(|canary| {
+        format!("canary {}: {} (active: {})", canary.version, calls(&canary.canary), calls(&canary.active))
+    });
+    let shadow = stage.shadow.as_ref().map(|shadow| {
+        let (same, different, failed) = (shadow.same, shadow.different, shadow.failed);
+        format!(
+            "shadow {}: {same} same, {different} different, {failed} failed, {} skipped",
+            shadow.version, shadow.skipped
+        )
+    });
+    canary.into_iter().chain(shadow).collect::<Vec<_>>().join("; ")
+}
+
+async fn grant(
+    which: &Which,
+    http: Vec<String>,
+    private: bool,
+    none: bool,
+    on_failure: Option<OnFailure>,
+) -> Result<(), Failure> {
+    let link = Link::open(&which.target).await?;
+    let path = which.path("/settings");
+    let mut settings: StageSettings = link.call(Method::GET, &path, &()).await?;
+    if none || !http.is_empty() {
+        (settings.http_hosts, settings.private_hosts) = (http.clone(), private);
+    }
+    settings.on_failure = on_failure.or(settings.on_failure);
+    if none || on_failure.is_some() || !http.is_empty() {
+        settings = link.call(Method::PUT, &path, &settings).await?;
+    }
+    let private = if settings.private_hosts { " (on this machine or in private networks too)" } else { "" };
+    match settings.http_hosts.as_slice() {
+        [] => say("may reach: nobody")?,
+        hosts => say(format_args!("may reach: {}{private}", hosts.join(", ")))?,
+    }
+    let follows = match settings.on_failure {
+        Some(OnFailure::Defer) => "defer",
+        Some(OnFailure::Fallback) => "fallback",
+        Some(OnFailure::Reject) => "reject",
+        None => "as [stages] says",
+    };
+    say(format_args!("on failure: {follows}"))
+}
+
+impl Limit {
+    async fn run(self) -> Result<(), Failure> {
+        let Limit { target, of, time_ms, memory_bytes, output_bytes, calls, cpu_percent } = self;
+        let link = Link::open(&target).await?;
+        let path = format!("tenants/{}/component-limits", encode(of.tenant.as_deref().unwrap_or(DEFAULT_TENANT)));
+        let before: TenantLimits = link.call(Method::GET, &path, &()).await?;
+        let mut limits = TenantLimits {
+            time_ms: time_ms.or(before.time_ms),
+            memory_bytes: memory_bytes.or(before.memory_bytes),
+            output_bytes: output_bytes.or(before.output_bytes),
+            calls: calls.or(before.calls),
+            cpu_percent: cpu_percent.or(before.cpu_percent),
+        };
+        if limits != before {
+            limits = link.call(Method::PUT, &path, &limits).await?;
+        }
+        let TenantLimits { time_ms, memory_bytes, output_bytes, calls, cpu_percent } = limits;
+        let shown = |value: Option<u64>| value.map_or("as [stages] says".to_owned(), |value| value.to_string());
+        let number = |value: Option<usize>| shown(value.map(|value| value as u64));
+        let rows = [
+            ["time_ms".to_owned(), shown(time_ms)],
+            ["memory_bytes".to_owned(), number(memory_bytes)],
+            ["output_bytes".to_owned(), number(output_bytes)],
+            ["calls".to_owned(), number(calls)],
+            ["cpu_percent".to_owned(), number(cpu_percent)],
+        ];
+        table(["LIMIT", "VALUE"], rows.into_iter())
+    }
+}
+
+fn short(digest: &str) -> &str {
+    digest.get(..DIGITS).unwrap_or(digest)
+}

@@ -1,0 +1,404 @@
+//! What is pushed for tenants: checked, stored, and put to work at once.
+//!
+//! Every change goes to the store first and then into the library, one change at a time, so that a restart finds what was
+//! answered. Where no host runs, a command changes the store alone, and the next start finds it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use thiserror::Error;
+use tokio::sync::{Mutex, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::component::{self, InspectError, Stage};
+use super::library::Assignment;
+use super::set::Source;
+use super::slot::Slot;
+use super::trial::Calls;
+use super::{Edge, Notice, grants};
+use crate::store::{
+    ComponentStore, ComponentVersion, NewVersion, StageSettings, StoreError, TenantLimits, VersionState,
+};
+use crate::web::Limits;
+
+/// Of a file that is fetched.
+const FETCH: Limits = Limits { time: Duration::from_secs(60), body_bytes: component::FILE_BYTES as usize };
+
+/// How often idle components and instances are given up.
+const TIDY: Duration = Duration::from_secs(30);
+
+/// Longest name of a file or URL that a version came from, in bytes.
+const SOURCE_BYTES: usize = 1024;
+
+/// Why a change was not made.
+#[derive(Debug, Error)]
+pub enum RegistryError {
+    #[error(transparent)]
+    Component(#[from] InspectError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What was asked for makes no sense; the text says what does.
+    #[error("{0}")]
+    Invalid(String),
+    /// A file could not be had.
+    #[error("{0}")]
+    Fetch(String),
+}
+
+/// A component that is pushed.
+#[derive(Clone, Debug)]
+pub struct Pushed {
+    pub tenant: String,
+    pub stage: Stage,
+    /// The file name or URL that it came from.
+    pub source: String,
+    pub file: Bytes,
+    /// What it is to be: active, a canary or a shadow.
+    pub state: VersionState,
+}
+
+/// A component in a list: its name and the first digits of its digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    pub name: String,
+    pub digest: String,
+}
+
+/// What a running host calls for one stage of a tenant.
+#[derive(Clone, Debug)]
+pub struct StageView {
+    pub stage: Stage,
+    pub source: Source,
+    pub always: Vec<Named>,
+    pub own: Vec<Named>,
+    /// The version, the calls of the canary, and those of the active one beside it.
+    pub canary: Option<(u32, Calls, Calls)>,
+    /// The version, and calls that came to the same, to something else, to a failure, and that were not made.
+    pub shadow: Option<(u32, [u64; 4])>,
+}
+
+/// Changes the components of tenants.
+pub struct Registry {
+    store: Arc<dyn ComponentStore>,
+    /// Absent where no host runs.
+    edge: Option<Arc<Edge>>,
+    changes: Mutex<()>,
+}
+
+impl Registry {
+    /// Over the store alone, for a command while no host runs.
+    pub fn of_store(store: Arc<dyn ComponentStore>) -> Registry {
+        Registry { store, edge: None, changes: Mutex::default() }
+    }
+
+    /// Puts to work what was pushed before, and answers for changes from then on.
+    pub async fn open(store: Arc<dyn ComponentStore>, edge: Arc<Edge>) -> Result<Registry, StoreError> {
+        edge.inner.library.loader.read_from(store.clone());
+        let mut assignments: BTreeMap<String, Assignment> = BTreeMap::new();
+        for version in store.component_versions(None).await?.into_iter().filter(|version| version.state.is_live()) {
+            assignments.entry(version.tenant.clone()).or_default().versions.push(version);
+        }
+        for (tenant, stage, settings) in store.stage_settings(None).await? {
+            if let Ok(stage) = stage.parse() {
+                assignments.entry(tenant).or_default().settings.insert(stage, settings);
+            }
+        }
+        for (tenant, limits) in store.tenant_limits(None).await? {
+            assignments.entry(tenant).or_default().limits = limits;
+        }
+        for (tenant, assignment) in &assignments {
+            edge.assign(tenant, assignment);
+        }
+        Ok(Registry { store, edge: Some(edge), changes: Mutex::default() })
+    }
+
+    /// Acts on what the components come to, and gives up what is idle, until it is told to stop.
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        let Some(edge) = self.edge.clone() else { return };
+        let Some(mut notices) = edge.notices() else { return };
+        let mut tidy = tokio::time::interval(TIDY);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = tidy.tick() => {
+                    edge.inner.library.loader.give_up_idle();
+                    edge.inner.shelf.tidy();
+                }
+                notice = notices.recv() => match notice {
+                    Some(notice) => self.act(notice).await,
+                    None => return,
+                },
+            }
+        }
+    }
+
+    pub(super) async fn act(&self, notice: Notice) {
+        if let Notice::CanaryOver { tenant, stage, version, why, .. } = &notice {
+            let _turn = self.changes.lock().await;
+            let stage_name = stage.name();
+            let state = VersionState::RolledBack;
+            let done = self.store.place_component(tenant, stage_name, *version, state, Some(why.clone())).await;
+            let done = match done {
+                Ok(()) => self.refresh(tenant).await,
+                failed => failed,
+            };
+            if let Err(error) = done {
+                // It is not called any more until the next start, which finds it still on trial and watches it again.
+                tracing::error!(tenant, stage = stage_name, version, %error, "the end of a canary was not stored");
+            }
+        }
+        announce(&notice);
+    }
+
+    /// Checks a component, stores it and puts it to work.
+    pub async fn push(&self, pushed: Pushed) -> Result<ComponentVersion, RegistryError> {
+        let Pushed { tenant, stage, source, file, state } = pushed;
+        check_state(state)?;
+        if source.is_empty() || source.len() > SOURCE_BYTES || source.chars().any(char::is_control) {
+            let text = format!("the source is the name of a file or a URL, of at most {SOURCE_BYTES} bytes");
+            return Err(RegistryError::Invalid(text));
+        }
+        let digest = self.check(stage, Path::new(&source), &file).await?;
+        let _turn = self.changes.lock().await;
+        let new = NewVersion {
+            tenant: tenant.clone(),
+            stage: stage.name().to_owned(),
+            digest,
+            source,
+            pushed_at: Timestamp::now(),
+            state,
+        };
+        let version = self.store.add_component(new, file).await?;
+        self.refresh(&tenant).await?;
+        let ComponentVersion { version: number, digest, .. } = &version;
+        tracing::info!(tenant, stage = stage.name(), version = number, digest, ?state, "a component was pushed");
+        Ok(version)
+    }
+
+    /// Fetches the file with this digest through the guarded client.
+    pub async fn fetch(&self, url: &str, sha256: &str) -> Result<Bytes, RegistryError> {
+        let web = self.edge.as_ref().and_then(|edge| edge.inner.library.ways().public.clone());
+        let web =
+            web.ok_or_else(|| RegistryError::Invalid("url: no host runs that could fetch it: start it".into()))?;
+        let request = http::Request::get(url).body(Bytes::new());
+        let request = request.map_err(|error| RegistryError::Invalid(format!("url: {error}")))?;
+        let answer = web.send(request, FETCH).await.map_err(|error| RegistryError::Fetch(format!("{url}: {error}")))?;
+        if !answer.status().is_success() {
+            return Err(RegistryError::Fetch(format!("{url}: answered {}", answer.status())));
+        }
+        let file = answer.into_body();
+        let found = component::digest(&file);
+        match found.eq_ignore_ascii_case(sha256) {
+            true => Ok(file),
+            false => Err(RegistryError::Invalid(format!("sha256: the file at {url} has the digest {found}"))),
+        }
+    }
+
+    /// Every check of a file before it is stored: outline, imports, types. Answers its digest.
+    async fn check(&self, stage: Stage, source: &Path, file: &Bytes) -> Result<String, RegistryError> {
+        component::check_outline(source, file, stage)?;
+        let digest = component::digest(file);
+        let failed = |error: wasmtime::Error| InspectError::Compile {
+            path: source.to_owned(),
+            stage,
+            what: format!("{error:#}"),
+        };
+        match &self.edge {
+            Some(edge) => {
+                let library = &edge.inner.library;
+                let compiled = library.loader.compile(stage, file.to_vec()).await.map_err(failed)?;
+                library.admit(stage, &digest, compiled);
+            }
+            None => {
+                let file = file.clone();
+                let work = tokio::task::spawn_blocking(move || component::compile_alone(&file, stage));
+                let done = work.await.unwrap_or_else(|error| Err(wasmtime::Error::msg(error.to_string())));
+                done.map_err(failed)?;
+            }
+        }
+        Ok(digest)
+    }
+
+    /// Gives a version another state; left out, the newest. What had that state before gives way.
+    pub async fn place(
+        &self,
+        tenant: &str,
+        stage: Stage,
+        version: Option<u32>,
+        state: VersionState,
+    ) -> Result<(), RegistryError> {
+        check_state(state)?;
+        let _turn = self.changes.lock().await;
+        let version = match version {
+            Some(version) => version,
+            None => {
+                let newest = self.versions(tenant, stage).await?.into_iter().next_back();
+                newest.map(|newest| newest.version).ok_or_else(|| nothing(tenant, stage))?
+            }
+        };
+        self.store.place_component(tenant, stage.name(), version, state, None).await?;
+        Ok(self.refresh(tenant).await?)
+    }
+
+    /// Ends the trial of a canary or of a shadow.
+    pub async fn end_trial(&self, tenant: &str, stage: Stage, of_canary: bool) -> Result<(), RegistryError> {
+        let _turn = self.changes.lock().await;
+        let on_trial = self.versions(tenant, stage).await?.into_iter().find(|version| match version.state {
+            VersionState::Canary(_) => of_canary,
+            VersionState::Shadow => !of_canary,
+            _ => false,
+        });
+        let kind = if of_canary { "canary" } else { "shadow" };
+        let missing = || StoreError::NotFound(format!("a {kind} of the {stage} of tenant {tenant}"));
+        let version = on_trial.ok_or_else(missing)?.version;
+        self.store.place_component(tenant, stage.name(), version, VersionState::RolledBack, None).await?;
+        Ok(self.refresh(tenant).await?)
+    }
+
+    /// Takes back what was changed last: a canary where there is one, else the active version, for which the one that was
+    /// active before it comes back, or the configuration's.
+    pub async fn roll_back(&self, tenant: &str, stage: Stage) -> Result<(), RegistryError> {
+        let has_canary =
+            self.versions(tenant, stage).await?.iter().any(|version| matches!(version.state, VersionState::Canary(_)));
+        if has_canary {
+            return self.end_trial(tenant, stage, true).await;
+        }
+        let _turn = self.changes.lock().await;
+        self.store.roll_back_component(tenant, stage.name(), None).await?;
+        Ok(self.refresh(tenant).await?)
+    }
+
+    /// Gives a stage back to the configuration.
+    pub async fn remove(&self, tenant: &str, stage: Stage) -> Result<(), RegistryError> {
+        let _turn = self.changes.lock().await;
+        self.store.remove_components(tenant, stage.name()).await?;
+        Ok(self.refresh(tenant).await?)
+    }
+
+    /// All versions of a stage, oldest first.
+    pub async fn versions(&self, tenant: &str, stage: Stage) -> Result<Vec<ComponentVersion>, StoreError> {
+        let versions = self.store.component_versions(Some(tenant)).await?;
+        Ok(versions.into_iter().filter(|version| version.stage == stage.name()).collect())
+    }
+
+    /// What a tenant's stage may, and what follows when it fails.
+    pub async fn settings(&self, tenant: &str, stage: Stage) -> Result<StageSettings, StoreError> {
+        let found = self.store.stage_settings(Some(tenant)).await?;
+        let found = found.into_iter().find(|(_, name, _)| name == stage.name());
+        Ok(found.map(|(_, _, settings)| settings).unwrap_or_default())
+    }
+
+    pub async fn set_settings(&self, tenant: &str, stage: Stage, settings: StageSettings) -> Result<(), RegistryError> {
+        if settings.http_hosts.len() > grants::HOSTS {
+            return Err(RegistryError::Invalid(format!("http_hosts: at most {} hosts are granted", grants::HOSTS)));
+        }
+        for text in &settings.http_hosts {
+            grants::host(text).map_err(|why| RegistryError::Invalid(format!("http_hosts: {why}")))?;
+        }
+        let _turn = self.changes.lock().await;
+        self.store.set_stage_settings(tenant, stage.name(), settings).await?;
+        Ok(self.refresh(tenant).await?)
+    }
+
+    pub async fn limits(&self, tenant: &str) -> Result<TenantLimits, StoreError> {
+        let found = self.store.tenant_limits(Some(tenant)).await?;
+        Ok(found.into_iter().next().map(|(_, limits)| limits).unwrap_or_default())
+    }
+
+    pub async fn set_limits(&self, tenant: &str, limits: TenantLimits) -> Result<(), RegistryError> {
+        self.check_limits(&limits)?;
+        let _turn = self.changes.lock().await;
+        self.store.set_tenant_limits(tenant, limits).await?;
+        Ok(self.refresh(tenant).await?)
+    }
+
+    fn check_limits(&self, limits: &TenantLimits) -> Result<(), RegistryError> {
+        let TenantLimits { time_ms, memory_bytes, output_bytes, calls, cpu_percent } = *limits;
+        let ceiling = self.edge.as_ref().map_or(usize::MAX, |edge| edge.inner.library.memory_ceiling());
+        let check = |name: &str, value: Option<usize>, most: usize| match value {
+            Some(value) if value == 0 || value > most => {
+                Err(RegistryError::Invalid(format!("{name}: {value} is out of range: write a number from 1 to {most}")))
+            }
+            _ => Ok(()),
+        };
+        check("time_ms", time_ms.and_then(|time| usize::try_from(time).ok()), 60_000)?;
+        check("memory_bytes", memory_bytes, ceiling)?;
+        check("output_bytes", output_bytes, ceiling)?;
+        check("calls", calls, 64)?;
+        check("cpu_percent", cpu_percent, 10_000)
+    }
+
+    /// What a running host calls for a tenant; empty where none runs.
+    pub fn stages(&self, tenant: &str) -> Vec<StageView> {
+        let Some(edge) = &self.edge else { return Vec::new() };
+        let set = edge.inner.library.set(tenant);
+        let named = |slots: &[Arc<Slot>]| {
+            slots.iter().map(|slot| Named { name: slot.name.clone(), digest: slot.digest.clone() }).collect()
+        };
+        let view = |stage| {
+            let plan = set.plan(stage);
+            let canary = plan.canary.as_ref().map(|(_, canary)| {
+                let (own, active) = canary.counted();
+                (canary.version, own, active)
+            });
+            let shadow = plan.shadow.as_ref().map(|shadow| {
+                let counts = &shadow.counts;
+                let counts = [&counts.same, &counts.different, &counts.failed, &counts.skipped];
+                (shadow.version, counts.map(|count| count.load(Ordering::Relaxed)))
+            });
+            StageView { stage, source: plan.source, always: named(&plan.always), own: named(&plan.own), canary, shadow }
+        };
+        Stage::ALL.map(view).into()
+    }
+
+    /// Puts to work what the store says of a tenant.
+    async fn refresh(&self, tenant: &str) -> Result<(), StoreError> {
+        let Some(edge) = &self.edge else { return Ok(()) };
+        let mut versions = self.store.component_versions(Some(tenant)).await?;
+        versions.retain(|version| version.state.is_live());
+        let settings: HashMap<_, _> =
+            self.store.stage_settings(Some(tenant)).await?.into_iter().map(|(_, stage, it)| (stage, it)).collect();
+        let settings =
+            settings.into_iter().filter_map(|(stage, settings)| Some((stage.parse().ok()?, settings))).collect();
+        let limits = self.limits(tenant).await?;
+        edge.assign(tenant, &Assignment { versions, settings, limits });
+        Ok(())
+    }
+}
+
+impl Edge {
+    /// What the components come to; for one listener.
+    pub(super) fn notices(&self) -> Option<mpsc::Receiver<Notice>> {
+        self.inner.unheard.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+    }
+}
+
+/// Tells whoever should know.
+fn announce(notice: &Notice) {
+    match notice {
+        Notice::CanaryOver { tenant, stage, version, digest, why } => {
+            tracing::warn!(tenant, stage = stage.name(), version, digest, why, "a canary was rolled back");
+        }
+        Notice::FellBack { tenant, stage, digest, why } => {
+            tracing::warn!(tenant, stage = stage.name(), digest, why, "the built-in component answered instead");
+        }
+    }
+}
+
+fn check_state(state: VersionState) -> Result<(), RegistryError> {
+    match state {
+        VersionState::Canary(percent) if !(1..=99).contains(&percent) => Err(RegistryError::Invalid(format!(
+            "percent: {percent} is out of range: write a number from 1 to 99; for all requests make it active"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn nothing(tenant: &str, stage: Stage) -> RegistryError {
+    RegistryError::Store(StoreError::NotFound(format!("a pushed {stage} of tenant {tenant}")))
+}

@@ -1,0 +1,106 @@
+//! What answers for a tenant: one immutable set of components, with the limits they run under.
+//!
+//! A request takes its tenant's set once and uses it from begin to end. A change of the tenant's components makes another
+//! set and puts it in the old one's place; what is under way ends with the set that it has.
+
+use std::sync::Arc;
+
+use super::component::Stage;
+use super::confine::Bounds;
+use super::grants::Grants;
+use super::meter::Meter;
+use super::slot::Slot;
+use super::trial::{Canary, Shadow};
+use crate::store::OnFailure;
+
+/// Where the component of a stage comes from, first choice first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Pushed for the tenant.
+    Pushed,
+    /// `[tenant.NAME.components]`.
+    Tenant,
+    /// `[components]`.
+    Shared,
+    BuiltIn,
+}
+
+impl Source {
+    /// As people are shown it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Pushed => "pushed",
+            Source::Tenant => "[tenant.NAME.components]",
+            Source::Shared => "[components]",
+            Source::BuiltIn => "built-in",
+        }
+    }
+
+    /// Whether the tenant brought it, and not the operator for all.
+    pub fn is_of_tenant(self) -> bool {
+        matches!(self, Source::Pushed | Source::Tenant)
+    }
+}
+
+/// What one stage of a tenant is.
+pub struct Plan {
+    /// Called first, for every tenant.
+    pub always: Vec<Arc<Slot>>,
+    /// Called in order; empty where the stage does nothing.
+    pub own: Vec<Arc<Slot>>,
+    pub source: Source,
+    /// Takes the place of `own` in some requests.
+    pub canary: Option<(u8, Arc<Canary>)>,
+    pub shadow: Option<Arc<Shadow>>,
+    /// The built-in component.
+    pub fallback: Option<Arc<Slot>>,
+    pub on_failure: OnFailure,
+    pub grants: Option<Arc<Grants>>,
+}
+
+/// What an edge must know of a tenant's components.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Components {
+    /// Whether a stage of its submissions is one that was pushed, or that the operator configured, for it or for all. No
+    /// edge has those.
+    pub are_configured: bool,
+    /// Another one whenever a stage of its submissions is answered by another component. Of 53 bits, which every reader of
+    /// JSON keeps.
+    pub revision: u64,
+}
+
+/// The components of a tenant.
+pub struct Set {
+    /// No two sets have the same: instances are kept by it.
+    pub id: u64,
+    /// In the order of `Stage::ALL`.
+    pub plans: [Plan; 5],
+    pub bounds: Bounds,
+    /// Of one stage, at once.
+    pub calls: usize,
+    /// The account of what the tenant's own components compute.
+    pub meter: Option<Arc<Meter>>,
+    /// Shadows have an account of their own, so that they never use up the tenant's.
+    pub shadow_meter: Option<Arc<Meter>>,
+    pub components: Components,
+}
+
+impl Set {
+    pub fn plan(&self, stage: Stage) -> &Plan {
+        let [renderer, validator, transformer, signer, shaper] = &self.plans;
+        match stage {
+            Stage::Renderer => renderer,
+            Stage::Validator => validator,
+            Stage::Transformer => transformer,
+            Stage::Signer => signer,
+            Stage::Shaper => shaper,
+        }
+    }
+}
+
+impl Plan {
+    /// The canary, where it answers a request that drew this number of 0 to 99.
+    pub fn canary_for(&self, draw: u8) -> Option<&Arc<Canary>> {
+        self.canary.as_ref().filter(|(percent, canary)| draw < *percent && !canary.is_over()).map(|(_, canary)| canary)
+    }
+}

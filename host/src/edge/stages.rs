@@ -1,0 +1,416 @@
+//! Calls of one tenant's components, for one request: which component gets a call, what follows when it fails.
+//!
+//! A request has one `TenantStages` from begin to end, and with it one set of components and one draw that says whether
+//! a canary answers it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use contract::{
+    Acceptance, Attributes, Finding, FindingClass, HttpRequest, Rendered, RendererInput, ShaperInput, Signatures,
+    SignerInput, StageError, Transformed, TransformerInput, ValidatorInput, Wants,
+};
+use tokio::time::timeout;
+
+use super::call::{self, Answer as _, Call, Describe};
+use super::component::{Compiled, Stage};
+use super::confine::{self, Bounds, Role};
+use super::instance::{Instance, Key};
+use super::meter::{Meter, OverBudget};
+use super::outbound::Outbound;
+use super::set::{Plan, Set};
+use super::slot::Slot;
+use super::trial::Shadow;
+use super::{Inner, Notice};
+use crate::metrics::{Called, metrics};
+use crate::store::OnFailure;
+
+/// How long a call waits for one of its tenant's instances to be free.
+const TURN: Duration = Duration::from_secs(10);
+
+/// Attributes of one message, as promised in `posthaste:types`.
+const ATTRIBUTES: usize = 64;
+
+/// Characters of a refusal that are logged when a shadow answers otherwise.
+const VERDICT_SHOWN: usize = 200;
+
+/// Calls one tenant's components.
+#[derive(Clone)]
+pub struct TenantStages {
+    edge: Arc<Inner>,
+    tenant: Arc<str>,
+    set: Arc<Set>,
+    /// From 0 to 99: what a canary's share is compared with.
+    draw: u8,
+}
+
+/// What a component is to a call.
+#[derive(Clone, Copy)]
+enum Part {
+    Always,
+    Own,
+    Canary,
+    Fallback,
+}
+
+/// A component that gets a call.
+#[derive(Clone, Copy)]
+struct Link<'a> {
+    slot: &'a Arc<Slot>,
+    part: Part,
+}
+
+/// A call under way.
+type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, StageError>> + Send + 'a>>;
+
+/// Why a call has no answer.
+enum Failure {
+    /// The component's own fault.
+    Component(String),
+    /// The tenant has no instance or no share left, or the component is not to be had: not a fault of this version.
+    Ours(String),
+}
+
+impl TenantStages {
+    /// The tenant's components as they are now.
+    pub(super) fn new(edge: Arc<Inner>, tenant: Arc<str>) -> TenantStages {
+        let set = edge.library.set(&tenant);
+        TenantStages { edge, tenant, set, draw: rand::random_range(0..100) }
+    }
+
+    /// The components that get this request's calls of a stage, in order.
+    fn links<'a>(&self, plan: &'a Plan) -> Vec<Link<'a>> {
+        let always = plan.always.iter().map(|slot| Link { slot, part: Part::Always });
+        match plan.canary_for(self.draw) {
+            Some(canary) => always.chain([Link { slot: &canary.slot, part: Part::Canary }]).collect(),
+            None => always.chain(plan.own.iter().map(|slot| Link { slot, part: Part::Own })).collect(),
+        }
+    }
+
+    /// The answer of the one component of a stage.
+    async fn ask_one<C: Call>(&self, call: C) -> Result<C::Answer, StageError> {
+        let plan = self.set.plan(C::STAGE);
+        match self.links(plan).last() {
+            Some(link) => self.ask(plan, *link, &call).await,
+            None => Err(StageError::Unavailable(format!("there is no {}", C::STAGE))),
+        }
+    }
+
+    /// One bounded call, and what the tenant wants to follow when it fails, told in the log with the component's digest.
+    // On the heap: it stands deep inside the futures of a request, which the compiler must lay out as one.
+    fn ask<'a, C: Call>(&'a self, plan: &'a Plan, link: Link<'a>, call: &'a C) -> Asked<'a, C::Answer> {
+        Box::pin(self.try_ask(plan, link, call))
+    }
+
+    async fn try_ask<C: Call>(&self, plan: &Plan, link: Link<'_>, call: &C) -> Result<C::Answer, StageError> {
+        let (asked, took) = self.attempt(plan, link, call).await;
+        self.watch(plan, link, &asked, took);
+        let Link { slot, part } = link;
+        let called = match &asked {
+            Ok(Ok(_)) => Called::Answered,
+            Ok(Err(StageError::Refused(_))) => Called::Refused,
+            Ok(Err(StageError::Unavailable(_))) | Err(_) => Called::Failed,
+        };
+        metrics().stages.called(C::STAGE.name(), &slot.digest, called, took);
+        let (failure, is_ours) = match asked {
+            Ok(answer) => {
+                if let (Some(shadow), Part::Own | Part::Canary) = (&plan.shadow, part) {
+                    self.shadow(shadow, call, &answer);
+                }
+                return answer;
+            }
+            Err(Failure::Component(why)) => (why, false),
+            Err(Failure::Ours(why)) => (why, true),
+        };
+        let (stage, component, digest) = (C::STAGE.name(), &slot.name, &slot.digest);
+        tracing::warn!(tenant = &*self.tenant, stage, component, digest, failure, "a stage failed");
+        let deferred = StageError::Unavailable(format!("{component} ({digest}): {failure}"));
+        let on_failure = match part {
+            Part::Own | Part::Canary if !is_ours => plan.on_failure,
+            Part::Own | Part::Canary | Part::Always | Part::Fallback => OnFailure::Defer,
+        };
+        match (on_failure, &plan.fallback) {
+            (OnFailure::Defer, _) => Err(deferred),
+            (OnFailure::Reject, _) => Err(StageError::Refused(rejection(C::STAGE))),
+            (OnFailure::Fallback, Some(built_in)) if built_in.id != slot.id => {
+                self.edge.tell(Notice::FellBack {
+                    tenant: self.tenant.to_string(),
+                    stage: C::STAGE,
+                    digest: digest.clone(),
+                    why: failure,
+                });
+                let link = Link { slot: built_in, part: Part::Fallback };
+                match self.attempt(plan, link, call).await.0 {
+                    Ok(answer) => answer,
+                    Err(Failure::Component(_) | Failure::Ours(_)) => Err(deferred),
+                }
+            }
+            // The transformer has no built-in one: messages pass unchanged.
+            (OnFailure::Fallback, _) => C::Answer::untouched().ok_or(deferred),
+        }
+    }
+
+    /// Counts a call where a canary is on trial, and ends the trial where it is bad.
+    fn watch<T>(&self, plan: &Plan, link: Link<'_>, asked: &Result<Result<T, StageError>, Failure>, took: Duration) {
+        let Some((_, canary)) = &plan.canary else { return };
+        let of_canary = match link.part {
+            Part::Canary => true,
+            Part::Own => false,
+            Part::Always | Part::Fallback => return,
+        };
+        let failed = match asked {
+            Ok(Ok(_) | Err(StageError::Refused(_))) => false,
+            Ok(Err(StageError::Unavailable(_))) | Err(Failure::Component(_)) => true,
+            Err(Failure::Ours(_)) => return,
+        };
+        if let Some(why) = canary.count(of_canary, failed, took) {
+            let (tenant, digest, version) = (self.tenant.to_string(), canary.slot.digest.clone(), canary.version);
+            tracing::warn!(tenant, digest, version, why, "a canary is taken back");
+            let stage = Stage::ALL.into_iter().find(|stage| std::ptr::eq(self.set.plan(*stage), plan));
+            if let Some(stage) = stage {
+                self.edge.tell(Notice::CanaryOver { tenant, stage, version, digest, why });
+            }
+        }
+    }
+
+    /// One call inside its limits, and the time it took once its turn had come.
+    async fn attempt<C: Call>(
+        &self,
+        plan: &Plan,
+        link: Link<'_>,
+        call: &C,
+    ) -> (Result<Result<C::Answer, StageError>, Failure>, Duration) {
+        let compiled = match link.slot.ready(&self.edge.library.loader).await {
+            Ok(compiled) => compiled,
+            Err(why) => return (Err(Failure::Ours(why.to_string())), Duration::ZERO),
+        };
+        let turn = timeout(TURN, self.edge.shelf.turn(&self.tenant, C::STAGE, self.set.calls)).await;
+        let Ok(Some(_turn)) = turn else {
+            let why = format!("all its instances were busy for {} s", TURN.as_secs());
+            return (Err(Failure::Ours(why)), Duration::ZERO);
+        };
+        let started = Instant::now();
+        let key = Key { tenant: self.tenant.clone(), set: self.set.id, slot: link.slot.id };
+        let (is_of_tenant, meter) = match link.part {
+            Part::Canary => (true, self.set.meter.as_deref()),
+            Part::Own if plan.source.is_of_tenant() => (true, self.set.meter.as_deref()),
+            Part::Own | Part::Always | Part::Fallback => (false, None),
+        };
+        // What the operator chose for all runs under the limits for all.
+        let bounds = if is_of_tenant { &self.set.bounds } else { &self.edge.stage_bounds };
+        let idle = self.edge.shelf.take(&key);
+        let outbound = || match plan.grants.as_ref().filter(|_| is_of_tenant) {
+            Some(grants) => Outbound::granted(&self.tenant, grants),
+            None => Outbound::none(&self.tenant),
+        };
+        let asked = self.run(&compiled, idle, outbound, bounds, meter, call).await;
+        let asked = asked.map(|(answer, instance)| {
+            self.edge.shelf.put(key, instance);
+            answer
+        });
+        (asked, started.elapsed())
+    }
+
+    /// A call to an instance, idle or new: the answer, and the instance where it may be used again.
+    async fn run<C: Call>(
+        &self,
+        compiled: &Compiled,
+        idle: Option<Instance>,
+        outbound: impl FnOnce() -> Outbound,
+        bounds: &Bounds,
+        meter: Option<&Meter>,
+        call: &C,
+    ) -> Result<(Result<C::Answer, StageError>, Instance), Failure> {
+        let asked = timeout(bounds.time, async {
+            let mut instance = match idle {
+                Some(mut instance) => {
+                    confine::arm(&mut instance.store, bounds.time);
+                    instance
+                }
+                None => {
+                    let role = Role::Stage(self.edge.keys.clone());
+                    let store = confine::store(&self.edge.engine, role, outbound(), bounds);
+                    let made = Instance::new(store, compiled).await;
+                    made.map_err(|error| format!("it cannot be instantiated: {error:#}"))?
+                }
+            };
+            match call.ask(&mut instance).await {
+                Ok(answer) => Ok((answer, instance)),
+                Err(error) => Err(call::cause(&error, &instance, bounds.time, bounds.memory_bytes)),
+            }
+        });
+        let asked = match meter {
+            Some(meter) => meter.run(asked).await.map_err(|OverBudget { percent }| {
+                Failure::Ours(format!("its tenant's components used more than {percent} % of a core"))
+            })?,
+            None => asked.await,
+        };
+        let late = |_| Failure::Component(format!("it took longer than {} ms", bounds.time.as_millis()));
+        let (answer, instance) = asked.map_err(late)?.map_err(Failure::Component)?;
+        let said = instance.store.data().stderr.take();
+        if !said.is_empty() {
+            tracing::debug!(tenant = &*self.tenant, stage = C::STAGE.name(), said, "a stage wrote to stderr");
+        }
+        let excess = match &answer {
+            Ok(good) => good.excess(),
+            Err(error) => error.excess(),
+        };
+        match excess {
+            None => Ok((answer, instance)),
+            Some(excess) => Err(Failure::Component(excess)),
+        }
+    }
+
+    /// Makes the same call to a shadow, in a task of its own, and compares. Not made where too many are under way.
+    fn shadow<C: Call>(&self, shadow: &Arc<Shadow>, call: &C, answer: &Result<C::Answer, StageError>) {
+        let Ok(permit) = self.edge.shadows.clone().try_acquire_owned() else {
+            shadow.counts.skipped.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let (this, shadow, call, answer) = (self.clone(), shadow.clone(), call.clone(), answer.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            let asked = this.ask_shadow(&shadow, &call).await;
+            let counts = &shadow.counts;
+            let (tenant, stage) = (&*this.tenant, C::STAGE.name());
+            let (digest, version) = (&shadow.slot.digest, shadow.version);
+            match asked {
+                Ok(found) if found == answer => {
+                    counts.same.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(found) => {
+                    counts.different.fetch_add(1, Ordering::Relaxed);
+                    let (active, shadow) = (verdict(&answer), verdict(&found));
+                    tracing::info!(tenant, stage, digest, version, active, shadow, "a shadow answers otherwise");
+                }
+                Err(Failure::Component(why)) => {
+                    counts.failed.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(tenant, stage, digest, version, why, "a shadow failed");
+                }
+                Err(Failure::Ours(why)) => {
+                    counts.skipped.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(tenant, stage, digest, version, why, "a shadow was not called");
+                }
+            }
+        });
+    }
+
+    async fn ask_shadow<C: Call>(&self, shadow: &Shadow, call: &C) -> Result<Result<C::Answer, StageError>, Failure> {
+        let compiled =
+            shadow.slot.ready(&self.edge.library.loader).await.map_err(|why| Failure::Ours(why.to_string()))?;
+        // A shadow reaches nobody, whatever its stage may: what it does must not be seen.
+        let outbound = || Outbound::none(&self.tenant);
+        let meter = self.set.shadow_meter.as_deref();
+        self.run(&compiled, None, outbound, &self.set.bounds, meter, call).await.map(|(answer, _)| answer)
+    }
+
+    /// What a component of the validator's wants to see. Asked once for each; a failure is not remembered.
+    async fn wants(&self, plan: &Plan, link: Link<'_>) -> Result<Wants, StageError> {
+        link.slot.wants.get_or_try_init(|| self.ask(plan, link, &Describe)).await.cloned()
+    }
+
+    /// Shapes and signs the request of an event.
+    pub(super) async fn shape(&self, input: ShaperInput) -> Result<HttpRequest, StageError> {
+        self.ask_one(input).await
+    }
+}
+
+/// The refusal of a message whose stage failed, where the tenant wants that.
+fn rejection(stage: Stage) -> Finding {
+    Finding {
+        class: FindingClass::Policy,
+        text: format!("the account's {stage} could not be run, and its messages are not sent without it"),
+        // RFC 3463 s3.8: security or policy status.
+        status: Some("5.7.0".to_owned()),
+        field: None,
+        position: None,
+    }
+}
+
+/// An answer in short, for the log.
+fn verdict<T>(answer: &Result<T, StageError>) -> String {
+    match answer {
+        Ok(_) => "a good answer".to_owned(),
+        Err(StageError::Refused(finding)) => {
+            let text: String = finding.text.chars().take(VERDICT_SHOWN).collect();
+            format!("refused: {}", text.escape_debug())
+        }
+        Err(StageError::Unavailable(_)) => "unavailable".to_owned(),
+    }
+}
+
+/// Adds what a component returned to what those before it did.
+fn merge(attributes: &mut Attributes, returned: Attributes) {
+    for (name, value) in returned {
+        match attributes.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = value,
+            None => attributes.push((name, value)),
+        }
+    }
+    attributes.truncate(ATTRIBUTES);
+}
+
+impl pipeline::Stages for TenantStages {
+    async fn render(&self, input: RendererInput) -> Result<Rendered, StageError> {
+        self.ask_one(input).await
+    }
+
+    /// What any of its validators wants to see.
+    async fn describe_validator(&self) -> Result<Wants, StageError> {
+        let plan = self.set.plan(Stage::Validator);
+        let mut all = Wants::default();
+        for link in self.links(plan) {
+            let Wants { text, html, raw } = self.wants(plan, link).await?;
+            all = Wants { text: all.text | text, html: all.html | html, raw: all.raw | raw };
+        }
+        Ok(all)
+    }
+
+    /// Each of its validators in order, until one refuses.
+    async fn validate(&self, mut input: ValidatorInput) -> Result<Acceptance, StageError> {
+        let plan = self.set.plan(Stage::Validator);
+        let links = self.links(plan);
+        if let [one] = links.as_slice() {
+            return self.ask(plan, *one, &input).await;
+        }
+        let mut all = Acceptance::default();
+        for link in links {
+            let Acceptance { warnings, attributes } = self.ask(plan, link, &input).await?;
+            merge(&mut input.attributes, attributes.clone());
+            merge(&mut all.attributes, attributes);
+            all.warnings.extend(warnings);
+        }
+        Ok(all)
+    }
+
+    fn transforms(&self) -> bool {
+        !self.links(self.set.plan(Stage::Transformer)).is_empty()
+    }
+
+    /// Each of its transformers in order: what one made is given to the next.
+    async fn transform(&self, mut input: TransformerInput) -> Result<Transformed, StageError> {
+        let plan = self.set.plan(Stage::Transformer);
+        let links = self.links(plan);
+        if let [one] = links.as_slice() {
+            return self.ask(plan, *one, &input).await;
+        }
+        let mut all = Transformed::default();
+        for link in links {
+            let Transformed { message, warnings, attributes } = self.ask(plan, link, &input).await?;
+            if let Some(message) = message {
+                input.message.clone_from(&message);
+                all.message = Some(message);
+            }
+            merge(&mut input.attributes, attributes.clone());
+            merge(&mut all.attributes, attributes);
+            all.warnings.extend(warnings);
+        }
+        Ok(all)
+    }
+
+    async fn sign(&self, input: SignerInput) -> Result<Signatures, StageError> {
+        self.ask_one(input).await
+    }
+}
