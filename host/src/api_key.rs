@@ -1,8 +1,8 @@
-//! API keys and delivery tokens: `ph_` or `phd_` and 40 letters and digits from the system's randomness, which is more
+//! API keys, operator keys and delivery tokens: `ph_`, `pho_` or `phd_` and 40 letters and digits from the system's randomness, which is more
 //! than 238 bits.
 //!
-//! Each is shown once. What is stored is its SHA-256, which needs no salt at this length, and its first characters. The
-//! two lie in tables of their own: neither is ever taken for the other.
+//! Each is shown once. What is stored is its SHA-256, which needs no salt at this length, and its first characters. They
+//! lie in tables of their own: none is ever taken for another.
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use sha2::{Digest, Sha256};
@@ -13,6 +13,9 @@ pub const API_KEY: &str = "ph_";
 
 /// The same of delivery tokens.
 pub const DELIVERY_TOKEN: &str = "phd_";
+
+/// The same of operator keys.
+pub const OPERATOR_KEY: &str = "pho_";
 
 /// Characters behind the mark.
 const LENGTH: usize = 40;

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 pub use dns::{DnsRecord, RecordType, dns_records};
 pub use edge_key::{NewEdgeKey, SelectorError, make_edge_keys};
-pub use master::{MASTER_KEY_VARIABLE, MasterKey, MasterKeyError, SealError};
+pub use master::{MASTER_KEY_FILE, MASTER_KEY_VARIABLE, MasterKey, MasterKeyError, SealError};
 pub use pair::verifies;
 
 use crate::store::{Directory, DkimKey, SendingDomain, StoreError};

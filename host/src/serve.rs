@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::DEFAULT_TENANT;
 use crate::accept::Intake;
-use crate::api::control::{self, Control};
+use crate::api::control::{self, Control, Problem};
 use crate::api::credential;
 use crate::api::delivery::{self, Delivery, Terms};
 use crate::api::domains::DomainApi;
@@ -33,13 +33,14 @@ use crate::edge::{BuiltIn, Edge, EdgeError, Settings};
 use crate::event::Telling;
 use crate::inbox::{Capture, Inbox, curl_line};
 use crate::keyring::{Keyring, MasterKey, MasterKeyError};
+use crate::queue::policy::Schedules;
 use crate::queue::{Courier, Queue};
 use crate::server::http::{Admits, Budget, Deadlines, HttpServer, Routes};
 use crate::server::smtp::{Options as SmtpOptions, SmtpServer};
 use crate::server::submission::Submissions;
 use crate::server::tls::{self, Tls, TlsError};
 use crate::server::{BindError, bind};
-use crate::store::{Directory as _, Edges as _, Embedded, OpenError, StoreError, private};
+use crate::store::{Directory as _, Edges as _, Embedded, OpenError, Operators as _, StoreError, private};
 use crate::web::{self, address::Reachable};
 
 /// How long connections may take to finish what is under way when the host ends; the queue has its own limit.
@@ -47,6 +48,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 
 /// Of the requests at once: those that may wait for strangers' servers.
 const ERRANDS_SHARE: usize = 4;
+/// Never fewer than one message's files that are fetched at once.
+const ERRANDS_LEAST: usize = 4;
 
 /// A request may be so many times as large as a message: base64, JSON, and HTML beside text.
 const BODY_PER_MESSAGE: u64 = 2;
@@ -90,6 +93,8 @@ pub struct Development {
     pub api_key: String,
     /// Taken besides the delivery tokens of the store, for an edge on this machine.
     pub delivery_token: String,
+    /// Taken besides the operator keys of the store, for the control API.
+    pub operator_key: String,
 }
 
 /// What commands and the running host open alike: the store, locked for this process, and the keys.
@@ -112,12 +117,14 @@ impl Opened {
     /// Opens the data folder, which is made where it lacks.
     fn new(config: &Config, purpose: Purpose) -> Result<Opened, StartError> {
         make_folder(&config.data)?;
-        let defaults = crate::store::Options::default();
-        let retention = match purpose {
-            Purpose::Serve => defaults.retention,
-            Purpose::Develop | Purpose::Command => None,
+        let (retention, keep_messages) = match purpose {
+            Purpose::Serve => (Some(config.store.keep_bodies), Some(config.store.keep_messages)),
+            Purpose::Develop | Purpose::Command => (None, None),
         };
-        let store = Embedded::open(&config.data, crate::store::Options { retention, ..defaults })?;
+        let reserve_bytes = config.store.reserve_bytes;
+        let store_options =
+            crate::store::Options { retention, keep_messages, reserve_bytes, ..crate::store::Options::default() };
+        let store = Embedded::open(&config.data, store_options)?;
         let master = MasterKey::load(config.master_key_file.as_deref(), &config.data)?;
         let keyring = Arc::new(Keyring::new(store.clone(), master, purpose == Purpose::Develop));
         Ok(Opened { store, keyring })
@@ -130,10 +137,11 @@ impl Opened {
         started: Option<Instant>,
         http: Vec<SocketAddr>,
         smtp: Vec<SocketAddr>,
-    ) -> Control {
-        Control {
+    ) -> Arc<Control> {
+        Arc::new(Control {
             store: self.store.clone(),
             directory: self.store.clone(),
+            operators: self.store.clone(),
             edges: self.store.clone(),
             webhooks: self.store.clone(),
             keyring: self.keyring.clone(),
@@ -142,12 +150,12 @@ impl Opened {
             started,
             http,
             smtp,
-        }
+        })
     }
 }
 
 /// For a command while no host runs: the control API over the store itself.
-pub async fn open_control(config: &Config) -> Result<Control, StartError> {
+pub async fn open_control(config: &Config) -> Result<Arc<Control>, StartError> {
     let opened = blocking(config, |config| Opened::new(config, Purpose::Command)).await?;
     Ok(opened.control(config, None, Vec::new(), Vec::new()))
 }
@@ -212,6 +220,7 @@ impl Host {
         if let Some(development) = development {
             learn_key(&opened, &development.api_key).await.map_err(StartError::Key)?;
             learn_token(&opened, &development.delivery_token).await.map_err(StartError::Key)?;
+            learn_operator_key(&opened, &development.operator_key).await.map_err(StartError::Key)?;
         }
         let listeners = Listeners::bind(&config).await?;
         let telling = blocking(&config, {
@@ -236,9 +245,15 @@ impl Host {
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (http, smtp) = (listeners.http_addrs.clone(), listeners.smtp_addrs.clone());
-        let control = Arc::new(opened.control(&config, Some(started), http.clone(), smtp.clone()));
+        let control = opened.control(&config, Some(started), http.clone(), smtp.clone());
         telling.start(&config, &opened.store, &opened.keyring, &edge, &stop, &tasks);
-        let queue = Queue::start(opened.store.clone(), courier, config.delivery.clone(), stop.clone());
+        let queue = Queue::start(
+            opened.store.clone(),
+            courier,
+            config.delivery.clone(),
+            Schedules::from(&config),
+            stop.clone(),
+        );
         serve_smtp(&config, &opened, &edge, &tls, listeners.smtp, &stop, &tasks);
         let inbox = development.map(|development| {
             let url = http.first().map_or_else(String::new, |address| format!("http://{address}"));
@@ -352,7 +367,7 @@ fn resources(config: &Config, opened: &Opened, is_development: bool) -> Result<R
         },
         web: Arc::new(web::Web::new(&config.dns, reachable)?),
         message_bytes: config.limits.message_bytes,
-        errands: Arc::new(Semaphore::new((config.limits.http_requests / ERRANDS_SHARE).max(1))),
+        errands: Arc::new(Semaphore::new((config.limits.http_requests / ERRANDS_SHARE).max(ERRANDS_LEAST))),
     })
 }
 
@@ -397,6 +412,7 @@ impl Web<'_> {
         let obstacles =
             move || store.failure().map(|why| format!("the store takes nothing: {why}")).into_iter().collect();
         let network = Some(self.network.clone());
+        let control_admits = control.clone();
         let routes = Routes { edge: self.edge.clone(), network, inbox, control, obstacles: Box::new(obstacles) };
         let limits = &self.config.limits;
         let one_body = limits.message_bytes.saturating_mul(BODY_PER_MESSAGE);
@@ -405,10 +421,12 @@ impl Web<'_> {
         let admits: Admits = Box::new(move |parts| {
             let (directory, network, headers) = (directory.clone(), network.clone(), parts.headers.clone());
             let is_of_an_edge = parts.uri.path().starts_with(delivery::PREFIX);
+            let control = control_admits.clone().filter(|_| parts.uri.path().starts_with(control::PREFIX));
             Box::pin(async move {
-                match is_of_an_edge {
-                    true => network.admit(&headers).await.map(drop),
-                    false => credential::caller(&*directory, &headers).await.map(drop),
+                match control {
+                    Some(control) => control.admit(&headers).await.map(drop).map_err(Problem::into_response),
+                    None if is_of_an_edge => network.admit(&headers).await.map(drop),
+                    None => credential::caller(&*directory, &headers).await.map(drop),
                 }
             })
         });
@@ -433,7 +451,7 @@ async fn learn_key(opened: &Opened, key: &str) -> Result<(), StoreError> {
         return Ok(());
     }
     let name = "development".to_owned();
-    control::add_key(opened.store.as_ref(), key, DEFAULT_TENANT.to_owned(), name, Timestamp::now()).await?;
+    control::keys::add_key(opened.store.as_ref(), key, DEFAULT_TENANT.to_owned(), name, Timestamp::now()).await?;
     Ok(())
 }
 
@@ -444,5 +462,15 @@ async fn learn_token(opened: &Opened, token: &str) -> Result<(), StoreError> {
     }
     let name = "development".to_owned();
     control::edges::add_token(opened.store.as_ref(), token, None, name, Timestamp::now()).await?;
+    Ok(())
+}
+
+/// Makes the development operator key an operator key of the store, once.
+async fn learn_operator_key(opened: &Opened, key: &str) -> Result<(), StoreError> {
+    if opened.store.operator_key(crate::api_key::hash(key)).await?.is_some() {
+        return Ok(());
+    }
+    let name = "development".to_owned();
+    control::operators::add_operator_key(opened.store.as_ref(), key, name, Timestamp::now()).await?;
     Ok(())
 }

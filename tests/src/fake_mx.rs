@@ -5,13 +5,13 @@
 
 mod dialogue;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
@@ -32,7 +32,7 @@ pub enum Step {
     Mail(&'static str),
     Rcpt(&'static str),
     Data,
-    /// The end of the body.
+    /// The end of the body, by dot or by BDAT.
     Dot,
     Rset,
     Quit,
@@ -82,8 +82,12 @@ pub struct Received {
     pub body: Vec<u8>,
     /// The name in EHLO or HELO.
     pub hello: String,
+    /// The address it came from.
+    pub from: IpAddr,
     /// Whether it came encrypted.
     pub tls: bool,
+    /// Whether the TLS session was resumed.
+    pub resumed: bool,
     /// User name and password, where the client logged in.
     pub login: Option<(String, String)>,
     /// The number of the connection, from 0.
@@ -312,6 +316,33 @@ impl FakeMxBuilder {
     }
 }
 
+/// A port that takes no connection and refuses none: whoever connects there waits. Dropped, it is gone.
+pub struct Stalled {
+    address: SocketAddr,
+    _listener: TcpListener,
+    _crowd: Vec<TcpStream>,
+}
+
+impl Stalled {
+    /// Fills the queue of a listener that nobody serves, until no more get in.
+    pub async fn at(address: SocketAddr) -> Stalled {
+        const STALLED_FOR: Duration = Duration::from_millis(300);
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.expect("a socket");
+        socket.bind(address).unwrap_or_else(|err| panic!("cannot take {address}: {err}"));
+        let listener = socket.listen(1).expect("a bound socket can listen");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let mut crowd = Vec::new();
+        while let Ok(connected) = tokio::time::timeout(STALLED_FOR, TcpStream::connect(address)).await {
+            crowd.push(connected.unwrap_or_else(|err| panic!("{address} refused: {err}")));
+        }
+        Stalled { address, _listener: listener, _crowd: crowd }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
 /// An acceptor with a fresh self-signed certificate.
 fn tls(names: Vec<String>) -> (TlsAcceptor, CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed(names).expect("a certificate can be made");
@@ -327,7 +358,7 @@ fn tls(names: Vec<String>) -> (TlsAcceptor, CertificateDer<'static>) {
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
+    while let Ok((stream, client)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
         let number = {
             let mut log = shared.log();
@@ -335,7 +366,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             log.connections - 1
         };
         shared.changed.send_replace(());
-        let mut dialogue = Dialogue::new(Box::new(stream), Arc::clone(&shared), number);
+        let mut dialogue = Dialogue::new(Box::new(stream), Arc::clone(&shared), number, client.ip());
         connections.spawn(async move {
             // A client that goes away is no fault of the server's.
             let _ = dialogue.run().await;

@@ -171,6 +171,11 @@ pub enum VariableType {
     Number,
 }
 
+/// Bytes of all messages of one request together, where one may have so many.
+pub fn batch_bytes(message_bytes: u64) -> u64 {
+    message_bytes.saturating_mul(2)
+}
+
 /// How far ahead a message may be scheduled.
 pub const SCHEDULE_DAYS: i64 = 30;
 

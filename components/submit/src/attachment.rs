@@ -11,8 +11,10 @@ use crate::json::{JsonError, Value};
 
 /// Attachments of one message.
 const COUNT: usize = 100;
-/// Attachments of one message that are fetched.
-const REMOTE: usize = 10;
+/// Attachments of one request that are fetched.
+pub const REMOTE: usize = 10;
+/// Of them: at once. So many rounds of what one may take fit into a request's time.
+pub const AT_ONCE: usize = 4;
 const URL_OCTETS: usize = 2048;
 /// Octets of a file name, of a content id and of a content type.
 const NAME_OCTETS: usize = 255;

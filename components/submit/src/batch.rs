@@ -5,7 +5,7 @@
 //! message is known by its place in it, so that a repetition is answered with the same ids.
 
 use delivery_client::frame::encode_frame;
-use delivery_client::wire::{AuthAnswer, Idempotency, MessageAnswer};
+use delivery_client::wire::{Idempotency, MessageAnswer, batch_bytes};
 use delivery_client::{DeliveryError, Http};
 use http::{HeaderMap, Response};
 use pipeline::Stages;
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::answer::{self, Error};
 use crate::json::{self, JsonError, Value};
-use crate::service::{Failure, Service, Templates};
+use crate::service::{Caller, Failure, Service, Supplies};
 
 /// Messages in one batch.
 const MESSAGES: usize = 100;
@@ -51,19 +51,20 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
     /// Makes all messages of a batch and hands them to the host.
     pub(crate) async fn submit_batch(
         &self,
-        caller: &AuthAnswer,
+        caller: &Caller,
         body: &[u8],
         mode: Mode,
         idempotency: Option<Idempotency>,
     ) -> Result<Response<Vec<u8>>, Failure> {
         let items = read(body).map_err(Error::from)?;
-        let mut templates = Templates::default();
+        let mut supplies = Supplies::default();
+        let (most, mut bytes) = (batch_bytes(caller.message_bytes), 0);
         let (mut frames, mut places, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         let (mut ignored, mut warnings) = (Vec::new(), Vec::new());
         for (index, item) in items.iter().enumerate() {
             let place = u32::try_from(index).unwrap_or(u32::MAX);
             let key = idempotency.clone().map(|key| Idempotency { item: place, ..key });
-            let made = match self.item(caller, item, place, key, &mut templates).await {
+            let made = match self.item(caller, item, place, key, &mut supplies).await {
                 Ok(made) => made,
                 Err(Failure::Stale(cause)) => return Err(Failure::Stale(cause)),
                 Err(Failure::Final(error)) if mode == Mode::Strict => return Err(error.of_item(index).into()),
@@ -72,6 +73,14 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
                     continue;
                 }
             };
+            bytes += made.message.len() as u64;
+            if bytes > most {
+                let text = format!(
+                    "the messages of the batch have more than {most} bytes together, which is the limit: send them in \
+                     several requests"
+                );
+                return Err(Error::new(413, "validation_error", text).into());
+            }
             let mut meta = made.meta;
             meta.with_all = mode == Mode::Strict;
             frames.append(&mut encode_frame(&meta, made.message).map_err(DeliveryError::from).map_err(Error::from)?);

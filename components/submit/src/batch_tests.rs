@@ -126,6 +126,30 @@ fn what_concerns_the_whole_batch_is_its_answer() {
     check_error(ask("lenient", &two), 422, "validation_error", "`x-batch-validation`");
 }
 
+/// Files, or a template, may make many messages large that are small in the request.
+#[test]
+fn a_batch_has_a_size_of_its_own() {
+    let mut large = mail("x");
+    large["attachments"] = json!([{ "path": "https://x.test/a", "filename": "a" }]);
+    let host = || Host { resources: vec![("/delivery/v1/fetch", 200, "x".repeat(60_000))], ..Default::default() };
+    let three = host();
+    check_error(
+        answer(&three, post("permissive", None, &json!([large, large, large]))),
+        413,
+        "validation_error",
+        "more than 200000 bytes together",
+    );
+    assert!(!three.calls().contains(&"/delivery/v1/messages".to_owned()));
+    let eleven = vec![large; 11];
+    let refused = answer(&host(), post("strict", None, &json!(eleven)));
+    assert_eq!(refused.status(), 413, "whichever comes first");
+    let mut small = mail("x");
+    small["attachments"] = json!([{ "path": "https://x.test/a", "filename": "a" }]);
+    let host = Host { resources: vec![("/delivery/v1/fetch", 200, "x".to_owned())], ..Default::default() };
+    let refused = answer(&host, post("strict", None, &json!(vec![small; 11])));
+    check_error(refused, 422, "validation_error", "more than 10 files");
+}
+
 #[test]
 fn a_batch_is_made_anew_where_components_changed() {
     let host = Host {

@@ -1,12 +1,14 @@
 //! A request's way through the trigger: route, key, body, message, hand-over.
 
 use std::future::Future;
+use std::ops::Deref;
 
 use contract::FindingClass;
 use delivery_client::wire::{
     AuthAnswer, AuthRequest, FetchRequest, HAND_OVER_HEADER, Idempotency, MessageAnswer, MessageMeta, SEAM_HEADER,
 };
-use delivery_client::{Client, DeliveryError, Http};
+use delivery_client::{Client, DeliveryError, Fetched, Http};
+use futures::future::join_all;
 use http::{HeaderMap, Method, Request, Response, request};
 use mail::{Domain, Envelope};
 use pipeline::{Content, Limits, Ready, Refusal, Stages, Submission};
@@ -14,7 +16,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::answer::{self, Error};
-use crate::attachment::{self, Remote};
+use crate::attachment::{self, AT_ONCE, REMOTE, Remote};
 use crate::auth::{self, AuthCache};
 use crate::batch::Mode;
 use crate::email::{Email, Recipients};
@@ -147,7 +149,7 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
             }
             let sent = match kind {
                 Kind::Batch(mode) => self.submit_batch(&caller, &body, mode, idempotency.clone()).await,
-                Kind::One => match self.email(&caller, Fields::read(&body)?, &mut Templates::default()).await {
+                Kind::One => match self.email(&caller, Fields::read(&body)?, &mut Supplies::default()).await {
                     Ok(email) => {
                         if body.len() > KEPT_BYTES {
                             body = Vec::new();
@@ -173,13 +175,13 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
         }
     }
 
-    pub(crate) async fn caller(&self, credential: &AuthRequest) -> Result<AuthAnswer, Error> {
+    pub(crate) async fn caller(&self, credential: &AuthRequest) -> Result<Caller, Error> {
         if let Some(answer) = self.cache.get(credential, self.moment.now_s) {
-            return Ok(answer);
+            return Ok(Caller { answer, is_fresh: false });
         }
         let answer = self.client.auth(credential).await?;
         self.cache.put(credential, &answer, self.moment.now_s);
-        Ok(answer)
+        Ok(Caller { answer, is_fresh: true })
     }
 
     /// The tenant's stages run in the host: so does the whole request.
@@ -191,17 +193,25 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
     }
 
     /// Reads the fields of one message, with the template that they name.
-    async fn email(
-        &self,
-        caller: &AuthAnswer,
-        fields: Fields<'_>,
-        templates: &mut Templates,
-    ) -> Result<Email, Failure> {
+    async fn email(&self, caller: &Caller, fields: Fields<'_>, supplies: &mut Supplies) -> Result<Email, Failure> {
         let stored = match template::stored_id(&fields).map_err(Error::from)? {
-            Some((id, path)) => Some(self.template(caller, &id, &path, templates).await?),
+            Some((id, path)) => Some(self.template(caller, &id, &path, supplies).await?),
             None => None,
         };
-        Ok(Email::read(fields, stored, self.moment.now_s).map_err(Error::from)?)
+        let email = Email::read(fields, stored, self.moment.now_s).map_err(Error::from)?;
+        check_from(caller, email.from.address.domain()).map_err(|error| match caller.is_fresh {
+            true => Failure::Final(error),
+            // The domain may have been added since.
+            false => Failure::Stale(error.message),
+        })?;
+        supplies.files += email.remotes.len();
+        if supplies.files > REMOTE {
+            let text = format!(
+                "`attachments`: more than {REMOTE} files are given by `path` in one request, which is the limit"
+            );
+            return Err(Error::new(422, "validation_error", text).into());
+        }
+        Ok(email)
     }
 
     /// A template that the host keeps. `path` is the field that names it.
@@ -210,15 +220,15 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
         caller: &AuthAnswer,
         id: &str,
         path: &str,
-        templates: &mut Templates,
+        supplies: &mut Supplies,
     ) -> Result<StoredTemplate, Failure> {
-        if let Some((_, known)) = templates.0.iter().find(|(known, _)| known == id) {
+        if let Some((_, known)) = supplies.templates.iter().find(|(known, _)| known == id) {
             return Ok(known.clone());
         }
         match self.client.template(&caller.token, id).await {
             Ok(answer) => {
                 let stored = StoredTemplate::new(answer);
-                templates.0.push((id.to_owned(), stored.clone()));
+                supplies.templates.push((id.to_owned(), stored.clone()));
                 Ok(stored)
             }
             Err(DeliveryError::Refused { status: 404, text, .. }) => {
@@ -231,13 +241,13 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
     /// Makes one message of a batch, whose place in it is `place`.
     pub(crate) async fn item(
         &self,
-        caller: &AuthAnswer,
+        caller: &Caller,
         item: &Value<'_>,
         place: u32,
         idempotency: Option<Idempotency>,
-        templates: &mut Templates,
+        supplies: &mut Supplies,
     ) -> Result<Made, Failure> {
-        let email = self.email(caller, item.fields().map_err(Error::from)?, templates).await?;
+        let email = self.email(caller, item.fields().map_err(Error::from)?, supplies).await?;
         // Ids of version 7 end in 62 bits by chance: the next one is as good.
         let id = Uuid::from_u128(self.moment.id.as_u128().wrapping_add(u128::from(place)));
         self.make(caller, email, id, idempotency).await
@@ -265,10 +275,17 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
         id: Uuid,
         idempotency: Option<Idempotency>,
     ) -> Result<Made, Failure> {
-        check_from(caller, email.from.address.domain())?;
         check_size(caller, &email)?;
-        for remote in std::mem::take(&mut email.remotes) {
-            self.attach(caller, &mut email, &remote).await?;
+        let remotes = std::mem::take(&mut email.remotes);
+        for group in remotes.chunks(AT_ONCE) {
+            let max_bytes = caller.message_bytes.saturating_sub(email.content_bytes());
+            let fetched = join_all(group.iter().map(|remote| self.fetch(caller, remote, max_bytes))).await;
+            for (remote, fetched) in group.iter().zip(fetched) {
+                if let Some(attachment) = email.attachments.get_mut(remote.index) {
+                    attachment::fill(attachment, fetched?);
+                }
+                check_size(caller, &email)?;
+            }
         }
         let (ignored, tags, scheduled_ms) = (email.ignored.clone(), email.tags.clone(), email.scheduled_ms);
         let Recipients { all, hidden } = email.recipients();
@@ -292,26 +309,22 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
         Ok(Made { meta, message, ignored, warnings })
     }
 
-    /// Fetches one attachment, within what is left of the message's size.
-    async fn attach(&self, caller: &AuthAnswer, email: &mut Email, remote: &Remote) -> Result<(), Failure> {
-        let max_bytes = caller.message_bytes.saturating_sub(email.content_bytes());
+    /// Fetches one attachment.
+    async fn fetch(&self, caller: &AuthAnswer, remote: &Remote, max_bytes: u64) -> Result<Fetched, Failure> {
         let request = FetchRequest { url: remote.url.clone(), max_bytes };
-        let fetched = self.client.fetch(&caller.token, &request).await.map_err(|error| match error {
+        self.client.fetch(&caller.token, &request).await.map_err(|error| match error {
             DeliveryError::Refused { status: status @ (413 | 422), text, .. } => {
                 Error::new(status, "invalid_attachment", format!("`{}`: {text}", remote.path)).into()
             }
             error => Failure::from(error),
-        })?;
-        if let Some(attachment) = email.attachments.get_mut(remote.index) {
-            attachment::fill(attachment, fetched);
-        }
-        Ok(check_size(caller, email)?)
+        })
     }
 
     fn submission(&self, caller: &AuthAnswer, email: Email, envelope: Envelope, id: Uuid) -> Submission {
         let now_s = self.moment.now_s;
         let message_id = format!("<{id}@{}>", email.from.address.domain());
-        // A message says when it goes out: by then, the time it was written at may be weeks ago.
+        // A message says when it goes out: by then, the time it was written at may be weeks ago. One that is moved later
+        // keeps it, because it is signed.
         let date_s = email.scheduled_ms.map_or(i64::try_from(now_s).unwrap_or(i64::MAX), |ms| ms / 1000);
         let (draft, template) = email.into_draft(message_id, date_s);
         Submission {
@@ -331,9 +344,28 @@ enum Kind {
     Batch(Mode),
 }
 
-/// The templates that one request has asked for, by what it called them.
+/// What one request has asked for besides its own content.
 #[derive(Default)]
-pub(crate) struct Templates(Vec<(String, StoredTemplate)>);
+pub(crate) struct Supplies {
+    /// Templates by what it called them.
+    templates: Vec<(String, StoredTemplate)>,
+    /// Files to fetch.
+    files: usize,
+}
+
+/// Who calls, as the host said: just now, or within the last minute.
+pub(crate) struct Caller {
+    answer: AuthAnswer,
+    is_fresh: bool,
+}
+
+impl Deref for Caller {
+    type Target = AuthAnswer;
+
+    fn deref(&self) -> &AuthAnswer {
+        &self.answer
+    }
+}
 
 /// A message, ready to be handed over.
 pub(crate) struct Made {

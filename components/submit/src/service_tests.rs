@@ -286,6 +286,25 @@ fn the_from_domain_must_be_registered() {
     }
 }
 
+/// What the edge remembers may be a minute old: a domain that was added since is not refused for it.
+#[test]
+fn a_domain_that_was_just_added_is_asked_for_once_more() {
+    let (before, after) = (auth_answer(&["other.test"], true, 1), auth_answer(&["other.test", "src.test"], true, 1));
+    let host = Host { auth: RefCell::new(vec![(200, before.clone()), (200, after)]), ..Default::default() };
+    let cache = AuthCache::new();
+    let from = |domain: &str| post(&LEAST.replace("src.test", domain));
+    assert_eq!(answer_with(&host, &cache, from("other.test")).status(), 200);
+    assert_eq!(answer_with(&host, &cache, from("src.test")).status(), 200);
+    assert_eq!(host.calls(), [AUTH_PATH, MESSAGES_PATH, AUTH_PATH, MESSAGES_PATH]);
+    // One that is not there is refused, whether the answer was remembered or not.
+    let host = Host { auth: RefCell::new(vec![(200, before)]), ..Default::default() };
+    let cache = AuthCache::new();
+    for calls in [1, 2, 3] {
+        check_error(answer_with(&host, &cache, from("src.test")), 403, "invalid_from_address", "is not registered");
+        assert_eq!(host.calls().len(), calls);
+    }
+}
+
 #[test]
 fn bad_requests_change_nothing() {
     let table = [

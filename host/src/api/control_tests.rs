@@ -1,10 +1,13 @@
 //! The control API over a real store, by itself and through the socket.
 #![allow(clippy::unwrap_used)]
 
+use http::Method;
 use serde_json::{Value, json};
 
+use super::status::Status;
 use super::*;
 use crate::api::socket;
+use crate::api_key;
 use crate::config::Config;
 use crate::serve::{Host, Options};
 
@@ -13,9 +16,26 @@ pub(super) fn config(folder: &std::path::Path) -> Config {
     Config::development(folder.join("data"), loopback, loopback).unwrap()
 }
 
-pub(super) async fn ask(control: &Control, method: Method, path: &str, body: Value) -> (u16, Value) {
+pub(super) async fn ask(control: &Arc<Control>, method: Method, path: &str, body: Value) -> (u16, Value) {
     let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
-    let answer = control.answer(socket::request(method, path, body).unwrap()).await;
+    let answer = control.answer(socket::request(method, path, body).unwrap(), Entry::Folder).await;
+    (answer.status().as_u16(), serde_json::from_slice(answer.body()).unwrap())
+}
+
+/// The same over the network.
+pub(super) async fn ask_with(
+    control: &Arc<Control>,
+    key: Option<&str>,
+    method: Method,
+    path: &str,
+    body: Value,
+) -> (u16, Value) {
+    let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
+    let mut request = socket::request(method, path, body).unwrap();
+    if let Some(key) = key {
+        request.headers_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+    }
+    let answer = control.answer(request, Entry::Network(None)).await;
     (answer.status().as_u16(), serde_json::from_slice(answer.body()).unwrap())
 }
 
@@ -114,9 +134,73 @@ async fn a_running_host_answers_on_its_socket_and_only_once_per_folder() {
     Host::start(config, Options::default()).await.unwrap().shutdown().await;
 }
 
-#[test]
-fn the_queue_shows_what_is_under_way() {
-    for (event, waits) in [("sent", true), ("delivery_delayed", true), ("delivered", false), ("bounced", false)] {
-        assert_eq!(is_under_way(event), waits, "{event}");
+#[tokio::test(flavor = "multi_thread")]
+async fn over_the_network_a_key_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = crate::serve::open_control(&config(folder.path())).await.unwrap();
+    let (_, made) = ask(&control, Method::POST, "operator-keys", json!({ "name": "ci" })).await;
+    let operator = made["key"].as_str().unwrap().to_owned();
+    assert!(operator.starts_with("pho_"), "{made}");
+    let (_, made) = ask(&control, Method::POST, "keys", json!({ "tenant": "acme" })).await;
+    let acme = made["key"].as_str().unwrap().to_owned();
+    let own = made["id"].as_str().unwrap().to_owned();
+    let (_, made) = ask(&control, Method::POST, "keys", json!({})).await;
+    let other = made["id"].as_str().unwrap().to_owned();
+    let get = async |key: Option<&str>, path: &str| ask_with(&control, key, Method::GET, path, Value::Null).await;
+
+    for path in ["status", "keys", "nothing", "openapi.json"] {
+        assert_eq!(get(None, path).await.0, 401, "{path}");
+        assert_eq!(get(Some("pho_wrong"), path).await.0, 401, "{path}");
     }
+    assert_eq!(get(Some(&operator), "status").await.0, 200);
+    assert_eq!(get(Some(&operator), "keys").await.1["data"].as_array().unwrap().len(), 2);
+    assert!(!get(Some(&operator), "operator-keys").await.1.to_string().contains(&operator), "it is shown once");
+
+    assert_eq!(get(Some(&acme), "status").await.0, 403);
+    assert_eq!(get(Some(&acme), "operator-keys").await.0, 403);
+    assert_eq!(get(Some(&acme), "tenants").await.1["data"], json!(["acme"]));
+    let (_, keys) = get(Some(&acme), "keys").await;
+    assert_eq!((keys["data"].as_array().unwrap().len(), &keys["data"][0]["id"]), (1, &json!(own)));
+    assert_eq!(get(Some(&acme), "keys?tenant=default").await.0, 404);
+    let (status, made) = ask_with(&control, Some(&acme), Method::POST, "keys", json!({ "tenant": "default" })).await;
+    assert_eq!(status, 404, "{made}");
+    let (status, made) = ask_with(&control, Some(&acme), Method::POST, "keys", json!({})).await;
+    assert_eq!((status, &made["tenant"]), (201, &json!("acme")), "{made}");
+    let path = format!("keys/{other}");
+    assert_eq!(ask_with(&control, Some(&acme), Method::DELETE, &path, Value::Null).await.0, 404);
+    assert_eq!(ask_with(&control, Some(&operator), Method::DELETE, &path, Value::Null).await.0, 200);
+
+    let (_, listed) = get(Some(&operator), "operator-keys").await;
+    let path = format!("operator-keys/{}", listed["data"][0]["id"].as_str().unwrap());
+    assert_eq!(ask(&control, Method::DELETE, &path, Value::Null).await.0, 200);
+    assert_eq!(get(Some(&operator), "status").await.0, 401, "revoked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_tells_every_route() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = crate::serve::open_control(&config(folder.path())).await.unwrap();
+    let (status, document) = ask(&control, Method::GET, "openapi.json", Value::Null).await;
+    assert_eq!((status, &document["openapi"]), (200, &json!("3.1.0")));
+    let mut ids = std::collections::BTreeSet::new();
+    for route in ROUTES.iter() {
+        let method = route.method.as_str().to_ascii_lowercase();
+        let operation = &document["paths"][format!("{PREFIX}{}", route.template)][&method];
+        assert_eq!(operation["summary"], json!(route.summary), "{method} {}", route.template);
+        assert!(ids.insert(operation["operationId"].to_string()), "two operations are called {operation}");
+        let places = route.template.split('/').filter(|part| part.starts_with('{')).count();
+        let parameters = operation["parameters"].as_array().map_or(0, Vec::len);
+        assert_eq!(parameters, places + route.parameters.len(), "{operation}");
+    }
+    let operations: usize =
+        document["paths"].as_object().unwrap().values().map(|it| it.as_object().unwrap().len()).sum();
+    assert_eq!(operations, ROUTES.len(), "no two routes are one");
+
+    // Whatever is referred to is there.
+    let text = document.to_string();
+    for reference in text.split("#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(document["components"]["schemas"].get(name).is_some(), "{name} is not described");
+    }
+    assert!(text.contains("CreatedKey") && text.contains("Problem"), "{text}");
 }

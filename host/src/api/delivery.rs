@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use delivery_client::wire::{
     AUTH_PATH, AuthAnswer, AuthRequest, FETCH_PATH, Frame, FrameError, FrameLimits, MESSAGES_PATH, MessageAnswer,
-    MessageMeta, SCHEDULE_DAYS, TEMPLATES_PATH, decode_frames,
+    MessageMeta, SCHEDULE_DAYS, TEMPLATES_PATH, batch_bytes, decode_frames,
 };
 use http::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
@@ -191,6 +191,12 @@ impl Delivery {
             Ok(frames) => frames,
             Err(error) => return fault(frame_status(&error), "validation_error", format!("The {error}.")),
         };
+        let most = batch_bytes(self.terms.message_bytes);
+        let bytes: u64 = frames.iter().map(|frame| frame.message.len() as u64).sum();
+        if most < bytes {
+            let text = format!("The messages have {bytes} bytes together: at most {most} are allowed in one request.");
+            return fault(StatusCode::PAYLOAD_TOO_LARGE, "validation_error", text);
+        }
         let revision = caller.components(&tenant).revision;
         let is_stale = frames.iter().any(|frame| frame.meta.component_revision != revision);
         if is_stale || !caller.runs_stages(&tenant) {

@@ -192,6 +192,19 @@ async fn a_message_is_durable_and_a_repetition_is_the_same() {
     );
 }
 
+/// Each message may be as large as any, but a request does not hold as many such.
+#[tokio::test]
+async fn the_messages_of_a_request_have_a_size_together() {
+    let world = World::new(false).await;
+    let message = format!("{MESSAGE}{}", "x\r\n".repeat(3000));
+    let frames: Vec<u8> = (0..3).flat_map(|_| encode_frame(&meta(), message.clone().into_bytes()).unwrap()).collect();
+    let answer = world.post(&world.token().await, frames).await;
+    assert_eq!(answer.status(), 413);
+    let text = String::from_utf8_lossy(answer.body()).into_owned();
+    assert!(text.contains("at most 20000 are allowed in one request"), "{text}");
+    assert_eq!(world.store.messages("acme", None, 9).await.unwrap().items.len(), 0);
+}
+
 #[tokio::test]
 async fn nothing_an_edge_says_is_believed() {
     let world = World::new(false).await;

@@ -17,13 +17,13 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::control::Control;
+use super::control::{Control, Entry};
 
 /// The socket's name in the data folder.
 pub const SOCKET_FILE: &str = "control.sock";
 
-/// Longest body of a request or an answer.
-const BODY_BYTES: usize = 16 << 20;
+/// Longest body of a request or an answer: a component that carries an interpreter is large.
+const BODY_BYTES: usize = 128 << 20;
 
 /// A request's header must be there within this time.
 const HEADER_TIME: Duration = Duration::from_secs(10);
@@ -76,7 +76,8 @@ async fn one(stream: UnixStream, control: Arc<Control>, stop: CancellationToken)
                 Ok(body) => body.to_bytes(),
                 Err(error) => return Err(io::Error::other(error)),
             };
-            Ok::<Response<Full<Bytes>>, io::Error>(control.answer(Request::from_parts(head, body)).await.map(Full::new))
+            let answer = control.answer(Request::from_parts(head, body), Entry::Folder).await;
+            Ok::<Response<Full<Bytes>>, io::Error>(answer.map(Full::new))
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()

@@ -20,8 +20,8 @@ use super::fault::{fault, json as answer, unavailable};
 use crate::event::teller::{Teller, sample};
 use crate::keyring::Keyring;
 use crate::store::{
-    AnyKind, AttemptRecord, Attempted, Directory, Replay, StoreError, TenantEventKind, Webhook, WebhookKey,
-    WebhookStatus, Webhooks as Store,
+    AnyKind, AttemptRecord, Attempted, Directory, Replay, StoreError, TenantEventKind, Webhook, WebhookChange,
+    WebhookKey, WebhookStatus, Webhooks as Store,
 };
 use crate::web::address::Reachable;
 
@@ -203,30 +203,22 @@ impl Webhooks {
     }
 
     async fn change(&self, tenant: &str, id: &str, body: &[u8]) -> Answered {
-        let (_, mut webhook) = self.find(tenant, id).await?;
+        let id = uuid(id)?;
+        // Whose it is comes before what is wrong with the request.
+        self.store.webhook(tenant, &id).await?;
         let mut fields = Fields::read(body)?;
-        if let Some(url) = fields.endpoint(self.reachable)? {
-            webhook.url = url;
-        }
-        if let Some(kinds) = fields.events()? {
-            webhook.kinds = kinds;
-        }
-        if let Some(status) = fields.status()? {
-            (webhook.status, webhook.reason) = (status, None);
-        }
+        let (url, kinds) = (fields.endpoint(self.reachable)?, fields.events()?);
+        let change = WebhookChange { url, kinds, status: fields.status()? };
         fields.end(&["endpoint", "events", "status"])?;
-        let id = webhook.id.clone();
-        self.store.change_webhook(webhook).await?;
+        self.store.change_webhook(tenant, &id, change).await?;
         Ok(answer(StatusCode::OK, &json!({"object": "webhook", "id": id})))
     }
 
     async fn rotate(&self, tenant: &str, id: &str) -> Answered {
-        let (_, mut webhook) = self.find(tenant, id).await?;
-        let (secret, sealed) = self.secret(&webhook.id)?;
+        let id = uuid(id)?;
+        let (secret, sealed) = self.secret(&id)?;
         let until = Timestamp::now().checked_add(ROTATION).unwrap_or(Timestamp::MAX);
-        webhook.old_secret = Some((std::mem::replace(&mut webhook.sealed_secret, sealed), until));
-        let id = webhook.id.clone();
-        self.store.change_webhook(webhook).await?;
+        self.store.rotate_secret(tenant, &id, sealed, until).await?;
         let view = json!({
             "object": "webhook", "id": id, "signing_secret": secret, "old_secret_signs_until": time(until),
         });
@@ -246,7 +238,7 @@ impl Webhooks {
         let attempted = Attempted {
             webhook: key,
             delivery: None,
-            event,
+            event: event.clone(),
             kind,
             number: 1,
             at: told.at,
@@ -256,9 +248,8 @@ impl Webhooks {
             head,
         };
         self.store.attempted(vec![attempted]).await?;
-        let log = self.store.attempts(key, None, 1).await?.items;
-        let attempt = log.first().map(attempt).unwrap_or_default();
-        Ok(answer(StatusCode::OK, &attempt))
+        let logged = self.store.attempt_for(key, &event).await?;
+        Ok(answer(StatusCode::OK, &attempt(&logged)))
     }
 
     async fn replay(&self, tenant: &str, id: &str, body: &[u8]) -> Answered {

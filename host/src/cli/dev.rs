@@ -17,6 +17,9 @@ pub(crate) const DEVELOPMENT_KEY: &str = "ph_dev";
 /// The delivery token for an edge on the same machine, for the same reason.
 const DEVELOPMENT_TOKEN: &str = "phd_dev";
 
+/// The key of the control API, for the same reason.
+const DEVELOPMENT_OPERATOR_KEY: &str = "pho_dev";
+
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
     /// Where the sending API and /inbox listen; loopback only. Port 0 takes a free one.
@@ -59,7 +62,9 @@ impl Dev {
         let data = std::path::absolute(&data).map_err(Failure::io("the data folder"))?;
         let config = Config::development(data.clone(), self.http, self.smtp)?;
         let delivery_token = DEVELOPMENT_TOKEN.to_owned();
-        let options = Options { development: Some(Development { api_key: self.api_key.clone(), delivery_token }) };
+        let operator_key = DEVELOPMENT_OPERATOR_KEY.to_owned();
+        let development = Development { api_key: self.api_key.clone(), delivery_token, operator_key };
+        let options = Options { development: Some(development) };
         let signals = Signals::listen()?;
         let host = Host::start(config, options).await?;
         print!("{}", greeting(&host, &data, &self.api_key));
@@ -89,6 +94,7 @@ Posthaste runs for development: mail is captured, nothing is sent.
   API key  {key}
   SMTP     {smtp_host} port {smtp_port} (no user, no TLS needed; or any user with the API key as password)
   Data     {data}
+  Control  {http}/control/v1/ (operator key {DEVELOPMENT_OPERATOR_KEY})
 
 Send a mail:
 

@@ -1,13 +1,16 @@
-//! `key`, `domain`, `tenant`, `queue`, `status`: a route of the control API each, and its answer printed.
+//! `domain`, `tenant`, `queue`, `status`: a route of the control API each, and its answer printed.
 
 use clap::{Args, Subcommand};
 use http::Method;
 use jiff::Timestamp;
 
-use super::edges::{self, EdgeKey};
+use super::edges::EdgeKey;
 use super::link::Link;
 use super::{Failure, Target, say};
-use crate::api::control::{CreatedKey, DnsRecord, DomainView, KeyView, Listing, NewDomain, NewKey, QueueView, Status};
+use crate::api::control::Listing;
+use crate::api::control::domains::{DnsRecord, DomainView, NewDomain};
+use crate::api::control::status::{QueueView, Status};
+use crate::api::control::tenants::TenantNames;
 
 /// One tenant, or all where none is named.
 #[derive(Clone, Debug, Args)]
@@ -33,79 +36,6 @@ pub(super) fn encode(text: &str) -> String {
         }
     }
     encoded
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Key {
-    /// Make a key and print it, alone, on stdout. It is shown this once and cannot be shown again.
-    Create {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        of: OfTenant,
-        /// What the key is for, to know it by in lists.
-        #[arg(long, default_value = "")]
-        name: String,
-        /// A delivery token for edges instead of an API key: for all tenants, or with --tenant for that one alone.
-        #[arg(long)]
-        delivery: bool,
-    },
-    /// List keys: id, first characters, tenant, name.
-    List {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        of: OfTenant,
-        /// Delivery tokens instead of API keys.
-        #[arg(long)]
-        delivery: bool,
-    },
-    /// Revoke a key: what it is used for is refused from now on.
-    Revoke {
-        #[command(flatten)]
-        target: Target,
-        /// The key's id as `key list` shows it (`key_…`, `dlv_…`).
-        id: String,
-        /// The id is that of a delivery token.
-        #[arg(long)]
-        delivery: bool,
-    },
-}
-
-impl Key {
-    pub(super) async fn run(self) -> Result<(), Failure> {
-        match self {
-            Key::Create { target, of, name, delivery: true } => edges::create_token(&target, of, name).await?,
-            Key::List { target, of, delivery: true } => edges::list_tokens(&target, &of).await?,
-            Key::Revoke { target, id, delivery: true } => edges::revoke_token(&target, &id).await?,
-            Key::Create { target, of, name, delivery: false } => {
-                let new = NewKey { tenant: of.tenant, name: Some(name) };
-                let link = Link::open(&target).await?;
-                let created: CreatedKey = link.call(Method::POST, "keys", &new).await?;
-                if let Err(unseen) = say(&created.key) {
-                    // Nobody will ever know it: a live key that nobody holds is only a riddle in the list.
-                    let path = format!("keys/{}", encode(&created.view.id));
-                    let _: serde_json::Value = link.call(Method::DELETE, &path, &()).await?;
-                    return Err(unseen);
-                }
-            }
-            Key::List { target, of, delivery: false } => {
-                let path = format!("keys{}", of.query());
-                let keys: Listing<KeyView> = Link::open(&target).await?.call(Method::GET, &path, &()).await?;
-                let rows = keys.data.into_iter().map(|key| {
-                    let state = if key.revoked_at.is_some() { "revoked" } else { "live" };
-                    [key.id, format!("{}…", key.prefix), key.tenant, state.to_owned(), day(key.created_at), key.name]
-                });
-                table(["ID", "KEY", "TENANT", "STATE", "CREATED", "NAME"], rows)?;
-            }
-            Key::Revoke { target, id, delivery: false } => {
-                let path = format!("keys/{}", encode(&id));
-                let _: serde_json::Value = Link::open(&target).await?.call(Method::DELETE, &path, &()).await?;
-                say(format_args!("{id} is revoked"))?;
-            }
-        }
-        Ok(())
-    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -208,7 +138,7 @@ impl Queue {
         let Queue::List { target, of } = self;
         let path = format!("queue{}", of.query());
         let queue: QueueView = Link::open(&target).await?.call(Method::GET, &path, &()).await?;
-        say(format_args!("{}, in all tenants", waiting(queue.queued)))?;
+        say(format_args!("{}, in all tenants", waiting(queue.queued.unwrap_or_default())))?;
         if queue.messages.is_empty() {
             return Ok(());
         }
@@ -217,7 +147,7 @@ impl Queue {
             let event = message.last_event.unwrap_or_else(|| "-".to_owned());
             [message.id, sender, message.recipients.to_string(), message.accepted_at.to_string(), event]
         });
-        table(["ID", "SENDER", "TO", "ACCEPTED", "LAST EVENT"], rows)
+        table(["ID", "SENDER", "WAITING", "ACCEPTED", "LAST EVENT"], rows)
     }
 }
 
@@ -233,7 +163,7 @@ pub(crate) enum Tenant {
 impl Tenant {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Tenant::List { target } = self;
-        let tenants: Listing<String> = Link::open(&target).await?.call(Method::GET, "tenants", &()).await?;
+        let tenants: TenantNames = Link::open(&target).await?.call(Method::GET, "tenants", &()).await?;
         tenants.data.iter().try_for_each(say)
     }
 }

@@ -6,8 +6,9 @@ use http::Method;
 use super::directory::{OfTenant, day, encode, table};
 use super::link::Link;
 use super::{Failure, Target, say};
+use crate::api::control::Listing;
 use crate::api::control::edges::{CreatedEdgeKeys, CreatedToken, EdgeAlgorithm, NewEdgeKeys, TokenView};
-use crate::api::control::{Listing, NewKey};
+use crate::api::control::keys::NewKey;
 
 #[derive(Debug, Args)]
 pub(crate) struct EdgeKey {
@@ -82,11 +83,4 @@ pub(super) async fn list_tokens(target: &Target, of: &OfTenant) -> Result<(), Fa
         [token.id, format!("{}…", token.prefix), tenant, state.to_owned(), day(token.created_at), token.name]
     });
     table(["ID", "TOKEN", "TENANT", "STATE", "CREATED", "NAME"], rows)
-}
-
-/// `key revoke --delivery`.
-pub(super) async fn revoke_token(target: &Target, id: &str) -> Result<(), Failure> {
-    let path = format!("delivery-tokens/{}", encode(id));
-    let _: serde_json::Value = Link::open(target).await?.call(Method::DELETE, &path, &()).await?;
-    say(format_args!("{id} is revoked"))
 }

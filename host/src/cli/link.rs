@@ -2,6 +2,7 @@
 //! either way `api::control` answers.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Failure, Target};
-use crate::api::control::{Control, Problem};
+use crate::api::control::{Control, Entry, Problem};
 use crate::api::socket;
 use crate::config::{self, Config};
 use crate::serve::{self, StartError};
@@ -24,7 +25,7 @@ const LOOKS: usize = 50;
 pub(super) struct Link {
     config: Config,
     /// Absent while a host runs.
-    own: Option<Control>,
+    own: Option<Arc<Control>>,
 }
 
 impl Link {
@@ -72,7 +73,7 @@ impl Link {
         };
         let request = socket::request(method, path, body).map_err(|error| Failure::Refused(error.to_string()))?;
         let answer = match &self.own {
-            Some(control) => control.answer(request).await,
+            Some(control) => control.answer(request, Entry::Folder).await,
             None => self.over_socket(request).await?,
         };
         let text = answer.body();

@@ -6,6 +6,7 @@ mod dev;
 mod directory;
 mod edges;
 mod events;
+mod keys;
 mod link;
 mod send;
 mod serve;
@@ -46,9 +47,9 @@ enum Verb {
     Status(Target),
     /// Send a test mail by the sending API of a running host.
     Send(send::Send),
-    /// API keys, what applications send with, and delivery tokens, what edges prove themselves with.
+    /// API keys, what applications send with; delivery tokens, what edges prove themselves with; operator keys.
     #[command(subcommand)]
-    Key(directory::Key),
+    Key(keys::Key),
     /// Sending domains and their DKIM keys.
     #[command(subcommand)]
     Domain(directory::Domain),
@@ -197,6 +198,11 @@ mod tests {
         check("posthaste key create --config a.toml --delivery --tenant acme", true);
         check("posthaste key list --data d --delivery", true);
         check("posthaste key revoke --delivery --config a.toml dlv_1", true);
+        check("posthaste key create --config a.toml --operator --name ci", true);
+        check("posthaste key create --config a.toml --operator --tenant acme", false);
+        check("posthaste key create --config a.toml --operator --delivery", false);
+        check("posthaste key list --data d --operator", true);
+        check("posthaste key revoke --operator --config a.toml opk_1", true);
         check("posthaste domain edge-key example.com --config a.toml --algorithm ed25519 --selector s1", true);
         check("posthaste domain edge-key example.com --config a.toml --algorithm dsa", false);
         check("posthaste domain edge-key example.com --config a.toml --remove s1", true);

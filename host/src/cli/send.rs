@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::dev::DEVELOPMENT_KEY;
 use super::link::Link;
 use super::{Failure, Target, say};
-use crate::api::control::Status;
+use crate::api::control::status::Status;
 use crate::api::socket;
 
 /// How long the host may take to take the connection.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -16,7 +17,7 @@ use super::schema::{self, Section};
 use super::value::{ByteSize, Count, HostPort, Port, ReadableFile, Setting, Surroundings, io_text};
 use super::{
     ComponentFiles, Config, Delivery, DeliveryTimeouts, Dns, HttpListener, Limits, NextHop, RelayAuth, Route, Smtp,
-    StageLimits, Tenant, TlsFiles, TlsPolicy, events,
+    Source, StageLimits, Tenant, TlsFiles, TlsPolicy, events, sources, store,
 };
 
 /// Tables at the top of the file.
@@ -29,7 +30,9 @@ const TABLES: &[&str] = &[
     "dns",
     "delivery",
     "webhooks",
+    "store",
     "route",
+    "source",
     "components",
     "tenant",
     "limits",
@@ -78,9 +81,11 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
     let tls = tls(context, &top);
     let smtp = smtp(context, &top);
     let dns: Option<Vec<SocketAddr>> = section(context, &top, "dns").get(context, "servers");
-    let delivery = delivery(context, &top, dns.as_deref().unwrap_or_default());
+    let sources = sources(context, &top);
+    let delivery = delivery(context, &top, dns.as_deref().unwrap_or_default(), &sources);
     let webhooks = events::webhooks(context, &top);
-    let routes = routes(context, &top);
+    let store = store::store(context, &top);
+    let routes = routes(context, &top, &sources);
     let shared = section(context, &top, "components");
     let components = components(context, &shared);
     let tenants = tenants(context, &top);
@@ -102,6 +107,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
         dns: Dns { servers: dns? },
         delivery: delivery?,
         webhooks: webhooks?,
+        store: store?,
         routes,
         components,
         tenants,
@@ -129,13 +135,13 @@ fn listener(context: &mut Context<'_, '_>, top: &Reader<'_, '_>, name: &str) -> 
     section.demand(context, "listen")
 }
 
-/// Whoever reaches it is the operator, so it is for this machine alone.
+/// It asks for keys and speaks no TLS, so it is for this machine alone.
 fn admin(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> Option<SocketAddr> {
     let section = section(context, top, "admin");
     let address: SocketAddr = section.demand(context, "listen")?;
     if let Some((_, value)) = section.raw("listen").filter(|_| !address.ip().is_loopback()) {
         let text = format!(
-            "admin.listen: {address} can be reached from elsewhere, and no password is asked there: write \"127.0.0.1:{}\"",
+            "admin.listen: {address} can be reached from elsewhere, where keys would cross the network unencrypted: write \"127.0.0.1:{}\"",
             address.port()
         );
         context.faults.add(value.span(), text);
@@ -169,21 +175,24 @@ fn smtp(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> Option<Smtp> {
     })
 }
 
-fn delivery(context: &mut Context<'_, '_>, top: &Reader<'_, '_>, servers: &[SocketAddr]) -> Option<Delivery> {
+fn delivery(
+    context: &mut Context<'_, '_>,
+    top: &Reader<'_, '_>,
+    servers: &[SocketAddr],
+    sources: &[Arc<Source>],
+) -> Option<Delivery> {
     let delivery = section(context, top, "delivery");
     let port = delivery.get(context, "port");
     let allow_private = delivery.get(context, "allow_private");
     // A name server on this machine answers for a closed network, whose hosts have private addresses.
     let closed = delivery.raw("allow_private").is_none() && servers.iter().any(|server| server.ip().is_loopback());
     let expire_after = delivery.get(context, "expire_after");
-    let retry_delays: Option<Vec<Duration>> = delivery.get(context, "retry_delays");
+    let retry_delays = retry_delays(context, &delivery);
+    let sources = sources::named(context, &delivery, sources);
     let [per_site, connections, messages] = ["connections_per_site", "connections", "messages_per_connection"]
         .map(|name| delivery.get(context, name).map(|Count(number)| number));
     let idle_connection = delivery.get(context, "idle_connection");
     let timeouts = timeouts(context, &delivery);
-    if let (Some([]), Some((span, _))) = (retry_delays.as_deref(), delivery.raw("retry_delays")) {
-        context.faults.add(span, "delivery.retry_delays is empty: write at least one wait, such as [\"5m\"]");
-    }
     Some(Delivery {
         port: port.map(|Port(port)| port)?,
         allow_private: closed || allow_private?,
@@ -193,8 +202,18 @@ fn delivery(context: &mut Context<'_, '_>, top: &Reader<'_, '_>, servers: &[Sock
         connections: connections?,
         messages_per_connection: messages?,
         idle_connection: idle_connection?,
+        sources,
         timeouts: timeouts?,
     })
+}
+
+fn retry_delays(context: &mut Context<'_, '_>, section: &Reader<'_, '_>) -> Option<Vec<Duration>> {
+    let delays: Option<Vec<Duration>> = section.get(context, "retry_delays");
+    if let (Some([]), Some((span, _))) = (delays.as_deref(), section.raw("retry_delays")) {
+        let key = section.full("retry_delays");
+        context.faults.add(span, format!("{key} is empty: write at least one wait, such as [\"5m\"]"));
+    }
+    delays
 }
 
 fn timeouts(context: &mut Context<'_, '_>, delivery: &Reader<'_, '_>) -> Option<DeliveryTimeouts> {
@@ -212,34 +231,48 @@ fn timeouts(context: &mut Context<'_, '_>, delivery: &Reader<'_, '_>) -> Option<
     })
 }
 
-fn routes(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> Vec<Route> {
-    let (Some(schema), Some((_, value))) = (schema::section_of("route"), top.raw("route")) else {
+fn sources(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> Vec<Arc<Source>> {
+    let mut read = Vec::new();
+    for section in repeated(context, top, "source") {
+        let source = sources::source(context, &section);
+        read.push((section, source));
+    }
+    sources::check_names(context, &read);
+    read.into_iter().filter_map(|(_, source)| source).collect()
+}
+
+fn routes(context: &mut Context<'_, '_>, top: &Reader<'_, '_>, sources: &[Arc<Source>]) -> Vec<Route> {
+    let sections = repeated(context, top, "route");
+    sections.iter().filter_map(|section| route(context, section, sources)).collect()
+}
+
+/// The tables of a section that may stand many times.
+fn repeated<'d, 'i>(context: &mut Context<'_, '_>, top: &Reader<'d, 'i>, name: &'static str) -> Vec<Reader<'d, 'i>> {
+    let (Some(schema), Some((_, value))) = (schema::section_of(name), top.raw(name)) else {
         return Vec::new();
     };
     let one = std::slice::from_ref(value);
     let items: Vec<&Spanned<DeValue<'_>>> = match value.get_ref() {
         DeValue::Array(items) => items.iter().collect(),
         DeValue::Table(_) => {
-            context.faults.add(value.span(), "routes stand in a list: write [[route]] with two brackets");
+            context.faults.add(value.span(), format!("{name}s stand in a list: write [[{name}]] with two brackets"));
             Vec::new()
         }
         _ => one.iter().collect(),
     };
-    let mut routes = Vec::with_capacity(items.len());
-    for item in items {
-        let section = Reader::of(context, schema, "route".to_owned(), Some(item));
-        routes.extend(route(context, &section));
-    }
-    routes
+    items.into_iter().map(|item| Reader::of(context, schema, name.to_owned(), Some(item))).collect()
 }
 
-fn route(context: &mut Context<'_, '_>, section: &Reader<'_, '_>) -> Option<Route> {
+fn route(context: &mut Context<'_, '_>, section: &Reader<'_, '_>, sources: &[Arc<Source>]) -> Option<Route> {
     section.refuse_unknown(context, &[]);
     let domain = section.demand(context, "domain");
     let relay: Option<HostPort> = section.get(context, "relay");
     let port = section.get(context, "port").map(|Port(port)| port);
     let tls = section.get(context, "tls");
     let auth = section.raw("auth").map(|(_, value)| relay_auth(context, value));
+    let sources = sources::named(context, section, sources);
+    let retry_delays = retry_delays(context, section);
+    let expire_after = section.get(context, "expire_after");
     for (key, name) in [(section.raw("port"), "port"), (section.raw("auth"), "auth")] {
         let Some((span, _)) = key else { continue };
         match (name, section.raw("relay").is_some()) {
@@ -258,7 +291,7 @@ fn route(context: &mut Context<'_, '_>, section: &Reader<'_, '_>) -> Option<Rout
         Some(HostPort(host, port)) => NextHop::Relay { host, port, auth: auth.flatten() },
         None => NextHop::Mx { port },
     };
-    Some(Route { domain: domain?, next_hop, tls })
+    Some(Route { domain: domain?, next_hop, tls, sources, retry_delays, expire_after })
 }
 
 /// Longest file with a secret, which is one line.

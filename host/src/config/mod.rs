@@ -7,11 +7,14 @@ pub mod fault;
 mod load;
 mod reader;
 pub mod schema;
+mod sources;
+mod store;
 mod value;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mail::Domain;
@@ -20,6 +23,8 @@ pub use edge::NotifyEdge;
 pub use events::WebhookRules;
 pub use fault::{Fault, Faults, Place};
 pub use load::{TENANT_NAME_BYTES, is_tenant_name, load, parse};
+pub use sources::Source;
+pub use store::StoreRules;
 
 /// Everything the host needs to know at start.
 #[derive(Clone, Debug)]
@@ -38,6 +43,7 @@ pub struct Config {
     pub dns: Dns,
     pub delivery: Delivery,
     pub webhooks: WebhookRules,
+    pub store: StoreRules,
     pub routes: Vec<Route>,
     /// For tenants that have none of their own.
     pub components: ComponentFiles,
@@ -119,6 +125,8 @@ pub struct Delivery {
     pub messages_per_connection: usize,
     /// How long an idle connection waits for another message.
     pub idle_connection: Duration,
+    /// Where mail leaves from whose route names no sources; empty: the system chooses.
+    pub sources: Vec<Arc<Source>>,
     pub timeouts: DeliveryTimeouts,
 }
 
@@ -140,6 +148,11 @@ pub struct Route {
     pub domain: RouteDomain,
     pub next_hop: NextHop,
     pub tls: TlsPolicy,
+    /// The first that the peer does not blame is used; empty: those of `[delivery]`.
+    pub sources: Vec<Arc<Source>>,
+    /// `None`: that of `[delivery]`.
+    pub retry_delays: Option<Vec<Duration>>,
+    pub expire_after: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

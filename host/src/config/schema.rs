@@ -93,8 +93,12 @@ pub const SECTIONS: &[Section] = &[
     ),
     section(
         "admin",
-        "Control API by TCP. Left out: it is reached through the socket in the data folder only.",
-        &[bare("listen", ADDRESS, "Demanded in this section. A loopback address: whoever reaches it is the operator.")],
+        "Control API by TCP, for operator keys (`posthaste key create --operator`) and the tenants' own. Left out: it is reached through the socket in the data folder only.",
+        &[bare(
+            "listen",
+            ADDRESS,
+            "Demanded in this section. A loopback address, since there is no TLS: put a proxy that speaks it in front.",
+        )],
     ),
     section(
         "tls",
@@ -168,6 +172,12 @@ pub const SECTIONS: &[Section] = &[
                 "After so many messages a connection is closed and another opened.",
             ),
             key("idle_connection", DURATION, "\"5s\"", "How long an open connection waits for another message."),
+            key(
+                "sources",
+                "list of names",
+                "[]",
+                "The `[[source]]` that mail leaves from: the first that the peer does not blame. Empty: the system chooses the address.",
+            ),
         ],
     ),
     section(
@@ -207,6 +217,30 @@ pub const SECTIONS: &[Section] = &[
             key("keep_log", DURATION, "\"7d\"", "How long the log of attempts is kept."),
         ],
     ),
+    section(
+        "store",
+        "What is kept on disk, in the data folder.",
+        &[
+            key(
+                "reserve",
+                SIZE,
+                "\"256MiB\"",
+                "Free disk space below which no mail is taken (452, 503), so that what was taken can be delivered. Below it, bodies that nobody waits for go at once.",
+            ),
+            key(
+                "keep_bodies",
+                DURATION,
+                "\"1d\"",
+                "How long a body can be read after its last recipient is done with.",
+            ),
+            key(
+                "keep_messages",
+                DURATION,
+                "\"30d\"",
+                "How long a message and its events can be read from the same moment; at least `1d`, and at least `keep_bodies`. What a webhook is still to be told of stays.",
+            ),
+        ],
+    ),
     Section {
         path: "route",
         repeats: true,
@@ -234,6 +268,32 @@ pub const SECTIONS: &[Section] = &[
                 "`{ username, password_file }` or `{ username, password_env }`",
                 "Credentials for the relay. The password stands in a file (its end of line is not part of it) or an environment variable, never here.",
             ),
+            bare("sources", "list of names", "The same as in `[delivery]`, for this route."),
+            bare("retry_delays", "list of durations", "The same as in `[delivery]`, for this route."),
+            bare("expire_after", DURATION, "The same as in `[delivery]`, for this route."),
+        ],
+    },
+    Section {
+        path: "source",
+        repeats: true,
+        doc: "An address that mail leaves from. Where a peer refuses mail because of the address it comes from, a list or its reputation, the next source of the route's `sources` is used there for an hour. A message that only waits for greylisting keeps its source.",
+        keys: &[
+            bare(
+                "name",
+                "name",
+                "Demanded. Lower-case letters, digits, `-` and `_`, at most 64; for `sources` and the log.",
+            ),
+            bare(
+                "addresses",
+                "list of addresses",
+                "Demanded. Addresses of this machine, one IPv4 and one IPv6 at most. Hosts that have only addresses of the other kind are not reached from here.",
+            ),
+            bare(
+                "hostname",
+                "domain name",
+                "The name in EHLO. It should resolve to the addresses, and they back to it. Left out: the host's.",
+            ),
+            key("connections", COUNT, "100", "Connections at once from here; sites that find none free wait for one."),
         ],
     },
     section("components", "WASM files that replace built-in stages, for all tenants.", STAGE_FILES),

@@ -64,6 +64,9 @@ from_text!(PathBuf, "some/folder", |text, around| path(text, around));
 from_text!(ReadableFile, "some/file", |text, around| readable(path(text, around)?));
 from_text!(Domain, "mail.example.com", |text, _| domain(text));
 from_text!(SocketAddr, "127.0.0.1:8080", |text, _| socket_address(text));
+from_text!(IpAddr, "192.0.2.1", |text, _| {
+    text.parse().map_err(|_| format!("`{text}` is not an address: write for example \"192.0.2.1\" or \"2001:db8::1\""))
+});
 from_text!(IpNet, "192.0.2.0/24", |text, _| network(text));
 from_text!(Duration, "30s", |text, _| duration(text));
 from_text!(TlsPolicy, "opportunistic", |text, _| tls_policy(text));

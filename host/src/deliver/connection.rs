@@ -95,6 +95,16 @@ impl Connection {
         !self.client.is_ready() && !self.client.mail_was_answered()
     }
 
+    /// Whether the last message was lost when all of it was sent, so that the peer may have it.
+    pub(super) fn had_it_all(&self) -> bool {
+        self.client.had_it_all()
+    }
+
+    /// Whether the session is over before its time.
+    pub(super) fn is_broken(&self) -> bool {
+        self.client.failure().is_some()
+    }
+
     /// Whether it can take another message: the machine is ready, and the peer has neither closed nor said anything.
     pub(super) fn is_open(&self) -> bool {
         self.client.is_ready() && self.stream.is_quiet()

@@ -2,13 +2,16 @@
 //!
 //! On the road it stands behind `queue` and `route`, at the very end. It owns sockets, deadlines and TLS; what is said
 //! is decided in `smtp::client`. Invariants: every wait has a deadline; a session that lost step is dropped; whatever
-//! happens is an `Outcome`. RFC 5321 s5.1 (order of hosts), RFC 3207 and RFC 7435 (opportunistic TLS).
+//! happens is an `Outcome`. RFC 5321 s5.1 (order of hosts), RFC 3207 and RFC 7435 (opportunistic TLS), RFC 8305
+//! (both kinds of addresses).
 
 mod connection;
 mod dialer;
+mod race;
 mod reach;
 mod session;
 mod tls;
+mod trouble;
 
 use std::sync::Arc;
 
@@ -77,7 +80,7 @@ impl Courier for SmtpCourier {
     }
 
     async fn connect(&self, site: &Site) -> Result<Box<dyn Session>, Box<Outcome>> {
-        let connection = self.dialer.connect(&site.plan).await?;
-        Ok(Box::new(SmtpSession::new(connection, Arc::clone(&self.dialer), Arc::clone(&site.plan))))
+        let dialed = self.dialer.connect(&site.plan).await?;
+        Ok(Box::new(SmtpSession::new(dialed, Arc::clone(&self.dialer), Arc::clone(&site.plan))))
     }
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use mail::Outcome;
+use mail::{EnhancedCode, Outcome, Verdict};
 use tokio::time::Instant;
 
-use super::connection::Connection;
-use super::dialer::Dialer;
+use super::dialer::{Dialed, Dialer};
 use crate::queue::{Session, Transaction};
 use crate::route::Plan;
+use crate::route::egress::is_blamed;
 use crate::smtp::client::Mail;
 
 /// A connection that carried nothing for so long has idled.
@@ -19,7 +19,7 @@ const IDLE_MIN: Duration = Duration::from_millis(100);
 /// An SMTP session. A message that an idle peer hung up on, before a word about it, is tried once on a fresh connection:
 /// it must not wait for its retry because the connection was old.
 pub(super) struct SmtpSession {
-    connection: Connection,
+    dialed: Dialed,
     dialer: Arc<Dialer>,
     plan: Arc<Plan>,
     used: bool,
@@ -27,8 +27,50 @@ pub(super) struct SmtpSession {
 }
 
 impl SmtpSession {
-    pub(super) fn new(connection: Connection, dialer: Arc<Dialer>, plan: Arc<Plan>) -> SmtpSession {
-        SmtpSession { connection, dialer, plan, used: false, opened: Instant::now() }
+    pub(super) fn new(dialed: Dialed, dialer: Arc<Dialer>, plan: Arc<Plan>) -> SmtpSession {
+        SmtpSession { dialed, dialer, plan, used: false, opened: Instant::now() }
+    }
+
+    /// Sends on this connection, or on a fresh one where this one had grown old.
+    async fn attempt(&mut self, mail: Mail<'_>) -> Vec<Outcome> {
+        // Lost at once on a new connection says something of the peer; lost later, that it did not want to wait.
+        let idled = std::mem::replace(&mut self.used, true) || self.opened.elapsed() >= IDLE_MIN;
+        let outcomes = self.dialed.connection.send(mail).await;
+        let stale = idled && self.dialed.connection.lost_unheard();
+        if !stale {
+            return outcomes;
+        }
+        let had_it_all = self.dialed.connection.had_it_all();
+        match self.dialer.connect(&self.plan).await {
+            Ok(dialed) => {
+                self.dialed = dialed;
+                let mut outcomes = self.dialed.connection.send(mail).await;
+                if had_it_all {
+                    let again =
+                        "; the connection before it was lost with all of the message sent, which may arrive twice";
+                    outcomes.iter_mut().for_each(|outcome| outcome.text.push_str(again));
+                }
+                outcomes
+            }
+            Err(outcome) => vec![*outcome; mail.recipients.len()],
+        }
+    }
+
+    /// What follows for the next attempts: from where, and to whom first.
+    fn learn(&self, outcomes: &mut [Outcome]) {
+        if self.dialed.connection.is_broken() && self.plan.hosts.len() > 1 {
+            self.dialer.trouble.note(&self.dialed.host);
+        }
+        let Some(egress) = &self.plan.egress else { return };
+        for outcome in outcomes.iter_mut().filter(|outcome| is_blamed(outcome)) {
+            let another_is_left = egress.blame(Instant::now());
+            // It is not the message that was refused, and not its recipient.
+            if another_is_left && outcome.verdict == Verdict::Bounced {
+                outcome.verdict = Verdict::Deferred;
+                outcome.status = EnhancedCode { class: 4, ..outcome.status };
+                outcome.text.push_str("; this blames the address it came from, and another source is left to try");
+            }
+        }
     }
 }
 
@@ -36,27 +78,18 @@ impl SmtpSession {
 impl Session for SmtpSession {
     async fn send(&mut self, transaction: &Transaction) -> Vec<Outcome> {
         let mail = Mail { sender: &transaction.sender, recipients: &transaction.recipients, body: &transaction.body };
-        // Lost at once on a new connection says something of the peer; lost later, that it did not want to wait.
-        let idled = std::mem::replace(&mut self.used, true) || self.opened.elapsed() >= IDLE_MIN;
-        let outcomes = self.connection.send(mail).await;
-        let stale = idled && self.connection.lost_unheard();
-        if !stale {
-            return outcomes;
+        let mut outcomes = self.attempt(mail).await;
+        if outcomes.iter().any(|outcome| outcome.verdict != Verdict::Delivered) {
+            self.learn(&mut outcomes);
         }
-        match self.dialer.connect(&self.plan).await {
-            Ok(connection) => {
-                self.connection = connection;
-                self.connection.send(mail).await
-            }
-            Err(outcome) => vec![*outcome; transaction.recipients.len()],
-        }
+        outcomes
     }
 
     fn is_open(&self) -> bool {
-        self.connection.is_open()
+        self.dialed.connection.is_open()
     }
 
     async fn close(self: Box<Self>) {
-        self.connection.close().await;
+        self.dialed.connection.close().await;
     }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use delivery_client::wire::NotifyAnswer;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, Semaphore};
@@ -424,6 +425,7 @@ impl Worker {
                 seq: due.seq,
                 due_at: due.due_at,
                 next,
+                head: next.and_then(|_| kept_head(due)),
                 failing: self.failing,
             }),
             event: due.event.id().to_owned(),
@@ -480,6 +482,15 @@ impl Worker {
         }
         is_stopped
     }
+}
+
+/// What is told of a message's header, for tries after its body is gone. Kept with the first of them.
+fn kept_head(due: &Due) -> Option<Bytes> {
+    let told = ["From", "To", "Subject", "Message-ID"];
+    let head = due.message.head.as_deref().filter(|_| due.attempts == 0)?;
+    let (fields, _) = mail::header::split(head).ok()?;
+    let kept = fields.iter().filter(|field| told.iter().any(|name| field.is(name)));
+    Some(kept.flat_map(|field| [field.name.as_bytes(), b":", field.value, b"\r\n"].concat()).collect())
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::event::teller::Clock;
 use crate::keyring::{Keyring, MasterKey};
 use crate::store::{
     AnyEvent, AnyKind, Directory, Embedded, EventFilter, NewMessage, Options, Replay, Store, StoreError,
-    TenantEventKind,
+    TenantEventKind, WebhookChange,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -377,7 +377,9 @@ async fn gone_disables() {
     assert!(status().await.reason.unwrap().contains("410"));
     world.accept("default").await;
     // Enabled again it is told of what happens from then on; what it missed can be replayed.
-    world.store.change_webhook(webhook.clone()).await.unwrap();
+    let enable = WebhookChange { status: Some(WebhookStatus::Enabled), ..WebhookChange::default() };
+    world.store.change_webhook("default", &webhook.id, enable).await.unwrap();
+    assert_eq!(status().await.reason, None);
     world.accept("default").await;
     let calls = world.calls(2).await;
     assert_ne!(calls[0].id, calls[1].id);
@@ -491,13 +493,13 @@ async fn an_endpoint_that_keeps_failing_is_paused() {
 async fn a_late_410_does_not_stop_another_endpoint() {
     let world = World::new(1);
     world.start();
-    let mut webhook = world.webhook("default", "http://old", &[Sent]).await;
+    let webhook = world.webhook("default", "http://old", &[Sent]).await;
     world.answers("http://old", &[410]);
     let gate = world.gate("http://old");
     world.accept("default").await;
     let first = world.calls(1).await[0].id.clone();
-    webhook.url = "http://new".to_owned();
-    world.store.change_webhook(webhook.clone()).await.unwrap();
+    let change = WebhookChange { url: Some("http://new".to_owned()), ..WebhookChange::default() };
+    world.store.change_webhook("default", &webhook.id, change).await.unwrap();
     gate.add_permits(1);
     let calls = world.calls(2).await;
     assert_eq!((calls[1].url.as_str(), &calls[1].id), ("http://new", &first));
@@ -547,10 +549,10 @@ async fn tenants_are_told_of_their_own() {
 async fn two_secrets_sign_until_the_old_one_is_over() {
     let world = World::new(1);
     world.start();
-    let mut webhook = world.webhook("default", "http://a", &[Sent]).await;
+    let webhook = world.webhook("default", "http://a", &[Sent]).await;
     let until = world.clock.now() + SignedDuration::from_hours(24);
-    webhook.old_secret = Some((webhook.sealed_secret.clone(), until));
-    world.store.change_webhook(webhook.clone()).await.unwrap();
+    let secret = world.keyring.seal(&webhook.id, b"whsec_y").unwrap();
+    world.store.rotate_secret("default", &webhook.id, secret, until).await.unwrap();
     world.accept("default").await;
     world.calls(1).await;
     world.pass(SignedDuration::from_hours(25));

@@ -47,7 +47,7 @@ impl Courier for Capture {
 }
 
 fn here() -> Site {
-    let plan = Plan { hosts: Vec::new(), port: 0, tls: TlsPolicy::Off, auth: None };
+    let plan = Plan { hosts: Vec::new(), port: 0, tls: TlsPolicy::Off, auth: None, egress: None };
     Site { key: Arc::from("inbox"), plan: Arc::new(plan) }
 }
 

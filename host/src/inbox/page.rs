@@ -29,6 +29,8 @@ pub(super) struct Row {
     pub when: String,
     /// The last event's name: `delivered`.
     pub status: String,
+    /// Of a mail that waits for its time: when that is.
+    pub scheduled: Option<String>,
 }
 
 /// What the list shows of a mail's content.
@@ -58,6 +60,10 @@ impl Row {
             at: mail.accepted_at.to_string(),
             when: clock(mail.accepted_at),
             status: mail.last_event.clone().unwrap_or_else(|| "sent".to_owned()),
+            scheduled: mail
+                .scheduled_at
+                .filter(|_| mail.last_event.as_deref() == Some("scheduled"))
+                .map(|at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()),
         }
     }
 }

@@ -17,6 +17,9 @@ use thiserror::Error;
 /// Holds the master key in base64, where it is set.
 pub const MASTER_KEY_VARIABLE: &str = "POSTHASTE_MASTER_KEY";
 
+/// Where it is made, in the data folder.
+pub const MASTER_KEY_FILE: &str = "master.key";
+
 /// Octets of a master key.
 const KEY_OCTETS: usize = 32;
 
@@ -71,7 +74,7 @@ impl MasterKey {
         match file {
             Some(path) => MasterKey::read(path),
             None => {
-                let path = data.join("master.key");
+                let path = data.join(MASTER_KEY_FILE);
                 if !path.exists() {
                     create(&path)?;
                 }

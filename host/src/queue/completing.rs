@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use mail::{Event, Outcome};
+use mail::{Event, EventKind, Outcome};
 use tokio::sync::mpsc;
 
-use super::policy::{Attempt, Schedule};
+use super::policy::{Attempt, Schedules};
 use super::sites::Item;
 use crate::event;
 use crate::store::{Completion, LeasedRecipient, Next, Store};
@@ -19,11 +19,14 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How often it is told again while stopping. What is not told then is due again at the next start.
 const LAST_TRIES: u32 = 3;
 
+/// The reason of the `email.failed` of a message whose stored bytes are damaged or gone.
+pub const DAMAGED: &str = "damaged";
+
 /// Where completions go. Never full: there is at most one for each leased recipient, and leases are bounded.
 #[derive(Clone)]
 pub(super) struct Completer {
     told: mpsc::UnboundedSender<Told>,
-    schedule: Schedule,
+    schedules: Schedules,
 }
 
 enum Told {
@@ -33,13 +36,13 @@ enum Told {
 }
 
 impl Completer {
-    pub(super) fn new(schedule: Schedule) -> (Completer, Completions) {
+    pub(super) fn new(schedules: Schedules) -> (Completer, Completions) {
         let (told, waiting) = mpsc::unbounded_channel();
-        (Completer { told, schedule }, Completions { waiting })
+        (Completer { told, schedules }, Completions { waiting })
     }
 
-    pub(super) fn schedule(&self) -> &Schedule {
-        &self.schedule
+    pub(super) fn schedules(&self) -> &Schedules {
+        &self.schedules
     }
 
     /// An attempt was made for a recipient of a message.
@@ -52,7 +55,8 @@ impl Completer {
             now,
             outcome,
         };
-        let (next, event) = self.schedule.judge(attempt, rand::random());
+        let schedule = self.schedules.of(recipient.address.domain());
+        let (next, event) = schedule.judge(attempt, rand::random());
         self.tell(item, recipient, next, vec![event], now);
     }
 
@@ -61,16 +65,21 @@ impl Completer {
         item.recipients.iter().for_each(|recipient| self.attempted(item, recipient, outcome.clone()));
     }
 
+    /// The message cannot be read, and never will be: it is over for all its recipients.
+    pub(super) fn set_aside(&self, item: &Item, outcome: &Outcome) {
+        let now = Timestamp::now();
+        for recipient in &item.recipients {
+            let attempt = Some((recipient.attempts.saturating_add(1), outcome.clone()));
+            let reason = Some(DAMAGED.to_owned());
+            let event = Event { kind: EventKind::Failed, recipient: recipient.address.clone(), attempt, reason };
+            self.tell(item, recipient, Next::Done, vec![event], now);
+        }
+    }
+
     /// No attempt was made.
     pub(super) fn release(&self, item: &Item) {
         let now = Timestamp::now();
         item.recipients.iter().for_each(|recipient| self.tell(item, recipient, Next::Release, Vec::new(), now));
-    }
-
-    /// No attempt is made before a time.
-    pub(super) fn postpone(&self, item: &Item, until: Timestamp) {
-        let now = Timestamp::now();
-        item.recipients.iter().for_each(|recipient| self.tell(item, recipient, Next::Postpone(until), Vec::new(), now));
     }
 
     /// All have told what they had to.

@@ -126,7 +126,11 @@ async fn transaction(inner: &Inner, in_hand: &mut InHand) -> Option<Transaction>
         }),
         Err(error) => {
             let item = in_hand.item.take()?;
-            inner.completer.all_attempted(&item, &unreadable(&error));
+            let outcome = unreadable(&error);
+            match outcome.verdict {
+                Verdict::Failed => inner.completer.set_aside(&item, &outcome),
+                _ => inner.completer.all_attempted(&item, &outcome),
+            }
             None
         }
     }

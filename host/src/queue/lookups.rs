@@ -106,7 +106,8 @@ impl Lookups {
         now: Timestamp,
     ) -> Found {
         let age = |found: &Timestamp| now.duration_since(*found).abs();
-        let known = self.known.get(domain).map(|(site, found)| (site, age(found)));
+        let known = self.known.get(domain).filter(|(site, _)| !site.plan.is_stale());
+        let known = known.map(|(site, found)| (site, age(found)));
         if let Some((site, _)) = known.filter(|(_, age)| *age < ROUTE_AGE) {
             return Found::Site(site.clone(), item);
         }

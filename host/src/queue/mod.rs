@@ -4,10 +4,12 @@
 //! is behind `Courier`, with two implementations: SMTP (`deliver`) and the development host's capture (`inbox`).
 //!
 //! The road: `scheduler` leases what is due; `lookups` keeps what waits until its domain's site is found; `sites` keeps what waits for each and says
-//! how many connections to open; `connection` takes from there and sends; `policy` says what follows from an outcome;
+//! how many connections to open; `connection` takes from there and sends; `policy` says what follows from an outcome, and
+//! `advice` what the peer's words add to that;
 //! `completing` tells the store, in batches, and then the log. Whatever ends a task early, its recipients go back to
 //! the store as released: each leased recipient is completed exactly once.
 
+pub mod advice;
 mod completing;
 mod connection;
 mod lookups;
@@ -69,4 +71,5 @@ pub trait Session: Send {
     async fn close(self: Box<Self>);
 }
 
+pub use completing::DAMAGED;
 pub use scheduler::Queue;

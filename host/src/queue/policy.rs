@@ -1,11 +1,14 @@
 //! What follows from an attempt: the one place that decides it. Pure; the time and the jitter are handed in.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use mail::{Address, Event, EventKind, Outcome, Verdict};
+use mail::{Address, Domain, Event, EventKind, Outcome, Verdict};
 
-use crate::config;
+use super::advice::{Advice, advice};
+use crate::config::{Config, Delivery, Route, RouteDomain};
+use crate::route::rules;
 use crate::store::Next;
 
 /// The reason of the `email.failed` of a message that waited too long.
@@ -22,9 +25,52 @@ pub struct Schedule {
     expire_after: Duration,
 }
 
-impl From<&config::Delivery> for Schedule {
-    fn from(delivery: &config::Delivery) -> Schedule {
-        Schedule { retry_delays: delivery.retry_delays.clone(), expire_after: delivery.expire_after }
+/// The longest that a peer's wish for a later attempt is heeded, and the least that is waited.
+const ASKED: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(2 * 60 * 60);
+/// A greylisted recipient is tried again after so long, where the schedule waits longer: what greylisting servers want.
+const GREYLISTED: Duration = Duration::from_secs(5 * 60);
+/// The wait for another try that nothing speaks against.
+const SOON: Duration = Duration::from_secs(60);
+/// After so many attempts the schedule alone counts: a peer that always says "try again in 5 seconds" means nothing.
+const ADVISED_ATTEMPTS: u32 = 6;
+
+/// The schedules of all routes.
+#[derive(Clone, Debug)]
+pub struct Schedules {
+    /// Of the routes, in their order.
+    routes: Arc<[(RouteDomain, Schedule)]>,
+    default: Schedule,
+}
+
+impl Schedules {
+    pub fn new(delivery: &Delivery, routes: &[Route]) -> Schedules {
+        let default = Schedule { retry_delays: delivery.retry_delays.clone(), expire_after: delivery.expire_after };
+        let of_route = |route: &Route| {
+            let schedule = Schedule {
+                retry_delays: route.retry_delays.clone().unwrap_or_else(|| default.retry_delays.clone()),
+                expire_after: route.expire_after.unwrap_or(default.expire_after),
+            };
+            (route.domain.clone(), schedule)
+        };
+        Schedules { routes: routes.iter().map(of_route).collect(), default }
+    }
+
+    /// The schedule of the first route that fits, as for routing itself.
+    pub fn of(&self, domain: &Domain) -> &Schedule {
+        let found = self.routes.iter().find(|(rule, _)| rules::fits(rule, domain));
+        found.map_or(&self.default, |(_, schedule)| schedule)
+    }
+
+    /// The shortest wait behind so many attempts that any of them has.
+    pub fn shortest_delay(&self, attempts: u32) -> Duration {
+        let delays = self.routes.iter().map(|(_, schedule)| schedule.delay(attempts));
+        delays.fold(self.default.delay(attempts), Duration::min)
+    }
+}
+
+impl From<&Config> for Schedules {
+    fn from(config: &Config) -> Schedules {
+        Schedules::new(&config.delivery, &config.routes)
     }
 }
 
@@ -47,6 +93,18 @@ impl Schedule {
         self.retry_delays.get(index).copied().unwrap_or(last)
     }
 
+    /// The wait behind a deferral, jittered by a fifth either way; never shorter than a peer asked for.
+    fn wait(&self, number: u32, outcome: &Outcome, jitter: f64) -> Duration {
+        let planned = self.delay(number).min(LONGEST);
+        let (wait, least) = match advice(outcome).filter(|_| number <= ADVISED_ATTEMPTS) {
+            None => (planned, 0.8),
+            Some(Advice::Soon) => (planned.min(SOON), 0.8),
+            Some(Advice::Greylisted) => (planned.min(GREYLISTED), 0.8),
+            Some(Advice::After(asked)) => (asked.clamp(*ASKED.start(), *ASKED.end()), 1.0),
+        };
+        wait.mul_f64(least + 0.4 * jitter)
+    }
+
     /// What becomes of the recipient, and the event that tells it. `jitter` is between 0 and 1.
     ///
     /// A deferred recipient is tried a last time when it expires; who is deferred then, or later, has failed.
@@ -62,7 +120,7 @@ impl Schedule {
                 if now >= expiry {
                     (Next::Done, EventKind::Failed, Some(EXPIRED.to_owned()))
                 } else {
-                    let wait = self.delay(number).min(LONGEST).mul_f64(0.8 + 0.4 * jitter.clamp(0.0, 1.0));
+                    let wait = self.wait(number, &outcome, jitter.clamp(0.0, 1.0));
                     (Next::Retry(later(now, wait).min(expiry)), EventKind::DeliveryDelayed, None)
                 }
             }
@@ -138,6 +196,47 @@ mod tests {
         check(5, 9_999, Verdict::Deferred, 0.5, (Next::Retry(at(10_000)), EventKind::DeliveryDelayed, None));
         check(6, 10_000, Verdict::Deferred, 0.5, (Next::Done, EventKind::Failed, Some(EXPIRED)));
         check(0, 99_000, Verdict::Deferred, 0.5, (Next::Done, EventKind::Failed, Some(EXPIRED)));
+    }
+
+    #[test]
+    fn what_the_peer_says_of_the_time_counts() {
+        let slow = Schedule { retry_delays: vec![Duration::from_secs(3600)], expire_after: Duration::MAX };
+        let recipient = Address::parse("a@b.test").unwrap();
+        let check = |before: u32, reply: (u16, &str), jitter: f64, expect: i64| {
+            let (enhanced, text) = EnhancedCode::split(reply.1).unwrap();
+            let reply = mail::Reply::new(reply.0, Some(enhanced), text);
+            let deferred = Outcome { reply: Some(reply), ..outcome(Verdict::Deferred) };
+            let attempt = Attempt { recipient: &recipient, before, accepted_at: at(0), now: at(0), outcome: deferred };
+            assert_eq!(slow.judge(attempt, jitter).0, Next::Retry(at(expect)), "{before} {text} {jitter}");
+        };
+        check(0, (451, "4.3.0 later"), 0.5, 3600);
+        check(0, (451, "4.7.1 greylisted"), 0.5, 300);
+        check(5, (451, "4.7.1 greylisted"), 0.5, 300);
+        check(6, (451, "4.7.1 greylisted"), 0.5, 3600);
+        check(0, (451, "4.7.1 try again in 10 minutes"), 0.0, 600);
+        check(0, (451, "4.7.1 try again in 10 minutes"), 1.0, 840);
+        check(0, (451, "4.7.1 try again in 0 seconds"), 0.0, 5);
+        check(0, (451, "4.7.1 try again in 90 hours"), 0.0, 7200);
+        check(0, (550, "5.7.1 blocked using a list"), 0.5, 60);
+    }
+
+    #[test]
+    fn each_route_has_its_schedule() {
+        let text = "hostname = \"relay.test\"\ndata = \"d\"\n[http]\nlisten = \"127.0.0.1:1\"\n\
+                    [delivery]\nretry_delays = [\"10m\"]\nexpire_after = \"2d\"\n\
+                    [[route]]\ndomain = \"a.test\"\nretry_delays = [\"1m\", \"2m\"]\n\
+                    [[route]]\ndomain = \"*.b.test\"\nexpire_after = \"1h\"\n";
+        let config = crate::config::parse(std::path::Path::new("x.toml"), text, &|_| None).unwrap();
+        let schedules = Schedules::from(&config);
+        let check = |domain: &str, second: u64, expire_s: u64| {
+            let schedule = schedules.of(&Domain::parse(domain).unwrap());
+            assert_eq!(schedule.delay(2), Duration::from_secs(second), "{domain}");
+            assert_eq!(schedule.expire_after, Duration::from_secs(expire_s), "{domain}");
+        };
+        check("a.test", 120, 2 * 86_400);
+        check("x.b.test", 600, 3600);
+        check("b.test", 600, 2 * 86_400);
+        assert_eq!(schedules.shortest_delay(1), Duration::from_secs(60));
     }
 
     #[test]

@@ -15,23 +15,26 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::completing::Completer;
 use super::lookups::{self, Found, Lookups};
-use super::policy::later;
-use super::sites::{Added, Item, Limits, Sites};
+use super::policy::{Schedules, later};
+use super::sites::{Added, Item, Lane, Limits, Sites};
 use super::{Courier, Site, connection};
 use crate::config;
-use crate::store::{Leased, Store, StoreError};
+use crate::store::{Leased, Rest, Store, StoreError};
 
 /// Recipients leased at once, and so held in memory.
-const WINDOW: usize = 8192;
+const WINDOW: usize = 16 * 1024;
 /// Recipients taken by one lease. Leasing goes on when the window has room for so many.
 const LEASE: usize = 256;
-/// The part of the window that one site may fill.
-const SHARE: usize = 4;
+/// Recipients that may wait for sites: never the whole window, so that there is room for those of another site.
+const AT_SITES: usize = WINDOW / 8 * 5;
 /// Lookups of sites at once, and recipients that wait for them: for all, and the most for one tenant.
 const LOOKUPS: lookups::Limits =
-    lookups::Limits { in_all: 256, per_tenant: 128, waiting: WINDOW / 2, waiting_per_tenant: WINDOW / 8 };
+    lookups::Limits { in_all: 256, per_tenant: 128, waiting: WINDOW / 4, waiting_per_tenant: WINDOW / 16 };
 /// The longest time a site that refused, or a domain whose lookup failed, is left alone.
 const BACKOFF: Duration = Duration::from_secs(5 * 60);
+/// How long mail for a site or a domain that failed a moment ago stays where it is: so no dead one takes more than a
+/// lease's turn of it in that time.
+const DEAD: Duration = Duration::from_secs(1);
 /// Wait after a lease that failed.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long transactions under way may take to end when the host stops.
@@ -49,11 +52,11 @@ impl Queue {
         store: Arc<dyn Store>,
         courier: Arc<dyn Courier>,
         config: config::Delivery,
+        schedules: Schedules,
         shutdown: CancellationToken,
     ) -> Queue {
-        let (completer, completions) = Completer::new((&config).into());
-        let limits =
-            Limits { per_site: config.connections_per_site, in_all: config.connections, waiting: WINDOW / SHARE };
+        let (completer, completions) = Completer::new(schedules);
+        let limits = Limits { per_site: config.connections_per_site, in_all: config.connections, waiting: AT_SITES };
         let inner = Arc::new(Inner {
             store,
             courier,
@@ -63,8 +66,10 @@ impl Queue {
             completer,
             sites: Mutex::new(Sites::new(limits)),
             lookups: Mutex::new(Lookups::new(LOOKUPS)),
+            rests: Mutex::default(),
             leased: AtomicUsize::new(0),
             room: Notify::new(),
+            roused: Notify::new(),
             tasks: TaskTracker::new(),
         });
         let completing = tokio::spawn({
@@ -101,8 +106,12 @@ pub(super) struct Inner {
     pub(super) completer: Completer,
     sites: Mutex<Sites>,
     lookups: Mutex<Lookups>,
+    /// What the store is told before the next lease.
+    rests: Mutex<HashMap<Lane, Timestamp>>,
     leased: AtomicUsize,
     room: Notify,
+    /// Something that was put off may come again.
+    roused: Notify,
     tasks: TaskTracker,
 }
 
@@ -125,6 +134,7 @@ impl Inner {
             };
             tokio::select! {
                 () = wait => {}
+                () = self.roused.notified() => {}
                 () = self.shutdown.cancelled() => {}
             }
         }
@@ -133,6 +143,11 @@ impl Inner {
     /// Leases once, and sends all of it on its way; the number of recipients.
     async fn lease(self: &Arc<Self>) -> Result<usize, StoreError> {
         let now = Timestamp::now();
+        let rests = std::mem::take(&mut *self.rests.lock().unwrap_or_else(PoisonError::into_inner));
+        if !rests.is_empty() {
+            let rests = rests.into_iter().map(|((tenant, domain), until)| Rest { tenant, domain, until });
+            self.store.rest(rests.collect(), now).await?;
+        }
         let leased = self.store.lease(now, LEASE).await?;
         let count = leased.iter().map(|message| message.recipients.len()).sum();
         self.leased.fetch_add(count, Ordering::AcqRel);
@@ -148,8 +163,8 @@ impl Inner {
         let found = self.lookups().find(&domain, item, || self.courier.known_route(&domain), now);
         match found {
             Found::Site(site, item) => return Some((site, domain, item)),
-            Found::Failed(item, outcome) => self.completer.all_attempted(&item, &outcome),
-            Found::Postponed(item, until) => self.completer.postpone(&item, until),
+            Found::Failed(item, outcome) => self.refuse(domain, &item, &outcome, now),
+            Found::Postponed(item, until) => self.put_off(domain, &item, until),
             Found::Waiting => self.start_lookups(),
         }
         None
@@ -190,7 +205,25 @@ impl Inner {
     /// Until when nothing is tried again behind so many failures in a row: shorter than the retries of those deferred,
     /// so that they do not meet the same failure.
     pub(super) fn left_alone(&self, now: Timestamp, count: u32) -> Timestamp {
-        later(now, (self.completer.schedule().delay(count) / 2).min(BACKOFF))
+        later(now, (self.completer.schedules().shortest_delay(count) / 2).min(BACKOFF))
+    }
+
+    /// The same just failed: all recipients get its outcome, and more of that mail is not looked at for a moment.
+    fn refuse(&self, domain: Domain, item: &Item, outcome: &Outcome, now: Timestamp) {
+        self.rest(domain, item, later(now, DEAD));
+        self.completer.all_attempted(item, outcome);
+    }
+
+    /// Too much waits for the same: it goes back to the store, and no more comes from there before a time.
+    fn put_off(&self, domain: Domain, item: &Item, until: Timestamp) {
+        // First the rest: nothing may be leased between the two.
+        self.rest(domain, item, until);
+        self.completer.release(item);
+    }
+
+    fn rest(&self, domain: Domain, item: &Item, until: Timestamp) {
+        let mut rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
+        rests.insert((item.tenant.clone(), domain), until);
     }
 
     /// Puts items in line, all of them before any is taken: so recipients of one message meet at their site.
@@ -201,8 +234,8 @@ impl Inner {
         for (site, domain, item) in items {
             match sites.add(&site, &domain, item, now) {
                 Added::Waiting => {}
-                Added::Refused(item, outcome) => self.completer.all_attempted(&item, &outcome),
-                Added::Postponed(item, until) => self.completer.postpone(&item, until),
+                Added::Refused(item, outcome) => self.refuse(domain, &item, &outcome, now),
+                Added::Postponed(item, until) => self.put_off(domain, &item, until),
             }
             keys.insert(site.key);
         }
@@ -252,7 +285,17 @@ impl Inner {
     }
 
     pub(super) fn take(&self, key: &str) -> Option<Item> {
-        self.sites().take(key, Timestamp::now())
+        let now = Timestamp::now();
+        let (item, roused) = {
+            let mut sites = self.sites();
+            (sites.take(key, now), std::mem::take(&mut sites.roused))
+        };
+        if !roused.is_empty() {
+            let mut rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
+            rests.extend(roused.into_iter().map(|lane| (lane, now)));
+            self.roused.notify_one();
+        }
+        item
     }
 
     pub(super) fn woken(&self, key: &str) {

@@ -2,10 +2,10 @@
 //!
 //! A site's messages wait in lanes, one per tenant and destination domain, and are taken from the lanes in turn: a
 //! tenant's bulk does not stand in the way of another's single message. The recipients of one message at one site go
-//! into one transaction, whatever their domains. A site that is slower than what comes for it holds no more than its
-//! share of what may wait; the rest is postponed to when it should have come so far.
+//! into one transaction, whatever their domains. A site that is slower than what comes for it holds no more than is
+//! free for others; the rest stays in the store until it should have come so far.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -30,9 +30,16 @@ pub(super) struct Item {
     pub(super) recipients: Vec<LeasedRecipient>,
 }
 
-type Lane = (String, Domain);
+/// A tenant's mail for a domain.
+pub(super) type Lane = (String, Domain);
 
-/// How many connections there may be, and how many recipients may wait for one site.
+/// Lanes remembered by a site that could take no more of them; the others come again by time alone.
+const PUT_OFF: usize = 1000;
+
+/// Recipients that may wait for a site however many others do.
+const LEAST: usize = 16;
+
+/// How many connections there may be, and how many recipients may wait for all sites.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) per_site: usize,
@@ -45,8 +52,14 @@ pub(super) struct Sites {
     limits: Limits,
     sites: HashMap<Arc<str>, Waiting>,
     connections: usize,
+    /// Recipients that wait, for all sites.
+    recipients: usize,
+    /// Connections of each source.
+    by_source: HashMap<String, usize>,
     /// Sites that wait for a connection of another to end.
     starved: VecDeque<Arc<str>>,
+    /// Lanes that were put off and may come again.
+    pub(super) roused: Vec<Lane>,
     /// Wakes one idle connection, of whatever site, to make room.
     pub(super) make_room: Arc<Notify>,
 }
@@ -57,6 +70,9 @@ struct Waiting {
     /// Of all items.
     recipients: usize,
     pace: Pace,
+    /// Lanes that had to wait elsewhere, and how many recipients waited here then.
+    put_off: HashSet<Lane>,
+    full_at: usize,
     lanes: HashMap<Lane, VecDeque<Uuid>>,
     turn: VecDeque<Lane>,
     /// Open or opening.
@@ -84,7 +100,7 @@ pub(super) enum Added {
     Waiting,
     /// The site refused a moment ago; this is the outcome of the item.
     Refused(Item, Box<Outcome>),
-    /// The site has its share waiting already.
+    /// The site has its share waiting already, for so long.
     Postponed(Item, Timestamp),
 }
 
@@ -94,7 +110,10 @@ impl Sites {
             limits,
             sites: HashMap::new(),
             connections: 0,
+            recipients: 0,
+            by_source: HashMap::new(),
             starved: VecDeque::new(),
+            roused: Vec::new(),
             make_room: Arc::new(Notify::new()),
         }
     }
@@ -107,10 +126,17 @@ impl Sites {
         if let Some(refusal) = waiting.refusal.as_ref().filter(|refusal| now < refusal.until) {
             return Added::Refused(item, Box::new(refusal.outcome.clone()));
         }
-        if waiting.recipients >= self.limits.waiting {
+        // Each may hold as much as is left for all others: many slow sites leave room for one more.
+        let share = self.limits.waiting.saturating_sub(self.recipients).max(LEAST);
+        if waiting.recipients >= share {
             let until = waiting.pace.slot(item.recipients.len(), now);
+            if waiting.put_off.len() < PUT_OFF {
+                waiting.put_off.insert((item.tenant.clone(), domain.clone()));
+            }
+            waiting.full_at = waiting.recipients;
             return Added::Postponed(item, until);
         }
+        self.recipients += item.recipients.len();
         waiting.add(domain, item);
         if waiting.idle > 0 {
             waiting.news.notify_one();
@@ -120,13 +146,14 @@ impl Sites {
 
     /// How many connections to open now for a site; they count as open from here on.
     pub(super) fn grow(&mut self, key: &Arc<str>, now: Timestamp) -> Option<(Site, usize)> {
+        let room = self.room(key);
         let waiting = self.sites.get_mut(key)?;
         let enough = !waiting.proven || now < waiting.enough_until;
         let allowed = if enough { 1 } else { self.limits.per_site.max(1) };
         // Those that are idle or connecting take one each; where all are busy, another helps.
         let wanted = waiting.items.len().saturating_sub(waiting.idle + waiting.connecting);
         let wanted = wanted.min(allowed.saturating_sub(waiting.connections));
-        let opened = wanted.min(self.limits.in_all.max(1).saturating_sub(self.connections));
+        let opened = wanted.min(room);
         if opened < wanted && waiting.connections == 0 && !self.starved.contains(key) {
             self.starved.push_back(key.clone());
             self.make_room.notify_one();
@@ -134,7 +161,20 @@ impl Sites {
         waiting.connections += opened;
         waiting.connecting += opened;
         self.connections += opened;
+        if let Some(egress) = waiting.site.plan.egress.as_ref().filter(|_| opened > 0) {
+            *self.by_source.entry(egress.source.name.clone()).or_default() += opened;
+        }
         (opened > 0).then(|| (waiting.site.clone(), opened))
+    }
+
+    /// How many connections more there may be, in all and from the site's source.
+    fn room(&self, key: &str) -> usize {
+        let in_all = self.limits.in_all.max(1).saturating_sub(self.connections);
+        let Some(egress) = self.sites.get(key).and_then(|waiting| waiting.site.plan.egress.as_ref()) else {
+            return in_all;
+        };
+        let used = self.by_source.get(&egress.source.name).copied().unwrap_or(0);
+        in_all.min(egress.source.connections.max(1).saturating_sub(used))
     }
 
     /// A connection of the site greeted us.
@@ -158,6 +198,7 @@ impl Sites {
         }
         waiting.refusal = Some(Refusal { until: until(count), outcome: outcome.clone(), count });
         waiting.proven = false;
+        self.recipients = self.recipients.saturating_sub(waiting.recipients);
         waiting.take_all()
     }
 
@@ -167,7 +208,14 @@ impl Sites {
         let waiting = self.sites.get_mut(key)?;
         let item = waiting.take();
         match &item {
-            Some(item) => waiting.pace.took(item.recipients.len(), now),
+            Some(item) => {
+                self.recipients = self.recipients.saturating_sub(item.recipients.len());
+                waiting.pace.took(item.recipients.len(), now);
+                // Half of it is gone: time for more, however slow it was before.
+                if !waiting.put_off.is_empty() && waiting.recipients <= waiting.full_at / 2 {
+                    self.roused.extend(waiting.put_off.drain());
+                }
+            }
             None => waiting.idle += 1,
         }
         item
@@ -193,14 +241,17 @@ impl Sites {
                 waiting.connecting = waiting.connecting.saturating_sub(1);
             }
             waiting.connections = waiting.connections.saturating_sub(1);
+            let source = waiting.site.plan.egress.as_ref().map(|egress| &egress.source.name);
+            if let Some(used) = source.and_then(|name| self.by_source.get_mut(name)) {
+                *used = used.saturating_sub(1);
+            }
         }
         let mut next = Vec::with_capacity(2);
         // What a starved site had may be gone meanwhile; then it is the next one's turn.
-        while let Some(starved) = self.starved.pop_front() {
-            if self.sites.get(&starved).is_some_and(|waiting| !waiting.items.is_empty()) {
-                next.push(starved);
-                break;
-            }
+        self.starved.retain(|starved| self.sites.get(starved).is_some_and(|waiting| !waiting.items.is_empty()));
+        // Room at one source is none at another.
+        if let Some(place) = self.starved.iter().position(|starved| self.room(starved) > 0) {
+            next.extend(self.starved.remove(place));
         }
         next.push(key.clone());
         next
@@ -216,6 +267,7 @@ impl Sites {
 
     /// Takes everything that waits, of all sites.
     pub(super) fn take_all(&mut self) -> Vec<Item> {
+        self.recipients = 0;
         self.sites.values_mut().flat_map(Waiting::take_all).collect()
     }
 }
@@ -227,6 +279,8 @@ impl Waiting {
             items: HashMap::new(),
             recipients: 0,
             pace: Pace::default(),
+            put_off: HashSet::new(),
+            full_at: 0,
             lanes: HashMap::new(),
             turn: VecDeque::new(),
             connections: 0,
@@ -294,7 +348,7 @@ pub(super) struct Pace {
 const SPAN_MS: i64 = 2000;
 /// Nobody is postponed less, or more. The upper bound is what a site that recovers may cost.
 const LEAST_WAIT_MS: f64 = 1000.0;
-const MOST_WAIT_MS: f64 = 300_000.0;
+const MOST_WAIT_MS: f64 = 60_000.0;
 
 impl Pace {
     pub(super) fn took(&mut self, recipients: usize, now: Timestamp) {
@@ -330,7 +384,7 @@ mod tests {
     use mail::{Address, EnhancedCode, Verdict};
 
     fn site(key: &str) -> Site {
-        let plan = Plan { hosts: Vec::new(), port: 25, tls: TlsPolicy::Off, auth: None };
+        let plan = Plan { hosts: Vec::new(), port: 25, tls: TlsPolicy::Off, auth: None, egress: None };
         Site { key: key.into(), plan: Arc::new(plan) }
     }
 
@@ -385,6 +439,40 @@ mod tests {
     }
 
     #[test]
+    fn a_source_has_a_limit_of_its_own() {
+        let source = |name: &str| crate::config::Source {
+            name: name.to_owned(),
+            addresses: Vec::new(),
+            hostname: None,
+            connections: 2,
+        };
+        let from = |key: &str, name: &str| {
+            let sources: Arc<[Arc<crate::config::Source>]> = [Arc::new(source(name))].into();
+            let egress =
+                crate::route::egress::Egress::choose(key, &sources, &Arc::default(), tokio::time::Instant::now());
+            Site { key: key.into(), plan: Arc::new(Plan { egress, ..(*site(key).plan).clone() }) }
+        };
+        let mut sites = sites(5, 100);
+        for (message, (key, name)) in [("x", "a"), ("y", "a"), ("z", "b")].into_iter().enumerate() {
+            for number in 0..5 {
+                let item = item((message * 10 + number) as u128, "t", &["x@a.test"]);
+                assert!(matches!(sites.add(&from(key, name), &domain("a.test"), item, at(0)), Added::Waiting));
+            }
+        }
+        let grown = |sites: &mut Sites, key: &str| {
+            let opened = sites.grow(&key.into(), at(0)).map_or(0, |(_, count)| count);
+            (0..opened).for_each(|_| sites.connected(key));
+            opened + sites.grow(&key.into(), at(0)).map_or(0, |(_, count)| count)
+        };
+        assert_eq!(grown(&mut sites, "x"), 2, "of its source's two, one of them once the first is proven");
+        assert_eq!(grown(&mut sites, "y"), 0, "the same source");
+        assert_eq!(grown(&mut sites, "z"), 2, "another one");
+        assert_eq!(sites.closed(&"z".into(), false), ["z".into()], "room at b is none at a");
+        assert_eq!(sites.closed(&"x".into(), false), [Arc::from("y"), "x".into()]);
+        assert_eq!(grown(&mut sites, "y"), 1);
+    }
+
+    #[test]
     fn lanes_take_turns() {
         let mut sites = sites(1, 1);
         for message in 1..=4 {
@@ -421,7 +509,7 @@ mod tests {
 
     #[test]
     fn a_site_holds_its_share_and_the_rest_comes_at_its_pace() {
-        let mut sites = Sites::new(Limits { per_site: 1, in_all: 1, waiting: 100 });
+        let mut sites = Sites::new(Limits { per_site: 1, in_all: 1, waiting: 200 });
         let mut put =
             |message, second| sites.add(&site("s"), &domain("a.test"), item(message, "t", &["x@a.test"]), at(second));
         let waiting = (1..=200).filter(|message| matches!(put(*message, 0), Added::Waiting)).count();
@@ -447,10 +535,39 @@ mod tests {
     }
 
     #[test]
+    fn many_slow_sites_leave_room_for_one_more() {
+        let mut sites = Sites::new(Limits { per_site: 1, in_all: 1, waiting: 1000 });
+        let mut held = Vec::new();
+        for name in ["a.test", "b.test", "c.test", "d.test", "e.test"] {
+            let mut put = |message| sites.add(&site(name), &domain(name), item(message, "t", &["x@a.test"]), at(0));
+            held.push((1..=1000).filter(|message| matches!(put(*message), Added::Waiting)).count());
+        }
+        assert_eq!(held, [500, 250, 125, 63, 31]);
+        assert_eq!(sites.recipients, 969);
+        (0..600).for_each(|_| drop(sites.take("a.test", at(0))));
+        assert_eq!(sites.recipients, 469);
+        assert!(matches!(sites.add(&site("f"), &domain("f"), item(1, "t", &["x@f"]), at(0)), Added::Waiting));
+        sites.take_all();
+        assert_eq!(sites.recipients, 0);
+    }
+
+    #[test]
+    fn a_site_that_took_half_of_what_waits_is_given_more() {
+        let mut sites = Sites::new(Limits { per_site: 1, in_all: 1, waiting: 200 });
+        for message in 1..=101 {
+            drop(sites.add(&site("s"), &domain("a.test"), item(message, "t", &["x@a.test"]), at(0)));
+        }
+        (0..49).for_each(|_| drop(sites.take("s", at(0))));
+        assert!(sites.roused.is_empty());
+        sites.take("s", at(0));
+        assert_eq!(sites.roused, [("t".to_owned(), domain("a.test"))]);
+    }
+
+    #[test]
     fn nobody_is_postponed_for_long() {
         let mut pace = Pace::default();
         let latest = (0..10_000).map(|_| pace.slot(1, at(0))).max();
-        assert_eq!(latest, Some(at(300)));
+        assert_eq!(latest, Some(at(60)));
     }
 
     #[test]

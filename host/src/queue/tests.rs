@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::config::{Delivery, DeliveryTimeouts, TlsPolicy};
+use crate::queue::policy::Schedules;
 use crate::route::Plan;
 use crate::store::{Embedded, NewMessage, Options, Store};
 
@@ -70,7 +71,7 @@ fn outcome(verdict: Verdict) -> Outcome {
 
 fn site(domain: &Domain) -> Site {
     let key = domain.as_str().split('.').next().unwrap_or_default();
-    let plan = Plan { hosts: Vec::new(), port: 25, tls: TlsPolicy::Off, auth: None };
+    let plan = Plan { hosts: Vec::new(), port: 25, tls: TlsPolicy::Off, auth: None, egress: None };
     Site { key: key.into(), plan: Arc::new(plan) }
 }
 
@@ -154,6 +155,7 @@ fn config() -> Delivery {
         connections: 8,
         messages_per_connection: 100,
         idle_connection: Duration::from_millis(20),
+        sources: Vec::new(),
         timeouts: DeliveryTimeouts {
             connect: second,
             greeting: second,
@@ -177,7 +179,7 @@ fn start(folder: &Path, net: Net, config: Delivery) -> Running {
     let net = Arc::new(net);
     let shutdown = CancellationToken::new();
     let courier = Arc::new(Courierly(net.clone()));
-    let queue = Queue::start(store.clone(), courier, config, shutdown.clone());
+    let queue = Queue::start(store.clone(), courier, config.clone(), Schedules::new(&config, &[]), shutdown.clone());
     Running { net, store, queue, shutdown }
 }
 
@@ -393,6 +395,61 @@ async fn dead_and_stuck_sites_do_not_hold_up_others() {
 }
 
 #[tokio::test]
+async fn stalling_sites_and_a_backlog_do_not_hold_up_others() {
+    let folder = folder();
+    let names = ["one", "two", "three", "four", "five", "six"];
+    let held = names.iter().map(|name| ((*name).to_owned(), Arc::new(Semaphore::new(0)))).collect();
+    let config = Delivery { connections: 100, ..config() };
+    let running = start(folder.path(), Net { held, ..Net::default() }, config);
+    // Each would fill the window by itself.
+    for (number, name) in names.iter().enumerate() {
+        let to: Vec<String> = (0..1000).map(|n| format!("r{n}@{name}.test")).collect();
+        let to: Vec<&str> = to.iter().map(String::as_str).collect();
+        for round in 0..18 {
+            running.accept_of("bulk", (100 * round + number + 1) as u128, &to, Timestamp::now()).await;
+        }
+    }
+    running.accept_of("bulk", 5000, &["x@good.test"], Timestamp::now()).await;
+    running.accept_of("other", 5001, &["y@good.test"], Timestamp::now()).await;
+    running.until("the others' mail", async |this: &Running| this.transactions() == 2).await;
+    running.net.held["one"].add_permits(100_000);
+    // More than was ever held in memory for it.
+    let all_of_one = async |this: &Running| {
+        let seen = this.net.seen.lock().unwrap();
+        let of_one = seen.transactions.iter().filter(|(site, _)| site == "one");
+        of_one.map(|(_, recipients)| recipients.len()).sum::<usize>() == 18_000
+    };
+    running.until("all of a site that recovered", all_of_one).await;
+    running.shutdown.cancel();
+    // What is under way may end.
+    running.net.held.values().for_each(|gate| gate.add_permits(100));
+    let (_net, store) = running.stop().await;
+    assert!(store.queued().await.unwrap() >= 5 * 18_000 - 5 * 4 * 100, "the others' mail is there");
+}
+
+#[tokio::test]
+async fn two_queues_on_one_store_deliver_each_message_once() {
+    let folder = folder();
+    let first = start(folder.path(), Net::default(), config());
+    let courier = Arc::new(Courierly(first.net.clone()));
+    let schedules = Schedules::new(&config(), &[]);
+    let second = Queue::start(first.store.clone(), courier, config(), schedules, first.shutdown.clone());
+    for number in 1..=300 {
+        first.accept(number, &["x@a.test", "y@b.test"]).await;
+    }
+    first.until_empty().await;
+    let (net, _store) = first.stop().await;
+    second.stopped().await;
+    let seen = net.seen.lock().unwrap();
+    let mut bodies: BTreeMap<(String, Bytes), usize> = BTreeMap::new();
+    for ((site, _), body) in seen.transactions.iter().zip(&seen.bodies) {
+        *bodies.entry((site.clone(), body.clone())).or_default() += 1;
+    }
+    assert_eq!(bodies.len(), 600);
+    assert!(bodies.values().all(|times| *times == 1), "{bodies:?}");
+}
+
+#[tokio::test]
 async fn a_connection_is_used_for_many_messages_up_to_its_limit() {
     let folder = folder();
     let config = Delivery { connections_per_site: 1, messages_per_connection: 10, ..config() };
@@ -536,5 +593,8 @@ async fn a_damaged_body_fails_and_harms_no_other() {
     assert_eq!(running.events(1).await, [told(EventKind::Delivered, "x@a.test")]);
     assert_eq!(running.events(2).await, [told(EventKind::Failed, "x@a.test")]);
     assert_eq!(running.events(3).await, [told(EventKind::Delivered, "x@a.test")]);
+    let page = running.store.events("default", Uuid::from_u128(2), None, 9).await.unwrap();
+    assert_eq!(page.items.last().unwrap().event.reason.as_deref(), Some(DAMAGED));
+    assert_eq!(running.store.damaged(), 1);
     running.stop().await;
 }

@@ -3,20 +3,23 @@
 //! On the road it stands between `queue`, which asks per domain, and `deliver`, which connects along the plan. What
 //! cannot be routed is an outcome for every recipient of the domain. RFC 5321 s5.1, RFC 7505 (null MX).
 
+pub mod egress;
 pub mod gather;
 pub mod lookup;
 pub mod resolver;
-mod rules;
+pub(crate) mod rules;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use mail::outcome::Phase;
 use mail::{Domain, EnhancedCode, Outcome, Verdict};
+use tokio::time::Instant;
 
+use self::egress::{Blames, Egress};
 use self::gather::{Gathered, gather};
 use self::resolver::{LookupFault, Resolver};
-use crate::config::{Config, NextHop, RelayAuth, RelayHost, Route, TlsPolicy};
+use crate::config::{Config, NextHop, RelayAuth, RelayHost, Route, Source, TlsPolicy};
 use crate::queue::Site;
 
 /// How to reach a site: hosts in the order to be tried, with the policy for all of them.
@@ -27,11 +30,24 @@ pub struct Plan {
     pub port: u16,
     pub tls: TlsPolicy,
     pub auth: Option<RelayAuth>,
+    /// `None`: the system chooses where the mail leaves from.
+    pub egress: Option<Egress>,
+}
+
+impl Plan {
+    fn source(&self) -> Option<&Source> {
+        self.egress.as_ref().map(|egress| &*egress.source)
+    }
+
+    /// Whether the source has been blamed since, and another one is to be used.
+    pub fn is_stale(&self) -> bool {
+        self.egress.as_ref().is_some_and(|egress| egress.is_stale(Instant::now()))
+    }
 }
 
 impl PartialEq for Plan {
     fn eq(&self, other: &Plan) -> bool {
-        self.hosts == other.hosts && self.port == other.port && self.tls == other.tls
+        self.hosts == other.hosts && self.port == other.port && self.tls == other.tls && self.source() == other.source()
     }
 }
 
@@ -56,11 +72,22 @@ pub struct Router {
     hostname: Domain,
     port: u16,
     routes: Vec<Route>,
+    /// Sources of each route, and at the end those of all others.
+    sources: Vec<Arc<[Arc<Source>]>>,
+    blames: Arc<Blames>,
 }
 
 impl Router {
     pub fn new(config: &Config, resolver: Arc<dyn Resolver>) -> Router {
+        let default: Arc<[Arc<Source>]> = config.delivery.sources.as_slice().into();
+        let of_route = |route: &Route| match &*route.sources {
+            [] => default.clone(),
+            sources => sources.into(),
+        };
+        let sources = config.routes.iter().map(of_route).chain([default.clone()]).collect();
         Router {
+            sources,
+            blames: Arc::default(),
             resolver,
             hostname: config.hostname.clone(),
             port: config.delivery.port,
@@ -77,9 +104,10 @@ impl Router {
             let text = format!("`{domain}` is no address literal that we know");
             return Err(refused(Verdict::Bounced, EnhancedCode::new(5, 1, 2), text));
         }
-        let (port, tls) = self.by_mx(rules::choose(&self.routes, domain).map(|(_, route)| route));
+        let chosen = rules::choose(&self.routes, domain);
+        let (port, tls) = self.by_mx(chosen.map(|(_, route)| route));
         let hosts = self.mail_hosts(domain).await?;
-        Ok(site(Plan { hosts, port, tls, auth: None }, None))
+        Ok(self.site(Plan { hosts, port, tls, auth: None, egress: None }, chosen.map(|(number, _)| number)))
     }
 
     /// The site where no MX lookup is needed: with a relay host, and for an address literal.
@@ -88,13 +116,14 @@ impl Router {
         if let Some((number, route)) = chosen
             && let NextHop::Relay { host, port, auth } = &route.next_hop
         {
-            let plan = Plan { hosts: vec![relay_host(host)], port: *port, tls: route.tls, auth: auth.clone() };
-            return Some(site(plan, self.credentials(number)));
+            let hosts = vec![relay_host(host)];
+            let plan = Plan { hosts, port: *port, tls: route.tls, auth: auth.clone(), egress: None };
+            return Some(self.site(plan, Some(number)));
         }
         let address = literal(domain)??;
         let (port, tls) = self.by_mx(chosen.map(|(_, route)| route));
         let hosts = vec![Host { name: address.to_string(), preference: 0, addresses: vec![address], foreign: true }];
-        Some(site(Plan { hosts, port, tls, auth: None }, None))
+        Some(self.site(Plan { hosts, port, tls, auth: None, egress: None }, chosen.map(|(number, _)| number)))
     }
 
     /// Port and policy towards a domain's own hosts.
@@ -131,6 +160,28 @@ impl Router {
         }
     }
 
+    /// The site of a plan, under the route of that number, with the source it is reached from.
+    fn site(&self, mut plan: Plan, route: Option<usize>) -> Site {
+        let mut names: Vec<&str> = plan.hosts.iter().map(|host| host.name.as_str()).collect();
+        names.sort_unstable();
+        let hosts = names.join(",");
+        let mut key = format!("{hosts} port {} tls {:?}", plan.port, plan.tls);
+        // A connection to a relay may stand where one along an MX record may not: they are not shared.
+        if plan.hosts.iter().any(|host| !host.foreign) {
+            key.push_str(" relay");
+        }
+        if let Some(number) = route.filter(|_| plan.auth.is_some()).and_then(|number| self.credentials(number)) {
+            key.push_str(&format!(" login of route {}", number + 1));
+        }
+        if let Some(sources) = route.map_or(self.sources.last(), |number| self.sources.get(number)) {
+            plan.egress = Egress::choose(&hosts, sources, &self.blames, Instant::now());
+        }
+        if let Some(source) = plan.source() {
+            key.push_str(&format!(" from {}", source.name));
+        }
+        Site { key: key.into(), plan: Arc::new(plan) }
+    }
+
     /// Names the credentials of a rule in site keys without showing them: the first rule that has the same.
     fn credentials(&self, number: usize) -> Option<usize> {
         let auth = auth_of(self.routes.get(number)?)?;
@@ -156,20 +207,6 @@ fn relay_host(host: &RelayHost) -> Host {
             Host { name: name.as_str().to_owned(), preference: 0, addresses: Vec::new(), foreign: false }
         }
     }
-}
-
-fn site(plan: Plan, credentials: Option<usize>) -> Site {
-    let mut names: Vec<&str> = plan.hosts.iter().map(|host| host.name.as_str()).collect();
-    names.sort_unstable();
-    let mut key = format!("{} port {} tls {:?}", names.join(","), plan.port, plan.tls);
-    // A connection to a relay may stand where one along an MX record may not: they are not shared.
-    if plan.hosts.iter().any(|host| !host.foreign) {
-        key.push_str(" relay");
-    }
-    if let Some(number) = credentials {
-        key.push_str(&format!(" login of route {}", number + 1));
-    }
-    Site { key: key.into(), plan: Arc::new(plan) }
 }
 
 /// `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 s4.1.3); `Some(None)` for a literal that is neither.

@@ -1,6 +1,7 @@
 //! DNS as routing needs it: MX records and addresses, and why there are none.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,6 +12,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::{ResolverBuilder, TokioResolver};
 use thiserror::Error;
+use tokio::time::timeout;
 
 use super::gather::Mx;
 use crate::config::Dns;
@@ -23,6 +25,8 @@ const RETRIES: usize = 2;
 const CACHE_ENTRIES: u64 = 32 * 1024;
 /// Answers are kept no longer than this, whatever their TTL says: a wrong record must not haunt us for a week.
 const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long one kind of address waits for the other (RFC 8305 s3).
+const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 /// Addresses used of one name.
 const ADDRESSES_MAX: usize = 8;
 
@@ -114,7 +118,25 @@ impl Resolver for DnsResolver {
     }
 
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupFault> {
-        let (v4, v6) = tokio::join!(self.lookup(host, RecordType::A), self.lookup(host, RecordType::AAAA));
+        let (mut v4, mut v6) = (pin!(self.lookup(host, RecordType::A)), pin!(self.lookup(host, RecordType::AAAA)));
+        let late = || LookupFault::Unanswered { name: host.to_owned(), cause: "no answer yet".to_owned() };
+        // A name server that is silent about one kind must not keep us from the other.
+        let (v4, v6) = tokio::select! {
+            v4 = &mut v4 => match v4 {
+                Ok(found) if !found.is_empty() => {
+                    let v6 = timeout(RESOLUTION_DELAY, v6).await.unwrap_or_else(|_| Err(late()));
+                    (Ok(found), v6)
+                }
+                other => (other, v6.await),
+            },
+            v6 = &mut v6 => match v6 {
+                Ok(found) if !found.is_empty() => {
+                    let v4 = timeout(RESOLUTION_DELAY, v4).await.unwrap_or_else(|_| Err(late()));
+                    (v4, Ok(found))
+                }
+                other => (v4.await, other),
+            },
+        };
         // IPv4 first: a self-hosted sender more often has a PTR and a reputation there.
         match (v4, v6) {
             (Ok(v4), Ok(v6)) => Ok(addresses(v4.into_iter().chain(v6))),

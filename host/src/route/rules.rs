@@ -9,7 +9,8 @@ pub fn choose<'a>(routes: &'a [Route], domain: &Domain) -> Option<(usize, &'a Ro
     routes.iter().enumerate().find(|(_, route)| fits(&route.domain, domain))
 }
 
-fn fits(rule: &RouteDomain, domain: &Domain) -> bool {
+/// Whether a rule is for a domain.
+pub fn fits(rule: &RouteDomain, domain: &Domain) -> bool {
     match rule {
         RouteDomain::Any => true,
         RouteDomain::Exact(exact) => exact == domain,
@@ -37,6 +38,9 @@ mod tests {
                 },
                 next_hop: NextHop::Mx { port: None },
                 tls: TlsPolicy::Off,
+                sources: Vec::new(),
+                retry_delays: None,
+                expire_after: None,
             })
             .collect()
     }

@@ -12,6 +12,7 @@ mod routes;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -33,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use body::{Admits, Budget};
-pub use routes::{Obstacles, Routes};
+pub use routes::{Obstacles, Peer, Routes};
 
 use super::peers::Peers;
 use answer::Outgoing;
@@ -149,7 +150,7 @@ impl HttpServer {
             };
             let (server, tls) = (self.clone(), tls.clone());
             self.tasks.spawn(async move {
-                if let Err(error) = server.converse(stream, tls).await {
+                if let Err(error) = server.converse(stream, ip, tls).await {
                     tracing::debug!(error, "an HTTP connection ended");
                 }
                 drop((place, permit));
@@ -158,19 +159,19 @@ impl HttpServer {
     }
 
     /// One connection from its first byte to its end. The error is for the log.
-    async fn converse(self: Arc<Self>, stream: TcpStream, tls: Option<TlsAcceptor>) -> Result<(), String> {
+    async fn converse(self: Arc<Self>, stream: TcpStream, ip: IpAddr, tls: Option<TlsAcceptor>) -> Result<(), String> {
         // Without it small answers wait for acknowledgements.
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        let Some(tls) = tls else { return self.http1(stream, "http").await };
+        let Some(tls) = tls else { return self.http1(stream, ip, "http").await };
         let handshake = timeout(self.deadlines.handshake, tls.accept(stream)).await;
         let stream = handshake.map_err(|_| "the TLS handshake took too long")?.map_err(|error| error.to_string())?;
         match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => self.http2(stream).await,
-            Some(_) | None => self.http1(stream, "https").await,
+            Some(b"h2") => self.http2(stream, ip).await,
+            Some(_) | None => self.http1(stream, ip, "https").await,
         }
     }
 
-    async fn http1<S>(self: Arc<Self>, stream: S, scheme: &'static str) -> Result<(), String>
+    async fn http1<S>(self: Arc<Self>, stream: S, ip: IpAddr, scheme: &'static str) -> Result<(), String>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -179,7 +180,7 @@ impl HttpServer {
         let service = service_fn(move |request| {
             let (server, unanswered) = (server.clone(), unanswered.clone());
             Box::pin(async move {
-                let response = server.respond(request, scheme).await;
+                let response = server.respond(request, ip, scheme).await;
                 unanswered.clear();
                 response
             }) as Answering
@@ -218,7 +219,7 @@ impl HttpServer {
         }
     }
 
-    async fn http2<S>(self: Arc<Self>, stream: S) -> Result<(), String>
+    async fn http2<S>(self: Arc<Self>, stream: S, ip: IpAddr) -> Result<(), String>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -228,7 +229,7 @@ impl HttpServer {
         let service = service_fn(move |request| {
             let (server, under_way) = (server.clone(), counted.begin());
             Box::pin(async move {
-                let response = server.respond(request, "https").await;
+                let response = server.respond(request, ip, "https").await;
                 drop(under_way);
                 response
             }) as Answering
@@ -260,9 +261,11 @@ impl HttpServer {
     async fn respond(
         &self,
         request: Request<Incoming>,
+        ip: IpAddr,
         scheme: &'static str,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.insert(Peer(ip));
         let response = match self.budget.read(&parts, body, self.deadlines.body_piece).await {
             Ok((body, _held)) => self.routes.answer(Request::from_parts(parts, body), scheme).await,
             Err(refused) => refused.into_response(),

@@ -3,9 +3,10 @@
 //! On the road it stands between `deliver`, which owns the socket, the deadlines and TLS, and the peer. The driver asks
 //! `what_next` to do, does it, and asks again; `receive` takes whatever the peer sent, `fail` whatever befell the
 //! connection. Invariants: every recipient of a transaction gets exactly one outcome, whatever the peer does; a session
-//! that has lost step is never used again; nobody is told "delivered" without a 2xx to the final dot.
+//! that has lost step is never used again; nobody is told "delivered" without a 2xx to the end of the message.
 //!
-//! RFC 5321 (SMTP), 1870 (SIZE), 2920 (PIPELINING), 3207 (STARTTLS), 4954 (AUTH), 6152 (8BITMIME), 6531 (SMTPUTF8).
+//! RFC 5321 (SMTP), 1870 (SIZE), 2920 (PIPELINING), 3030 (CHUNKING), 3207 (STARTTLS), 4954 (AUTH), 6152 (8BITMIME), 6531
+//! (SMTPUTF8).
 
 mod body;
 mod capabilities;
@@ -17,12 +18,12 @@ mod fault;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod hardship;
+mod login;
+mod moment;
 mod reply;
 
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use mail::outcome::Phase;
 use mail::{EnhancedCode, Outcome, Reply, Verdict};
 
@@ -32,8 +33,6 @@ use exchange::{Command, Exchange, Fate, Needs};
 pub use fault::{Fault, Peer};
 pub use reply::{ReplyFault, ReplyReader};
 
-/// What the final dot is answered with; a loss here leaves open whose the message is.
-const DOT_REPLY: &str = "the reply to the final dot";
 /// Octets of output buffer that an idle session keeps.
 const OUTPUT_KEPT: usize = 16 * 1024;
 
@@ -109,7 +108,7 @@ enum State {
     /// Replies to RSET, MAIL, RCPT and DATA.
     ExpectCommand,
     SendBody,
-    ExpectDot,
+    ExpectEnd,
     /// The reply to a dot sent only because DATA was accepted without a recipient (RFC 2920 s3.1).
     ExpectEmptyDot,
     ExpectQuit,
@@ -130,6 +129,7 @@ pub struct Client {
     exchange: Exchange,
     needs_reset: bool,
     failure: Option<Outcome>,
+    had_it_all: bool,
 }
 
 impl Client {
@@ -147,6 +147,7 @@ impl Client {
             exchange: Exchange::default(),
             needs_reset: false,
             failure: None,
+            had_it_all: false,
         }
     }
 
@@ -154,7 +155,7 @@ impl Client {
     pub fn what_next(&mut self) -> Next {
         if self.state == State::SendBody && self.out.is_empty() && self.exchange.body.fill(&mut self.out) {
             // From here on nobody knows whose the message is until the reply comes.
-            self.state = State::ExpectDot;
+            self.state = State::ExpectEnd;
         }
         if self.state == State::Over {
             Next::Over
@@ -205,6 +206,11 @@ impl Client {
         self.exchange.mail_answered
     }
 
+    /// Whether the peer had the whole of the last message when the connection was lost: then it may have taken it.
+    pub fn had_it_all(&self) -> bool {
+        self.had_it_all
+    }
+
     /// Takes bytes from the peer, cut in any way.
     pub fn receive(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && self.state != State::Over {
@@ -212,7 +218,9 @@ impl Client {
                 // What came in the clear must not be taken for part of the encrypted session (RFC 3207 s6).
                 return self.fail(Fault::Injected);
             }
-            let asked = self.out.is_empty() && !matches!(self.state, State::Ready | State::SendBody);
+            // Replies to the commands in front of a body may come while that body is still being written.
+            let written = self.out.is_empty() || self.state == State::ExpectCommand && self.exchange.body_in_group;
+            let asked = written && !matches!(self.state, State::Ready | State::SendBody);
             match self.replies.read(bytes) {
                 Err(fault) => return self.fail(Fault::Unreadable(fault)),
                 Ok((_, None)) => return,
@@ -245,20 +253,19 @@ impl Client {
         if self.state == State::Over {
             return;
         }
-        let (phase, awaited) = self.moment();
-        let outcome = self.peer.lost(&fault, phase, awaited);
+        let outcome = self.lost(&fault);
         self.exchange.settle(&outcome);
         if self.state != State::ExpectQuit {
             self.failure = Some(outcome);
         }
+        self.had_it_all = self.is_all_sent() && !matches!(fault, Fault::Refused(_));
         self.state = State::Over;
         self.out.clear();
     }
 
     /// Ends the session that has not opened yet; the outcome is for everybody who waited for it.
     pub fn give_up(mut self, fault: Fault) -> Outcome {
-        let (phase, awaited) = self.moment();
-        let outcome = self.peer.lost(&fault, phase, awaited);
+        let outcome = self.lost(&fault);
         self.failure.take().unwrap_or(outcome)
     }
 
@@ -269,7 +276,7 @@ impl Client {
         if self.state != State::Ready {
             let lost = match &self.failure {
                 Some(failure) => failure.clone(),
-                None => self.peer.lost(&Fault::Closed, Phase::Mail, "the reply to MAIL FROM"),
+                None => self.lost(&Fault::Closed),
             };
             return self.exchange.settle(&lost);
         }
@@ -280,21 +287,18 @@ impl Client {
             return;
         }
         self.needs_reset = false;
-        self.state = State::ExpectCommand;
-        self.exchange.send(&mut self.out, self.capabilities.pipelining);
+        self.send_commands();
     }
 
     /// The outcomes of the last transaction, in the order of its recipients.
     pub fn take_outcomes(&mut self) -> Vec<Outcome> {
         let fates = std::mem::take(&mut self.exchange.fates);
-        let (phase, awaited) = self.moment();
-        let peer = &self.peer;
         fates
             .into_iter()
             .map(|fate| match fate {
                 Fate::Settled(outcome) => outcome,
                 // Only a driver that stops halfway gets here.
-                Fate::Waiting | Fate::Accepted => peer.lost(&Fault::Closed, phase, awaited),
+                Fate::Waiting | Fate::Accepted => self.lost(&Fault::Closed),
             })
             .collect()
     }
@@ -338,7 +342,7 @@ impl Client {
             },
             State::ExpectUserPrompt | State::ExpectPasswordPrompt | State::ExpectAuth => self.on_auth(reply),
             State::ExpectCommand => self.on_command(reply),
-            State::ExpectDot => self.on_dot(reply),
+            State::ExpectEnd => self.on_end(reply),
             State::ExpectEmptyDot => self.finish(),
             State::ExpectQuit => self.state = State::Over,
             // `receive` lets no reply through in these.
@@ -348,7 +352,7 @@ impl Client {
 
     /// A reply ahead of its time. Some peers refuse a body before its end, and close; nothing else is an answer.
     fn on_unasked(&mut self, reply: &Reply) {
-        if matches!(self.state, State::SendBody | State::ExpectDot) && matches!(reply.code / 100, 4 | 5) {
+        if matches!(self.state, State::SendBody | State::ExpectEnd) && matches!(reply.code / 100, 4 | 5) {
             let outcome = self.peer.answered(reply, Phase::Data);
             self.exchange.settle(&outcome);
         }
@@ -379,40 +383,6 @@ impl Client {
             self.fail(Fault::NoTls);
         } else {
             self.log_in();
-        }
-    }
-
-    fn log_in(&mut self) {
-        let Some(login) = &self.opening.login else {
-            self.state = State::Ready;
-            return;
-        };
-        if !self.encrypted && !self.opening.loopback {
-            self.fail(Fault::AuthInClear);
-        } else if self.capabilities.auth_plain {
-            let response = BASE64.encode(format!("\0{}\0{}", login.username, login.password));
-            self.say(&format!("AUTH PLAIN {response}"), State::ExpectAuth);
-        } else if self.capabilities.auth_login {
-            self.say("AUTH LOGIN", State::ExpectUserPrompt);
-        } else {
-            self.fail(Fault::NoAuth);
-        }
-    }
-
-    fn on_auth(&mut self, reply: Reply) {
-        let login = self.opening.login.as_ref();
-        match (reply.code / 100, self.state, login) {
-            (3, State::ExpectUserPrompt, Some(login)) => {
-                let user = BASE64.encode(&login.username);
-                self.say(&user, State::ExpectPasswordPrompt);
-            }
-            (3, State::ExpectPasswordPrompt, Some(login)) => {
-                let password = BASE64.encode(&login.password);
-                self.say(&password, State::ExpectAuth);
-            }
-            (2, State::ExpectAuth, _) => self.state = State::Ready,
-            (4 | 5, _, _) => self.fail(Fault::AuthRefused(reply)),
-            _ => self.fail(Fault::Unexpected(reply)),
         }
     }
 
@@ -451,7 +421,8 @@ impl Client {
                 self.exchange.advance();
                 return self.on_data(&reply);
             }
-            (Command::Reset, _) | (Command::Mail, _) | (Command::Recipient(_), _) | (Command::Data, _) => {
+            (Command::Chunk, 2 | 4 | 5) => return self.on_end(reply),
+            (Command::Reset | Command::Mail | Command::Recipient(_) | Command::Data | Command::Chunk, _) => {
                 return self.fail(Fault::Unexpected(reply));
             }
         }
@@ -486,13 +457,24 @@ impl Client {
         if self.exchange.is_due() {
             return;
         }
-        let nobody = self.exchange.current() == Command::Data && !self.exchange.has_accepted();
+        let is_last = matches!(self.exchange.current(), Command::Data | Command::Chunk);
+        let nobody = is_last && !self.exchange.has_accepted();
         if self.exchange.sender_refused || nobody {
             self.needs_reset = !self.exchange.sender_refused;
             self.finish();
         } else {
-            self.exchange.send(&mut self.out, self.capabilities.pipelining);
+            self.send_commands();
         }
+    }
+
+    /// Puts commands on the wire, and the body where they end with BDAT.
+    fn send_commands(&mut self) {
+        let body_follows = self.exchange.send(&mut self.out, self.capabilities.pipelining);
+        self.state = match body_follows {
+            false => State::ExpectCommand,
+            true if self.exchange.body.fill(&mut self.out) => State::ExpectEnd,
+            true => State::SendBody,
+        };
     }
 
     fn on_data(&mut self, reply: &Reply) {
@@ -508,68 +490,23 @@ impl Client {
         }
     }
 
-    fn on_dot(&mut self, reply: Reply) {
+    /// The reply to the final dot, or to BDAT.
+    fn on_end(&mut self, reply: Reply) {
         if reply.code / 100 == 3 {
             return self.fail(Fault::Unexpected(reply));
         }
+        // A body that went with its commands may have been for nobody; whatever was said of it then settles nothing.
         let outcome = self.peer.answered(&reply, Phase::Data);
-        self.exchange.settle(&outcome);
+        if self.exchange.has_accepted() {
+            self.exchange.settle(&outcome);
+        }
+        // Behind a BDAT that failed, peers may refuse all but RSET (RFC 3030 s2).
+        self.needs_reset = self.exchange.ends_with_chunk() && !reply.is_positive();
         self.finish();
     }
 
     fn finish(&mut self) {
         self.state = State::Ready;
         self.out.shrink_to(OUTPUT_KEPT);
-    }
-
-    /// Where the session stands, for outcomes: the phase, and what is waited for.
-    fn moment(&self) -> (Phase, &'static str) {
-        match self.state {
-            State::ExpectGreeting => (Phase::Connect, "its greeting"),
-            State::ExpectEhlo => (Phase::Connect, "the reply to EHLO"),
-            State::ExpectHelo => (Phase::Connect, "the reply to HELO"),
-            State::ExpectStartTls => (Phase::Connect, "the reply to STARTTLS"),
-            State::ExpectHandshake => (Phase::Connect, "the TLS handshake"),
-            State::ExpectUserPrompt | State::ExpectPasswordPrompt | State::ExpectAuth => {
-                (Phase::Connect, "the reply to AUTH")
-            }
-            State::ExpectCommand => match self.exchange.current() {
-                Command::Reset => (Phase::Mail, "the reply to RSET"),
-                Command::Mail => (Phase::Mail, "the reply to MAIL FROM"),
-                Command::Recipient(_) => (Phase::Recipient, "the reply to RCPT TO"),
-                Command::Data => (Phase::Data, "the reply to DATA"),
-            },
-            State::SendBody => (Phase::Data, "it to take the message"),
-            State::ExpectDot | State::ExpectEmptyDot => (Phase::Data, DOT_REPLY),
-            State::Ready | State::Over => (Phase::Mail, "another message"),
-            State::ExpectQuit => (Phase::Connect, "the reply to QUIT"),
-        }
-    }
-
-    fn read_wait(&self) -> Wait {
-        match self.state {
-            State::ExpectGreeting => Wait::Greeting,
-            State::ExpectCommand if self.exchange.current() == Command::Data => Wait::DataStart,
-            State::ExpectDot | State::ExpectEmptyDot => Wait::DataEnd,
-            State::ExpectEhlo
-            | State::ExpectHelo
-            | State::ExpectStartTls
-            | State::ExpectHandshake
-            | State::ExpectUserPrompt
-            | State::ExpectPasswordPrompt
-            | State::ExpectAuth
-            | State::Ready
-            | State::ExpectCommand
-            | State::SendBody
-            | State::ExpectQuit
-            | State::Over => Wait::Command,
-        }
-    }
-
-    fn write_wait(&self) -> Wait {
-        match self.state {
-            State::SendBody | State::ExpectDot => Wait::DataBlock,
-            _ => Wait::Command,
-        }
     }
 }

@@ -3,11 +3,13 @@
 
 use std::collections::HashMap;
 
-use mail::EventKind;
+use mail::{Address, EventKind};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::lanes::{self, Lane};
+use super::lease::Held;
 use super::segment::{Spool, digest};
 use super::writer::GroupError;
 use super::{Accepted, Idempotency, NewMessage, StoreError, history, scheduling};
@@ -20,7 +22,7 @@ pub(super) struct Prepared {
     id: Uuid,
     tenant: String,
     sender: Option<String>,
-    recipients: Vec<(String, Uuid)>,
+    recipients: Vec<PreparedRecipient>,
     extra: Option<String>,
     pub(super) body: bytes::Bytes,
     digest: u64,
@@ -28,6 +30,14 @@ pub(super) struct Prepared {
     accepted_ms: i64,
     /// Of a message that is sent later.
     send_ms: Option<i64>,
+}
+
+struct PreparedRecipient {
+    address: String,
+    /// Of its domain, for the lane.
+    domain: u32,
+    /// The id of its first event.
+    event: Uuid,
 }
 
 /// What few messages have: one JSON column, NULL where all of it is empty.
@@ -64,7 +74,7 @@ impl Prepared {
             tenant: message.tenant,
             sender: message.sender.map(|sender| sender.to_string()),
             // The ids of their first events are made here, off the writer's thread.
-            recipients: message.recipients.iter().map(|address| (address.to_string(), history::event_id())).collect(),
+            recipients: message.recipients.iter().map(PreparedRecipient::new).collect(),
             extra,
             digest: digest(&message.body),
             body: message.body,
@@ -72,6 +82,16 @@ impl Prepared {
             accepted_ms,
             send_ms,
         })
+    }
+}
+
+impl PreparedRecipient {
+    fn new(address: &Address) -> PreparedRecipient {
+        PreparedRecipient {
+            address: address.to_string(),
+            domain: lanes::domain_number(address.domain().as_str()),
+            event: history::event_id(),
+        }
     }
 }
 
@@ -84,40 +104,41 @@ pub(super) struct Counters {
     pub(super) segment: Option<u64>,
 }
 
-/// What an accept made due: message key, recipients, due time.
-pub(super) struct NewlyDue {
-    pub(super) key: i64,
-    pub(super) recipients: usize,
-    pub(super) due_ms: i64,
-}
-
 /// Accepts one message inside the group's transaction. The outer error fails the group, the inner one this message.
+/// What became due by it is added to `due`; the number is that of its recipients, 0 where nothing was stored.
 pub(super) fn accept(
     connection: &Connection,
     spool: &mut Spool,
     counters: &mut Counters,
     message: &Prepared,
-) -> Result<(Result<Accepted, StoreError>, Option<NewlyDue>), GroupError> {
+    due: &mut Vec<Held>,
+) -> Result<(Result<Accepted, StoreError>, u64), GroupError> {
     let tenant = tenant_key(connection, counters, &message.tenant)?;
     if let Some(answer) = replay(connection, tenant, message)? {
-        return Ok((answer, None));
+        return Ok((answer, 0));
     }
     let Some(key) = insert_message(connection, spool, counters, tenant, message)? else {
-        return Ok((same_id(connection, tenant, message)?, None));
+        return Ok((same_id(connection, tenant, message)?, 0));
     };
     let due_ms = message.send_ms.unwrap_or(message.accepted_ms);
     let kind = if message.send_ms.is_some() { EventKind::Scheduled } else { EventKind::Sent };
     if let Some(send_ms) = message.send_ms {
         scheduling::add(connection, key, send_ms)?;
     }
-    for (place, (address, event)) in message.recipients.iter().enumerate() {
+    let mut last = None;
+    for (place, PreparedRecipient { address, domain, event }) in message.recipients.iter().enumerate() {
+        let lane = Lane::new(tenant, false, *domain);
         connection
             .prepare_cached(
-                "INSERT INTO recipient (message, place, address, attempts, due_ms) VALUES (?1, ?2, ?3, 0, ?4)",
+                "INSERT INTO recipient (message, place, address, attempts, due_ms, lane) VALUES (?1, ?2, ?3, 0, ?4, ?5)",
             )?
-            .execute(params![key, place as i64, address, due_ms])?;
+            .execute(params![key, place as i64, address, due_ms, lane.key()])?;
         counters.seq += 1;
         history::record_plain(connection, (key, counters.seq), *event, kind, message.accepted_ms, address)?;
+        // The first of each run is enough: the lane is read from there.
+        if last.replace(lane) != Some(lane) {
+            due.push((lane, (due_ms, key, place as i64)));
+        }
     }
     if let Some(Idempotency { key, digest, item }) = &message.idempotency {
         // REPLACE: an expired one may stand there still.
@@ -128,8 +149,7 @@ pub(super) fn accept(
             )?
             .execute(params![tenant, key, item, digest, message.id.as_bytes(), message.accepted_ms])?;
     }
-    let due = NewlyDue { key, recipients: message.recipients.len(), due_ms };
-    Ok((Ok(Accepted::Stored), Some(due)))
+    Ok((Ok(Accepted::Stored), message.recipients.len() as u64))
 }
 
 /// Removes idempotency keys that are over.
@@ -147,6 +167,18 @@ pub(super) fn tenant_key(connection: &Connection, counters: &mut Counters, name:
         connection.prepare_cached("SELECT key FROM tenant WHERE name = ?1")?.query_row([name], |row| row.get(0))?;
     counters.tenants.insert(name.to_owned(), key);
     Ok(key)
+}
+
+/// The same for a tenant that is there already.
+pub(super) fn known_tenant(
+    connection: &Connection,
+    counters: &mut Counters,
+    name: &str,
+) -> rusqlite::Result<Option<i64>> {
+    match counters.tenants.get(name) {
+        Some(key) => Ok(Some(*key)),
+        None => super::reading::tenant_key(connection, name),
+    }
 }
 
 /// The answer of an earlier request with the same idempotency key.
@@ -205,13 +237,24 @@ fn insert_message(
     }
     counters.message = key;
     spool.append(message.id, &message.body, message.digest).map_err(GroupError::write)?;
-    if counters.segment != Some(spool.number()) {
+    note_segment(connection, counters, spool.number(), key)?;
+    Ok(Some(key))
+}
+
+/// Has a segment that is written to stand in the table, with its first message.
+pub(super) fn note_segment(
+    connection: &Connection,
+    counters: &mut Counters,
+    segment: u64,
+    first_message: i64,
+) -> rusqlite::Result<()> {
+    if counters.segment != Some(segment) {
         connection
             .prepare_cached("INSERT OR IGNORE INTO segment (number, first_message) VALUES (?1, ?2)")?
-            .execute([spool.number().cast_signed(), key])?;
-        counters.segment = Some(spool.number());
+            .execute([segment.cast_signed(), first_message])?;
+        counters.segment = Some(segment);
     }
-    Ok(Some(key))
+    Ok(())
 }
 
 /// The answer where the id is taken: by the same message, or by another.

@@ -101,7 +101,7 @@ fn read_due(
 ) -> Result<Vec<Due>, StoreError> {
     let columns = history::COLUMNS.split(", ").map(|column| format!("e.{column}")).collect::<Vec<_>>().join(", ");
     let sql = format!(
-        "SELECT {columns}, m.id, d.due_ms, d.attempts, m.accepted_ms, m.extra, m.sender, m.segment, m.position, m.size
+        "SELECT {columns}, m.id, d.due_ms, d.attempts, m.accepted_ms, m.extra, m.sender, m.segment, m.position, m.size, d.head
          FROM events.delivery d
          JOIN events.event e ON e.message = d.message AND e.seq = d.seq
          LEFT JOIN main.message m ON m.key = d.message
@@ -124,9 +124,10 @@ fn read_due(
             None => Extra::default(),
         };
         // Events of one message often follow each other.
-        let head = match due.last() {
-            Some(last) if last.subject == subject => last.message.head.clone(),
-            _ => read_head(spool, place(row, 23)?),
+        let head = match (row.get::<_, Option<Vec<u8>>>(26)?, due.last()) {
+            (Some(kept), _) => Some(kept.into()),
+            (None, Some(last)) if last.subject == subject => last.message.head.clone(),
+            (None, _) => read_head(spool, place(row, 23)?),
         };
         let id = Uuid::from_bytes(row.get(17)?);
         let event = AnyEvent::Message(history::decode(row, &Subject { key: subject.0, id, tenant })?);
@@ -156,16 +157,17 @@ fn read_head(spool: &Path, place: Place) -> Option<bytes::Bytes> {
 pub(super) fn attempted(connection: &Connection, attempt: &Attempted) -> rusqlite::Result<()> {
     let ms = |at: Timestamp| at.as_millisecond();
     let webhook = attempt.webhook.0;
-    if let Some(Tried { seq, due_at, next, failing, .. }) = &attempt.delivery {
+    if let Some(Tried { seq, due_at, next, head, failing, .. }) = &attempt.delivery {
         match next {
             None => connection
                 .prepare_cached("DELETE FROM delivery WHERE webhook = ?1 AND seq = ?2 AND due_ms = ?3")?
                 .execute([webhook, *seq, ms(*due_at)])?,
             Some(next) => connection
                 .prepare_cached(
-                    "UPDATE delivery SET due_ms = ?4, attempts = ?5 WHERE webhook = ?1 AND seq = ?2 AND due_ms = ?3",
+                    "UPDATE delivery SET due_ms = ?4, attempts = ?5, head = coalesce(head, ?6)
+                     WHERE webhook = ?1 AND seq = ?2 AND due_ms = ?3",
                 )?
-                .execute([webhook, *seq, ms(*due_at), ms(*next), i64::from(attempt.number)])?,
+                .execute(params![webhook, seq, ms(*due_at), ms(*next), attempt.number, head.as_deref()])?,
         };
         match failing {
             None => connection.prepare_cached("DELETE FROM failing WHERE webhook = ?1")?.execute([webhook])?,
@@ -221,6 +223,19 @@ pub(super) fn log(
     items.truncate(limit);
     let next = if more { items.last().map(|last| last.id.clone()) } else { None };
     Ok(Page { items, next })
+}
+
+/// The last attempt for an event.
+pub(super) fn last_attempt(
+    connection: &Connection,
+    webhook: WebhookKey,
+    event: &str,
+) -> Result<AttemptRecord, StoreError> {
+    let uuid = event_uuid(event).unwrap_or_default();
+    let sql = format!("{ATTEMPT} WHERE a.webhook = ?1 AND a.event = ?2 ORDER BY a.key DESC LIMIT 1");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let found = statement.query_row(params![webhook.0, uuid.as_bytes()], read_attempt).optional()?;
+    found.ok_or_else(|| StoreError::NotFound(format!("attempt for {event}")))
 }
 
 /// The attempts made for a message's events, oldest first.

@@ -17,26 +17,32 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use mail::Event;
 use rusqlite::{Connection, OptionalExtension};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::accepting::{Counters, Prepared};
 use super::directory::KeyCache;
 use super::faults::{Faults, NoFaults};
 use super::housekeeping::{EventsChange, Housekeeper, Wake};
-use super::lease::{Leases, place};
+use super::lease::{self, Leases, place};
 use super::private;
 use super::reading::Readers;
 use super::schema::{self, Layout, OpenError};
 use super::segment::{self, BodyError, Place, Spool};
 use super::writer::{Job, Writer};
 use super::{
-    Accepted, ApiKey, BodyRef, Completion, DeliveryToken, EventRecord, Leased, MessageView, NewMessage, Page, Store,
-    StoreError, deliveries, webhook_rows,
+    Accepted, ApiKey, BodyRef, Completion, DeliveryToken, EventRecord, Leased, MessageView, NewMessage, OperatorKey,
+    Page, QueueChange, QueueFilter, QueuedRecipient, Rest, Store, StoreError, Tended, deliveries, tending,
+    webhook_rows,
 };
 
 /// Jobs that may wait for the writer; whoever comes later waits to hand in.
 const WAITING_JOBS: usize = 1024;
+/// How long a job may wait to be handed in, when so many wait before it.
+const HAND_IN: Duration = Duration::from_secs(10);
+
+/// Lists of a tenant's events that are read at once.
+const LISTS: usize = 2;
 
 /// How the store keeps things. None of it changes what is on disk already.
 #[derive(Clone, Debug)]
@@ -46,6 +52,8 @@ pub struct Options {
     /// How long bodies stay readable after the last recipient is done with; `None`: for good. A body may stay longer,
     /// because a segment goes as a whole.
     pub retention: Option<Duration>,
+    /// How long a message and its events stay after the same moment; `None`: for good. Not shorter than `retention`.
+    pub keep_messages: Option<Duration>,
     /// Free disk space below which nothing is accepted, so that what was accepted can still be delivered.
     pub reserve_bytes: u64,
     /// How often events move to their own database.
@@ -59,7 +67,8 @@ impl Default for Options {
         Options {
             segment_bytes: 64 * 1024 * 1024,
             retention: Some(Duration::from_secs(24 * 60 * 60)),
-            reserve_bytes: 64 * 1024 * 1024,
+            keep_messages: Some(Duration::from_secs(30 * 24 * 60 * 60)),
+            reserve_bytes: 256 * 1024 * 1024,
             events_every: Duration::from_millis(250),
             sweep_every: Duration::from_secs(60),
         }
@@ -72,6 +81,12 @@ pub(super) struct Shared {
     /// Why nothing is written any more.
     pub(super) poisoned: OnceLock<String>,
     pub(super) queued: AtomicU64,
+    /// Rows and bodies that could not be read and were set aside, since the start.
+    pub(super) damaged: AtomicU64,
+    /// Whether the disk had less than its reserve when it was looked at last.
+    pub(super) full: AtomicBool,
+    /// Held by whoever needs that no segment goes.
+    pub(super) segments_stay: Mutex<()>,
     /// When the next recipient is due that no lease has seen.
     pub(super) next_due_ms: AtomicI64,
     pub(super) due: Notify,
@@ -91,8 +106,10 @@ pub struct Embedded {
     /// `None` only while closing.
     jobs: Option<mpsc::Sender<Job>>,
     pub(super) readers: Arc<Readers>,
+    pub(super) lists: Semaphore,
     pub(super) key_cache: KeyCache<ApiKey>,
     pub(super) delivery_tokens: KeyCache<DeliveryToken>,
+    pub(super) operator_keys: KeyCache<OperatorKey>,
     housekeeper: Arc<Mutex<Housekeeper>>,
     wake: std_mpsc::Sender<Wake>,
     threads: Vec<JoinHandle<()>>,
@@ -123,13 +140,17 @@ impl Embedded {
         events.execute("ATTACH DATABASE ?1 AS store", [layout.main.to_string_lossy()]).map_err(database)?;
 
         let found = Found::read(&main, &events).map_err(database)?;
+        let (lanes, queued) = lease::queued(&main).map_err(database)?;
         let spool = Spool::open(&layout.spool, options.segment_bytes, found.last, &found.segments)
             .map_err(io(&layout.spool))?;
         let (wake, woken) = std_mpsc::channel();
         let shared = Arc::new(Shared {
             layout: layout.clone(),
             poisoned: OnceLock::new(),
-            queued: AtomicU64::new(found.queued),
+            queued: AtomicU64::new(queued),
+            damaged: AtomicU64::new(0),
+            full: AtomicBool::new(false),
+            segments_stay: Mutex::default(),
             next_due_ms: AtomicI64::new(i64::MIN),
             due: Notify::new(),
             outbox: AtomicBool::new(true),
@@ -145,7 +166,7 @@ impl Embedded {
             shared: shared.clone(),
             faults: faults.clone(),
             reserve_bytes: options.reserve_bytes,
-            leases: Leases::new(),
+            leases: Leases::new(lanes),
             space_checked: None,
         };
         let readers = Arc::new(Readers::new(layout.clone()));
@@ -168,8 +189,10 @@ impl Embedded {
             shared,
             jobs: Some(jobs),
             readers,
+            lists: Semaphore::new(LISTS),
             key_cache: KeyCache::default(),
             delivery_tokens: KeyCache::default(),
+            operator_keys: KeyCache::default(),
             housekeeper,
             wake,
             threads,
@@ -202,6 +225,16 @@ impl Embedded {
         self.shared.poisoned.get().map(String::as_str)
     }
 
+    /// Rows and bodies that could not be read and were set aside, since the start.
+    pub fn damaged(&self) -> u64 {
+        self.shared.damaged.load(Ordering::Relaxed)
+    }
+
+    /// Whether mail is refused because the disk has less than its reserve.
+    pub fn is_full(&self) -> bool {
+        self.shared.full.load(Ordering::Relaxed)
+    }
+
     /// Changes `events.db`, durably.
     pub(super) async fn write_events(&self, change: EventsChange) -> Result<(), StoreError> {
         let stopped = || StoreError::Io("the store is closed".to_owned());
@@ -215,7 +248,10 @@ impl Embedded {
         let stopped = || StoreError::Io("the store is closed".to_owned());
         let (answer, answered) = oneshot::channel();
         let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
-        jobs.send(job(answer)).await.map_err(|_| stopped())?;
+        // Refused before it is handed in, so that the answer is true.
+        let slow = |_| StoreError::Io("the disk is too slow for what is to be written".to_owned());
+        let place = tokio::time::timeout(HAND_IN, jobs.reserve()).await.map_err(slow)?.map_err(|_| stopped())?;
+        place.send(job(answer));
         answered.await.map_err(|_| stopped())
     }
 }
@@ -272,6 +308,10 @@ impl Store for Embedded {
         self.ask(|answer| Job::Lease { now, limit, answer }).await?
     }
 
+    async fn rest(&self, rests: Vec<Rest>, now: Timestamp) -> Result<(), StoreError> {
+        self.ask(|answer| Job::Rest { rests, now, answer }).await?
+    }
+
     async fn wait_due(&self, now: Timestamp) {
         let news = self.shared.due.notified();
         let wait_ms = self.shared.next_due_ms.load(Ordering::Acquire).saturating_sub(now.as_millisecond());
@@ -303,6 +343,13 @@ impl Store for Embedded {
         };
         let place: Place = body.0.parse().map_err(read)?;
         let shared = self.shared.clone();
+        let counting = self.shared.clone();
+        let read = move |error: BodyError| {
+            if matches!(error, BodyError::Damaged { .. } | BodyError::Gone(_)) {
+                counting.damaged.fetch_add(1, Ordering::Relaxed);
+            }
+            read(error)
+        };
         let work = move || segment::read_head(&shared.layout.spool, place, octets).map(Bytes::from).map_err(read);
         self.readers.blocking(work).await
     }
@@ -334,6 +381,27 @@ impl Store for Embedded {
         self.ask(|answer| Job::Record { message, events, at, answer }).await?
     }
 
+    async fn queue(
+        &self,
+        filter: &QueueFilter,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<QueuedRecipient>, StoreError> {
+        let (filter, cursor) = (filter.clone(), cursor.map(str::to_owned));
+        self.readers.read(move |connection| tending::page(connection, &filter, cursor.as_deref(), limit)).await
+    }
+
+    async fn tend(
+        &self,
+        filter: &QueueFilter,
+        change: QueueChange,
+        cursor: Option<&str>,
+        at: Timestamp,
+    ) -> Result<Tended, StoreError> {
+        let (filter, cursor) = (filter.clone(), cursor.map(str::to_owned));
+        self.ask(|answer| Job::Tend { filter, change, cursor, at, answer }).await?
+    }
+
     async fn queued(&self) -> Result<u64, StoreError> {
         Ok(self.shared.queued.load(Ordering::Relaxed))
     }
@@ -343,7 +411,6 @@ impl Store for Embedded {
 struct Found {
     message: i64,
     seq: i64,
-    queued: u64,
     last: Option<Place>,
     segments: Vec<u64>,
     prompt: bool,
@@ -353,22 +420,24 @@ struct Found {
 impl Found {
     fn read(main: &Connection, events: &Connection) -> rusqlite::Result<Found> {
         let number = |connection: &Connection, sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
-        // Positions grow with keys, so the newest message is the last in its segment.
-        let last = main
-            .query_row("SELECT key, segment, position, size FROM message ORDER BY key DESC LIMIT 1", [], |row| {
-                Ok((row.get::<_, i64>(0)?, place(row, 1)?))
-            })
-            .optional()?;
+        // Positions grow with keys, but for bodies that moved: the last frame is that of the newest, or of one of these.
+        let last_of = |sql| main.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)?, place(row, 1)?))).optional();
+        let newest = last_of("SELECT key, segment, position, size FROM message ORDER BY key DESC LIMIT 1")?;
+        let moved = last_of(
+            "SELECT m.key, m.segment, m.position, m.size FROM moved v JOIN message m ON m.key = v.message
+             WHERE v.segment = (SELECT max(number) FROM segment) ORDER BY m.position DESC LIMIT 1",
+        )?;
+        let places = newest.iter().chain(&moved).map(|(_, place)| *place);
+        let last = places.max_by_key(|place| (place.segment, place.position));
         let segments = main
             .prepare("SELECT number FROM segment")?
             .query_map([], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))?
             .collect::<Result<_, _>>()?;
         Ok(Found {
-            message: last.map_or(0, |(key, _)| key),
+            message: newest.map_or(0, |(key, _)| key),
             seq: number(main, "SELECT coalesce(max(seq), 0) FROM outbox")?
                 .max(number(events, "SELECT seq FROM progress")?),
-            queued: number(main, "SELECT count(*) FROM recipient WHERE due_ms IS NOT NULL")?.unsigned_abs(),
-            last: last.map(|(_, place)| place),
+            last,
             segments,
             prompt: webhook_rows::any_enabled(main)?,
             latest_due_ms: deliveries::latest_due(events)?,

@@ -5,17 +5,22 @@ use std::io;
 /// A point of a group on its way to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
+    /// The group's rows stand in its transaction; its bodies are about to be handed to the system. An error there is one
+    /// of writing: the group fails, and the next may do better.
+    Writing,
     /// Bodies are with the system, not yet synced.
     Appended,
-    /// Bodies are durable, the transaction is not.
+    /// Bodies are durable, where there are any; the transaction is not.
     Synced,
     /// The transaction is durable, nobody is answered yet.
     Committed,
     /// Events and the deliveries of them are durable in `events.db`, and still in the outbox.
     Copied,
+    /// A segment's row is gone, its file is not. An error there leaves the file to the next start.
+    Deleting,
 }
 
-/// Called at each point. An error there counts as a failed sync and poisons the store.
+/// Called at each point. Where nothing else is said, an error there counts as a failed sync and poisons the store.
 pub trait Faults: Send + Sync + 'static {
     fn at(&self, point: Point) -> io::Result<()>;
 }

@@ -40,6 +40,24 @@ pub(super) fn record_plain(
     Ok(())
 }
 
+/// Records an event of no attempt, with a reason.
+pub(super) fn record_reason(
+    connection: &Connection,
+    key: EventKey,
+    kind: EventKind,
+    at_ms: i64,
+    recipient: &str,
+    reason: Option<&str>,
+) -> rusqlite::Result<()> {
+    record_plain(connection, key, event_id(), kind, at_ms, recipient)?;
+    if let Some(reason) = reason {
+        connection
+            .prepare_cached("UPDATE outbox SET reason = ?3 WHERE message = ?1 AND seq = ?2")?
+            .execute(params![key.0, key.1, reason])?;
+    }
+    Ok(())
+}
+
 /// Records any event.
 pub(super) fn record(
     connection: &Connection,

@@ -1,13 +1,12 @@
-//! What is done behind the writer's back: events move out of the outbox, `events.db` is written, segments and
-//! idempotency keys go when nobody needs them any more. One thread.
+//! What is done behind the writer's back: events move out of the outbox, `events.db` is written, and what nobody needs
+//! any more goes (see `retention`). One thread.
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
@@ -16,6 +15,8 @@ use super::embedded::{Options, Shared};
 use super::faults::{Faults, Point};
 use super::history::{self, Copied};
 use super::reading::Readers;
+use super::retention::{self, Ended, FORGET_STEPS, LOOKED_THROUGH, Live, MOVED_BYTES, MovedBody, Range};
+use super::segment;
 use super::writer::Job;
 
 /// Events moved in one transaction.
@@ -29,6 +30,9 @@ const MOVE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Writes to `events.db` that are committed together.
 const WRITES_AT_ONCE: usize = 512;
+
+/// How often the disk is swept while it has less than its reserve.
+const SWEEP_FULL: Duration = Duration::from_secs(5);
 
 /// A write of few rows to `events.db`.
 pub(super) type EventsChange = Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + Send>;
@@ -54,8 +58,13 @@ pub(super) struct Housekeeper {
     events_every: Duration,
     sweep_every: Duration,
     retention_ms: Option<i64>,
-    /// Segments whose messages are all done with, and when the last was. Done is for good, so each is counted once.
-    done: HashMap<i64, i64>,
+    keep_messages_ms: Option<i64>,
+    segment_bytes: u64,
+    ended: Ended,
+    /// The segment that was looked through last for what keeps it.
+    looked_through: i64,
+    /// The message up to which was looked for what is over.
+    forgotten: i64,
 }
 
 impl Housekeeper {
@@ -77,21 +86,23 @@ impl Housekeeper {
             latest_due_ms,
             events_every: options.events_every,
             sweep_every: options.sweep_every,
-            retention_ms: options.retention.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX)),
-            done: HashMap::new(),
+            retention_ms: options.retention.map(milliseconds),
+            keep_messages_ms: options.keep_messages.map(milliseconds),
+            segment_bytes: options.segment_bytes,
+            ended: Ended::default(),
+            looked_through: 0,
+            forgotten: 0,
         }
     }
 
     /// The thread's work: until it is told to stop.
     pub(super) fn run(this: &Mutex<Housekeeper>, woken: &std_mpsc::Receiver<Wake>) {
         let lock = || this.lock().unwrap_or_else(PoisonError::into_inner);
-        let (events_every, sweep_every) = {
-            let keeper = lock();
-            (keeper.events_every, keeper.sweep_every)
-        };
+        let events_every = lock().events_every;
         let (mut moved, mut swept) = (Instant::now(), Instant::now());
         let mut move_in = events_every;
         loop {
+            let sweep_every = lock().sweep_every();
             let left = move_in.saturating_sub(moved.elapsed()).min(sweep_every.saturating_sub(swept.elapsed()));
             match woken.recv_timeout(left) {
                 Ok(Wake::Move) => move_in = move_in.min(MOVE_PAUSE),
@@ -189,50 +200,106 @@ impl Housekeeper {
         }
     }
 
+    /// How often is swept: at once, nearly, where space lacks.
+    fn sweep_every(&self) -> Duration {
+        if self.shared.full.load(Ordering::Relaxed) { self.sweep_every.min(SWEEP_FULL) } else { self.sweep_every }
+    }
+
     /// Removes what is over at this time.
     pub(super) fn sweep(&mut self, now_ms: i64) {
-        let (answer, _) = oneshot::channel();
+        // A backup copies segments: none goes meanwhile.
+        let shared = self.shared.clone();
+        if let Ok(_guard) = shared.segments_stay.try_lock()
+            && let Err(error) = self.free_segments(now_ms)
+        {
+            tracing::warn!(%error, "spool segments could not be looked at");
+        }
+        if let Err(error) = self.forget_messages(now_ms) {
+            tracing::warn!(%error, "messages whose time is over could not be removed");
+        }
+        let (answer, answered) = oneshot::channel();
         let change = Box::new(move |connection: &Connection, _: &mut _| {
             forget_idempotency(connection, now_ms).map(drop).map_err(StoreError::from)
         });
         if let Some(jobs) = &self.jobs {
-            let _ = jobs.blocking_send(Job::Change { change, answer });
-        }
-        let Some(retention_ms) = self.retention_ms else { return };
-        match self.over(now_ms - retention_ms) {
-            Ok(over) => {
-                for segment in over {
-                    if self.tell(|answer| Job::Retire { segment: segment.cast_unsigned(), answer }) {
-                        self.done.remove(&segment);
-                    }
-                }
-            }
-            Err(error) => tracing::warn!(%error, "spool segments could not be looked at"),
+            // Where that fails, the next sweep does it.
+            let _ = jobs.blocking_send(Job::Change { change, answer }).map(|()| answered.blocking_recv());
         }
     }
 
-    /// Segments whose last recipient was done with before a time. The newest is still written to.
-    fn over(&mut self, before_ms: i64) -> Result<Vec<i64>, StoreError> {
-        let done = &mut self.done;
-        self.readers.now(|connection| {
-            let segments: Vec<(i64, i64)> = connection
-                .prepare_cached("SELECT number, first_message FROM segment ORDER BY number")?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect::<Result<_, _>>()?;
-            let mut over = Vec::new();
-            for pair in segments.windows(2) {
-                let [(number, first), (_, behind)] = pair else { continue };
-                if !done.contains_key(number)
-                    && let Some(at) = all_done(connection, *first, *behind)?
-                {
-                    done.insert(*number, at);
-                }
-                if done.get(number).is_some_and(|at| *at < before_ms) {
-                    over.push(*number);
+    /// Gives up segments that nobody needs, and moves what keeps the others for no good reason.
+    fn free_segments(&mut self, now_ms: i64) -> Result<(), StoreError> {
+        let Some(retention_ms) = self.retention_ms else { return Ok(()) };
+        // Where space lacks, bodies are kept for those who wait for them alone.
+        let before_ms = if self.shared.full.load(Ordering::Relaxed) { i64::MAX } else { now_ms - retention_ms };
+        let ended = &mut self.ended;
+        let (over, pinned) = self.readers.now(|connection| {
+            let (mut over, mut pinned) = (Vec::new(), Vec::new());
+            for range in retention::segments(connection)? {
+                match ended.at(connection, range)? {
+                    Some(at) if at < before_ms => over.push(range.0),
+                    Some(_) => {}
+                    None => pinned.push(range),
                 }
             }
-            Ok(over)
-        })
+            Ok((over, pinned))
+        })?;
+        for segment in over {
+            if self.tell(|answer| Job::Retire { segment: segment.cast_unsigned(), answer }) {
+                self.ended.forget(segment);
+            }
+        }
+        // In turn, a few in each sweep.
+        let behind = pinned.iter().filter(|range| range.0 > self.looked_through);
+        let ranges: Vec<Range> = behind.chain(&pinned).take(LOOKED_THROUGH.min(pinned.len())).copied().collect();
+        for range in ranges {
+            self.looked_through = range.0;
+            let segment_bytes = self.segment_bytes;
+            let live =
+                self.readers.now(|connection| Ok(retention::live(connection, range, before_ms, segment_bytes)?))?;
+            self.move_bodies(range.0, live.unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Has bodies written anew, to the newest segment. What cannot be read stays where it is.
+    fn move_bodies(&self, from: i64, live: Vec<Live>) {
+        let (mut bodies, mut octets) = (Vec::new(), 0);
+        let count = live.len();
+        for (index, message) in live.iter().enumerate() {
+            match segment::read(&self.shared.layout.spool, message.place) {
+                Ok(body) => {
+                    octets += body.len() as u64;
+                    bodies.push(MovedBody::new(message, body));
+                }
+                Err(error) => tracing::error!(id = %message.id, %error, "a stored message cannot be moved"),
+            }
+            if octets >= MOVED_BYTES || index + 1 == count {
+                (octets, _) = (0, self.tell(|answer| Job::Move { from, bodies: std::mem::take(&mut bodies), answer }));
+            }
+        }
+    }
+
+    /// Removes messages that were over long ago, with their events.
+    fn forget_messages(&mut self, now_ms: i64) -> Result<(), StoreError> {
+        let Some(keep_ms) = self.keep_messages_ms else { return Ok(()) };
+        let Some(keep) = retention::to_be_told(&self.events)? else { return Ok(()) };
+        for _ in 0..FORGET_STEPS {
+            let after = self.forgotten;
+            let (over, next) =
+                self.readers.now(|connection| retention::over(connection, after, now_ms - keep_ms, &keep))?;
+            self.forgotten = next.unwrap_or(0);
+            if !over.is_empty() {
+                retention::forget_events(&mut self.events, &over)?;
+                if !self.tell(|answer| Job::ForgetMessages { keys: over, answer }) {
+                    break;
+                }
+            }
+            if next.is_none() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Has the writer do something, and waits; whether it was done.
@@ -243,18 +310,6 @@ impl Housekeeper {
     }
 }
 
-/// When the last recipient of a range of messages was done with; `None` while one is queued.
-fn all_done(connection: &Connection, first: i64, behind: i64) -> rusqlite::Result<Option<i64>> {
-    // The table's own order, not the due index: one range, read once.
-    let mut statement =
-        connection.prepare_cached("SELECT due_ms, done_ms FROM recipient WHERE message >= ?1 AND message < ?2")?;
-    let mut rows = statement.query(params![first, behind])?;
-    let mut latest = i64::MIN;
-    while let Some(row) = rows.next()? {
-        if row.get::<_, Option<i64>>(0)?.is_some() {
-            return Ok(None);
-        }
-        latest = latest.max(row.get::<_, Option<i64>>(1)?.unwrap_or(i64::MAX));
-    }
-    Ok(Some(latest))
+fn milliseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }

@@ -17,8 +17,14 @@
 //! | queued | message, recipients with `due_ms`, event in the outbox | the queue, by a lease | queued; where its sender had no answer, a repetition is `Replayed` |
 //! | leased | the same: leases are in memory | the queue, by a completion | queued, due at once; an attempt under way may repeat |
 //! | waiting | `due_ms` ahead; after an attempt it is counted and its event is in the outbox | time | waiting |
+//! | held | `due_ms` and `done_ms` NULL | the operator | held |
+//! | moved | a frame in a newer segment that the row names, a row in `moved`; the old frame lies unused | the retention | before the commit the old place, behind it the new one |
 //! | done | `due_ms` NULL, `done_ms` set, last event in the outbox | the retention | done |
 //! | retired | no segment row; rows stay, the body is gone | the spool: the file is used again | a file that no row names: used again |
+//! | forgotten | nothing: events went first, then the rows | nobody | done without events, and forgotten by the next sweep |
+//! | set aside | as it was, but its bytes do not fit their checksum | the queue: `email.failed`, reason `damaged` | found again when it is leased |
+//!
+//! `tests/states.rs` stops each of these ways at every point of its group.
 //!
 //! An event is in the outbox, then in both databases, then in `events.db` alone; a crash leaves it in at least one,
 //! and readers see it once.
@@ -31,6 +37,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 mod accepting;
+mod backup;
 mod codes;
 mod deliveries;
 mod directory;
@@ -40,15 +47,22 @@ mod faults;
 mod feed;
 mod history;
 mod housekeeping;
+mod jobs;
+mod lanes;
 mod lease;
+mod operators;
 pub(crate) mod private;
+mod queue_schema;
 mod reading;
+mod retention;
 mod scheduling;
 mod schema;
 mod segment;
 mod sending_schema;
 mod templates;
 mod tenant_events;
+mod tenants_schema;
+mod tending;
 mod verification;
 mod webhook_rows;
 mod webhooks;
@@ -57,16 +71,19 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use backup::Backup;
 pub use edges::{DeliveryToken, EdgeKey, Edges};
 pub use embedded::{Embedded, Options};
 pub use faults::{Faults, NoFaults, Point};
+pub use operators::{OperatorKey, Operators};
 pub use schema::OpenError;
 pub use templates::{From as TemplateFrom, Template, TemplateChange, TemplateContent, Templates};
 pub use tenant_events::{Announcements, AnyEvent, AnyKind, TenantEvent, TenantEventKind, TenantEventRecord};
+pub use tending::{BOUNCED, PURGED, QueueChange, QueueFilter, QueuedRecipient, Tended};
 pub use verification::{DomainStatus, Verification, Verifications};
 pub use webhooks::{
     AttemptRecord, Attempted, Due, EventFilter, Failing, MessageFacts, Replay, SubjectKey, Tried, Waiting, Webhook,
-    WebhookKey, WebhookStatus, Webhooks,
+    WebhookChange, WebhookKey, WebhookStatus, Webhooks,
 };
 
 /// A tenant's name. `default` always exists.
@@ -185,10 +202,17 @@ pub enum Next {
     Done,
     /// Due again. Counts as an attempt.
     Retry(Timestamp),
-    /// Back to due at once, not counted: the attempt was never made (shutdown).
+    /// Back to where it was, not counted: the attempt was never made (shutdown, or too much waits for the same peer).
     Release,
-    /// Due at that time, not counted: no attempt was made, because too much waits for the same peer.
-    Postpone(Timestamp),
+}
+
+/// Mail of a tenant to a domain that is left where it is until a time: whatever waits for it already is enough, or nobody
+/// there answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rest {
+    pub tenant: TenantId,
+    pub domain: mail::Domain,
+    pub until: Timestamp,
 }
 
 /// A message as its owner sees it.
@@ -198,6 +222,8 @@ pub struct MessageView {
     pub tenant: TenantId,
     pub sender: ReversePath,
     pub recipients: Vec<Address>,
+    /// Of them: those not done with.
+    pub waiting: usize,
     pub bcc: Vec<Address>,
     pub body: BodyRef,
     pub size_bytes: u64,
@@ -243,9 +269,23 @@ pub trait Store: Send + Sync + 'static {
     /// or canceled. What was canceled is never leased.
     async fn cancel(&self, tenant: &str, message: Uuid, at: Timestamp) -> Result<(), StoreError>;
 
-    /// Recipients due at `now`, at most `limit` of them, oldest due first, and leased to the caller. A restart of the process owes no
-    /// wait: what was leased is due again. What was scheduled gets its `email.sent` before it is leased, once.
+    /// Recipients due at `now`, at most `limit` of them, leased to the caller: in no other lease until they are completed.
+    /// A restart of the process owes no wait: what was leased is due again. What was scheduled gets its `email.sent` before
+    /// it is leased, once.
+    ///
+    /// Tenants are served in turn, and for each its destination domains, so that nobody's backlog stands in front of
+    /// another's mail; for one domain oldest due first.
+    ///
+    /// Several queues may lease from one store. In PostgreSQL a lease is `SELECT … FOR UPDATE SKIP LOCKED` and an `UPDATE`
+    /// that writes holder and end into the rows, in one transaction. Its holder renews it well before its end; a row whose
+    /// lease has ended is due again. A completion counts only while the row names its holder, and is compared in the same
+    /// statement; so a queue that was cut off may have delivered once more than is recorded, and never records over another's
+    /// lease. Clocks are the database's.
     async fn lease(&self, now: Timestamp, limit: usize) -> Result<Vec<Leased>, StoreError>;
+
+    /// Leases nothing of these tenants' mail to these domains until its time; a time that is over ends a rest. For the
+    /// caller's leases alone, and forgotten by a restart.
+    async fn rest(&self, rests: Vec<Rest>, now: Timestamp) -> Result<(), StoreError>;
 
     /// Resolves when something may be due that no lease has handed out: after an accept or a release, or at the time
     /// of the next retry. `now` is the caller's clock. One caller at a time is woken.
@@ -278,7 +318,25 @@ pub trait Store: Send + Sync + 'static {
     /// Adds events that come from outside an attempt (a complaint).
     async fn record(&self, message: Uuid, events: Vec<Event>, at: Timestamp) -> Result<(), StoreError>;
 
-    /// Recipients not done with yet, leased or waiting.
+    /// Queued recipients that fit. A page may hold fewer than `limit`, or none, and yet have a next one.
+    async fn queue(
+        &self,
+        filter: &QueueFilter,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<QueuedRecipient>, StoreError>;
+
+    /// Changes the next of the queued recipients that fit, some hundreds at most, in one transaction, with their events.
+    /// The caller goes on with `next` until there is none.
+    async fn tend(
+        &self,
+        filter: &QueueFilter,
+        change: QueueChange,
+        cursor: Option<&str>,
+        at: Timestamp,
+    ) -> Result<Tended, StoreError>;
+
+    /// Recipients not done with yet: leased, waiting or held.
     async fn queued(&self) -> Result<u64, StoreError>;
 }
 

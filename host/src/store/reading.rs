@@ -157,10 +157,13 @@ fn view(connection: &Connection, row: &Row<'_>, tenant: &str) -> Result<(i64, Me
         None => Extra::default(),
     };
     let mut recipients = Vec::new();
-    let mut statement = connection.prepare_cached("SELECT address FROM recipient WHERE message = ?1 ORDER BY place")?;
+    let mut statement = connection
+        .prepare_cached("SELECT address, due_ms IS NOT NULL FROM recipient WHERE message = ?1 ORDER BY place")?;
+    let mut waiting = 0;
     let mut rows = statement.query([key])?;
     while let Some(row) = rows.next()? {
         recipients.push(address(row, 0)?);
+        waiting += usize::from(row.get::<_, bool>(1)?);
     }
     let place = place(row, 3)?;
     let bcc = extra.bcc.iter().map(|text| Address::parse(text)).collect::<Result<_, _>>();
@@ -171,6 +174,7 @@ fn view(connection: &Connection, row: &Row<'_>, tenant: &str) -> Result<(i64, Me
             tenant: tenant.to_owned(),
             sender: sender(row, 2)?,
             recipients,
+            waiting,
             bcc: bcc.map_err(|_| unreadable("Bcc addresses"))?,
             body: place.to_ref(),
             size_bytes: u64::from(place.size),

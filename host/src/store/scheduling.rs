@@ -10,6 +10,8 @@ use uuid::Uuid;
 use super::StoreError;
 use super::accepting::Counters;
 use super::history;
+use super::lanes::Lane;
+use super::lease::Held;
 use super::writer::GroupError;
 
 /// Messages marked as sent in one transaction; others of the same moment follow in the next.
@@ -43,20 +45,24 @@ pub(super) fn is_due(connection: &Connection, now_ms: i64) -> rusqlite::Result<b
     Ok(!due(connection, now_ms, 1)?.is_empty())
 }
 
-/// The message's key and how its recipients are counted, once it waits for another time.
+/// Has a message wait for another time; the answer is what is due then.
 pub(super) fn reschedule(
     connection: &Connection,
     tenant: &str,
     id: Uuid,
     send_ms: i64,
-) -> Result<Result<i64, StoreError>, GroupError> {
+) -> Result<Result<Vec<Held>, StoreError>, GroupError> {
     let message = match waiting(connection, tenant, id)? {
         Ok(message) => message,
         Err(error) => return Ok(Err(error)),
     };
     connection.prepare_cached("UPDATE schedule SET send_ms = ?2 WHERE message = ?1")?.execute([message, send_ms])?;
     connection.prepare_cached("UPDATE recipient SET due_ms = ?2 WHERE message = ?1")?.execute([message, send_ms])?;
-    Ok(Ok(message))
+    let due = connection
+        .prepare_cached("SELECT DISTINCT lane FROM recipient WHERE message = ?1")?
+        .query_map([message], |row| Ok((Lane::from_key(row.get(0)?), (send_ms, message, 0))))?
+        .collect::<Result<_, _>>()?;
+    Ok(Ok(due))
 }
 
 /// Ends a message that waits, with an event for each recipient; the answer is how many there are.
@@ -77,6 +83,11 @@ pub(super) fn cancel(
         .execute([message, at_ms])?;
     record_all(connection, counters, message, mail::EventKind::Canceled, at_ms)?;
     Ok(Ok(ended as u64))
+}
+
+/// A message is over before its time came, by an operator.
+pub(super) fn leave(connection: &Connection, message: i64) -> rusqlite::Result<()> {
+    settle(connection, message, CANCELED)
 }
 
 /// The key of a tenant's message that waits for its time, or why there is none.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
-use super::{edges, private, sending_schema};
+use super::{edges, private, queue_schema, sending_schema, tenants_schema};
 
 /// Wait for a lock that another connection of this process holds (checkpoints, the reader's first page).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -123,7 +123,7 @@ CREATE TABLE dkim_key (
   private   BLOB NOT NULL,         -- sealed; empty for the key of an edge
   UNIQUE (domain, selector)
 ) STRICT;
-", edges::SCHEMA, super::webhooks::SCHEMA, sending_schema::SCHEMA];
+", edges::SCHEMA, super::webhooks::SCHEMA, sending_schema::SCHEMA, queue_schema::SCHEMA, tenants_schema::SCHEMA];
 
 /// Migrations of `events.db`, oldest first.
 pub(super) const EVENTS: &[&str] = &[

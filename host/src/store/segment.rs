@@ -177,9 +177,10 @@ impl Spool {
     pub(super) fn open(folder: &Path, segment_bytes: u64, last: Option<Place>, known: &[u64]) -> io::Result<Spool> {
         private::folder(folder)?;
         sync_folder(folder.parent().unwrap_or(folder))?;
-        let mut newest = last.map_or(0, |place| place.segment);
-        // The newest bodies may be retired already; their segment is not begun a second time.
-        let last = last.filter(|place| known.contains(&place.segment));
+        let newest_known = known.iter().copied().max().unwrap_or(0);
+        let mut newest = last.map_or(0, |place| place.segment).max(newest_known);
+        // The newest bodies may be retired already; their segment is not begun a second time, and an older one not again.
+        let last = last.filter(|place| known.contains(&place.segment) && place.segment == newest_known);
         let current = last.map(|place| place.segment);
         let mut free = Vec::new();
         for entry in std::fs::read_dir(folder)? {
@@ -209,7 +210,7 @@ impl Spool {
         if newest > spool.number {
             spool.roll_to(newest + 1)?;
         }
-        spool.trim_free()?;
+        spool.trim_free(KEPT_FREE)?;
         Ok(spool)
     }
 
@@ -267,8 +268,8 @@ impl Spool {
         self.position = position;
     }
 
-    /// Takes a segment out of use, once the database no longer names it.
-    pub(super) fn retire(&mut self, number: u64) -> io::Result<()> {
+    /// Takes a segment out of use, once the database no longer names it. `keep_free`: its file may be used again.
+    pub(super) fn retire(&mut self, number: u64, keep_free: bool) -> io::Result<()> {
         if number == self.number {
             return Ok(());
         }
@@ -279,7 +280,7 @@ impl Spool {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        self.trim_free()
+        self.trim_free(if keep_free { KEPT_FREE } else { 0 })
     }
 
     fn flush(&mut self, end: u64) -> io::Result<()> {
@@ -298,8 +299,8 @@ impl Spool {
         Ok(())
     }
 
-    fn trim_free(&mut self) -> io::Result<()> {
-        while self.free.len() > KEPT_FREE {
+    fn trim_free(&mut self, kept: usize) -> io::Result<()> {
+        while self.free.len() > kept {
             if let Some(path) = self.free.pop() {
                 std::fs::remove_file(path)?;
             }
@@ -324,7 +325,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn path_of(folder: &Path, number: u64) -> PathBuf {
+pub(super) fn path_of(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("{number:010}.{EXTENSION}"))
 }
 
@@ -432,7 +433,7 @@ mod tests {
         spool.roll_if_full().unwrap();
         assert_eq!(spool.number(), second.segment, "not full yet");
         put(&mut spool, &[b'b'; 200]);
-        spool.retire(first.segment).unwrap();
+        spool.retire(first.segment, true).unwrap();
         assert!(matches!(read(folder.path(), first), Err(BodyError::Gone(_))));
         spool.roll_if_full().unwrap();
         assert_eq!(spool.number(), second.segment + 1);

@@ -16,7 +16,8 @@ use super::reading::tenant_key;
 use super::writer::Job;
 use super::{
     AnyEvent, AnyKind, AttemptRecord, Attempted, EventFilter, Page, Replay, StoreError, TenantEvent, TenantEventKind,
-    Waiting, Webhook, WebhookKey, WebhookStatus, Webhooks, accepting, codes, deliveries, feed, tenant_events,
+    Waiting, Webhook, WebhookChange, WebhookKey, WebhookStatus, Webhooks, accepting, codes, deliveries, feed,
+    tenant_events,
 };
 
 pub(super) const COLUMNS: &str =
@@ -94,22 +95,9 @@ fn add(connection: &Connection, tenant: i64, webhook: &Webhook, most: usize) -> 
     Ok(())
 }
 
-fn change(connection: &Connection, webhook: &Webhook) -> Result<(), StoreError> {
-    let changed = connection.execute(
-        "UPDATE webhook SET url = ?2, kinds = ?3, secret = ?4, old_secret = ?5, old_until_ms = ?6, status = ?7,
-         reason = ?8 WHERE id = ?1",
-        params![
-            webhook.id,
-            webhook.url,
-            mask(&webhook.kinds),
-            webhook.sealed_secret,
-            webhook.old_secret.as_ref().map(|(secret, _)| secret),
-            webhook.old_secret.as_ref().map(|(_, until)| until.as_millisecond()),
-            status_to(webhook.status),
-            webhook.reason,
-        ],
-    )?;
-    if changed == 0 { Err(missing(&webhook.id)) } else { Ok(()) }
+/// Changes one row, if it is there.
+fn change(connection: &Connection, id: &str, sql: &str, values: impl rusqlite::Params) -> Result<(), StoreError> {
+    if connection.execute(sql, values)? == 0 { Err(missing(id)) } else { Ok(()) }
 }
 
 fn missing(id: &str) -> StoreError {
@@ -173,12 +161,41 @@ impl Webhooks for Embedded {
             .await
     }
 
-    async fn change_webhook(&self, webhook: Webhook) -> Result<(), StoreError> {
-        let (tenant, id) = (webhook.tenant.clone(), webhook.id.clone());
-        self.change_main(Box::new(move |connection, _| change(connection, &webhook))).await?;
+    async fn change_webhook(&self, tenant: &str, id: &str, change: WebhookChange) -> Result<(), StoreError> {
+        let (key, _) = self.webhook(tenant, id).await?;
+        let id = id.to_owned();
+        self.change_main(Box::new(move |connection, _| {
+            let WebhookChange { url, kinds, status } = change;
+            self::change(
+                connection,
+                &id,
+                "UPDATE webhook SET url = coalesce(?2, url), kinds = coalesce(?3, kinds), status = coalesce(?4, status),
+                 reason = iif(?4 IS NULL, reason, NULL) WHERE key = ?1",
+                params![key.0, url, kinds.as_deref().map(mask), status.map(status_to)],
+            )
+        }))
+        .await?;
         // What waited while it was not enabled may go on, and it starts with a clean slate.
-        let (key, _) = self.webhook(&tenant, &id).await?;
         self.change_events(Box::new(move |connection| deliveries::forget_failures(connection, key))).await?;
+        self.tell_of([key]);
+        Ok(())
+    }
+
+    async fn rotate_secret(
+        &self,
+        tenant: &str,
+        id: &str,
+        sealed_secret: Vec<u8>,
+        old_until: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (key, _) = self.webhook(tenant, id).await?;
+        let id = id.to_owned();
+        self.change_main(Box::new(move |connection, _| {
+            // In one statement: of two at once, each has a secret that signs.
+            let sql = "UPDATE webhook SET old_secret = secret, old_until_ms = ?3, secret = ?2 WHERE key = ?1";
+            self::change(connection, &id, sql, params![key.0, sealed_secret, old_until.as_millisecond()])
+        }))
+        .await?;
         self.tell_of([key]);
         Ok(())
     }
@@ -260,6 +277,11 @@ impl Webhooks for Embedded {
         self.readers.read(move |connection| deliveries::log(connection, webhook, cursor.as_deref(), limit)).await
     }
 
+    async fn attempt_for(&self, webhook: WebhookKey, event: &str) -> Result<AttemptRecord, StoreError> {
+        let event = event.to_owned();
+        self.readers.read(move |connection| deliveries::last_attempt(connection, webhook, &event)).await
+    }
+
     async fn attempts_for(&self, message: Uuid, limit: usize) -> Result<Vec<AttemptRecord>, StoreError> {
         self.readers.read(move |connection| deliveries::log_of_message(connection, message, limit)).await
     }
@@ -304,6 +326,8 @@ impl Webhooks for Embedded {
     }
 
     async fn tenant_events(&self, filter: EventFilter, limit: usize) -> Result<(Vec<AnyEvent>, bool), StoreError> {
+        // A filter may pass few of many rows: such reads are few at once, and leave room for all others.
+        let _place = self.lists.acquire().await.map_err(|error| StoreError::Io(error.to_string()))?;
         // How far the events are complete, read before the events themselves: see `feed`.
         let moved = self.readers.read(feed::moved).await?;
         self.readers.read(move |connection| feed::list(connection, &filter, moved, limit)).await

@@ -101,6 +101,15 @@ pub struct Webhook {
     pub created_at: Timestamp,
 }
 
+/// What is changed of a webhook.
+#[derive(Clone, Debug, Default)]
+pub struct WebhookChange {
+    pub url: Option<String>,
+    pub kinds: Option<Vec<AnyKind>>,
+    /// Its owner's word: whatever reason there was is gone.
+    pub status: Option<WebhookStatus>,
+}
+
 /// A webhook inside: small, and never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WebhookKey(pub(super) i64);
@@ -130,7 +139,7 @@ pub struct MessageFacts {
     pub sender: ReversePath,
     pub tags: Vec<(String, String)>,
     pub attributes: Vec<(String, String)>,
-    /// The first octets of the message; absent where its body is gone.
+    /// The message's header, as far as its first octets hold it, or what an earlier attempt kept of it.
     pub head: Option<Bytes>,
 }
 
@@ -196,7 +205,7 @@ pub struct Attempted {
 }
 
 /// A delivery after an attempt.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Tried {
     pub subject: SubjectKey,
     pub seq: i64,
@@ -204,6 +213,8 @@ pub struct Tried {
     pub due_at: Timestamp,
     /// `None`: done with.
     pub next: Option<Timestamp>,
+    /// Of the message's header, for the tries to come: its body may be gone by then.
+    pub head: Option<Bytes>,
     /// How the endpoint fares after it.
     pub failing: Option<Failing>,
 }
@@ -242,8 +253,17 @@ pub trait Webhooks: Send + Sync + 'static {
 
     async fn webhook(&self, tenant: &str, id: &str) -> Result<(WebhookKey, Webhook), StoreError>;
 
-    /// Writes everything but id, tenant and time of creation.
-    async fn change_webhook(&self, webhook: Webhook) -> Result<(), StoreError>;
+    /// Changes what is given and leaves the rest as it is by then.
+    async fn change_webhook(&self, tenant: &str, id: &str, change: WebhookChange) -> Result<(), StoreError>;
+
+    /// Gives it another signing secret, sealed; the one it had until now signs too for a while.
+    async fn rotate_secret(
+        &self,
+        tenant: &str,
+        id: &str,
+        sealed_secret: Vec<u8>,
+        old_until: Timestamp,
+    ) -> Result<(), StoreError>;
 
     /// Disables or pauses one that is enabled and still has that URL, says why, and announces it in the same
     /// transaction. Whether none with that URL is enabled now: `false` where it has another by now.
@@ -270,6 +290,9 @@ pub trait Webhooks: Send + Sync + 'static {
         cursor: Option<&str>,
         limit: usize,
     ) -> Result<Page<AttemptRecord>, StoreError>;
+
+    /// The last attempt that told a webhook of an event.
+    async fn attempt_for(&self, webhook: WebhookKey, event: &str) -> Result<AttemptRecord, StoreError>;
 
     /// The attempts made for a message's events, oldest first.
     async fn attempts_for(&self, message: uuid::Uuid, limit: usize) -> Result<Vec<AttemptRecord>, StoreError>;

@@ -6,162 +6,36 @@
 //! system may have dropped the pages it could not write.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use mail::Event;
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::accepting::{self, Counters, NewlyDue, Prepared};
+use super::accepting::{self, Counters, Prepared};
 use super::embedded::Shared;
 use super::faults::{Faults, Point};
-use super::history::{self, EventKey};
+use super::history;
 use super::housekeeping::Wake;
-use super::lease::{self, DueKey, Leases};
+pub(super) use super::jobs::{Change, GroupError, Job};
+use super::jobs::{Effects, Pending, without_result};
+use super::lanes::{Lane, domain_number};
+use super::lease::Leases;
+use super::retention::{self, MovedBody};
 use super::segment::Spool;
-use super::{Accepted, Completion, Leased, Next, StoreError, TenantId, scheduling};
+use super::{
+    Accepted, Completion, Leased, Next, QueueChange, QueueFilter, Rest, StoreError, Tended, scheduling, tending,
+};
 
 /// Bounds of a group: rows (messages, completions, events) and octets of bodies.
 const GROUP_ROWS: usize = 1024;
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
 /// How often the free space of the disk is looked at.
 const SPACE_CHECK: Duration = Duration::from_secs(1);
-
-/// When the due index is looked at again where that failed.
-const LOOK_AGAIN_MS: i64 = 1000;
-
-pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
-/// A write of few rows, on its own savepoint inside the group's transaction.
-pub(super) type Change = Box<dyn FnOnce(&Connection, &mut Counters) -> Result<(), StoreError> + Send>;
-
-/// What the writer is asked to do.
-pub(super) enum Job {
-    Accept {
-        messages: Vec<Prepared>,
-        answer: oneshot::Sender<Vec<Result<Accepted, StoreError>>>,
-    },
-    Complete {
-        batch: Vec<Completion>,
-        answer: Answer<()>,
-    },
-    Reschedule {
-        tenant: TenantId,
-        message: Uuid,
-        to: Timestamp,
-        answer: Answer<()>,
-    },
-    Cancel {
-        tenant: TenantId,
-        message: Uuid,
-        at: Timestamp,
-        answer: Answer<()>,
-    },
-    Record {
-        message: Uuid,
-        events: Vec<Event>,
-        at: Timestamp,
-        answer: Answer<()>,
-    },
-    Change {
-        change: Change,
-        answer: Answer<()>,
-    },
-    /// Events that moved leave the outbox.
-    Forget {
-        keys: Vec<EventKey>,
-        answer: std_mpsc::Sender<()>,
-    },
-    /// A segment nobody needs leaves.
-    Retire {
-        segment: u64,
-        answer: std_mpsc::Sender<()>,
-    },
-    Lease {
-        now: Timestamp,
-        limit: usize,
-        answer: Answer<Vec<Leased>>,
-    },
-}
-
-impl Job {
-    /// Rows and octets it adds to its group.
-    fn weight(&self) -> (usize, usize) {
-        match self {
-            Job::Accept { messages, .. } => (messages.len(), messages.iter().map(|message| message.body.len()).sum()),
-            Job::Complete { batch, .. } => (batch.len(), 0),
-            Job::Forget { keys, .. } => (keys.len(), 0),
-            Job::Reschedule { .. }
-            | Job::Cancel { .. }
-            | Job::Record { .. }
-            | Job::Change { .. }
-            | Job::Retire { .. }
-            | Job::Lease { .. } => (1, 0),
-        }
-    }
-}
-
-/// Why a whole group failed.
-#[derive(Clone, Debug)]
-pub(super) enum GroupError {
-    Full,
-    /// Nothing was committed; the next group may do better.
-    Failed(String),
-    /// What reached the disk is not known.
-    Poisoned(String),
-}
-
-impl GroupError {
-    /// A failed write of bodies.
-    pub(super) fn write(error: io::Error) -> GroupError {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => GroupError::Full,
-            _ => GroupError::Failed(format!("writing the spool segment: {error}")),
-        }
-    }
-
-    fn to_store(&self) -> StoreError {
-        match self {
-            GroupError::Full => StoreError::Full,
-            GroupError::Failed(text) | GroupError::Poisoned(text) => StoreError::Io(text.clone()),
-        }
-    }
-}
-
-impl From<rusqlite::Error> for GroupError {
-    fn from(error: rusqlite::Error) -> GroupError {
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => GroupError::Full,
-            _ => GroupError::Failed(format!("the database: {error}")),
-        }
-    }
-}
-
-/// What is told to whom once the group is committed.
-enum Pending {
-    Accept {
-        answer: oneshot::Sender<Vec<Result<Accepted, StoreError>>>,
-        answers: Vec<Result<Accepted, StoreError>>,
-        count: usize,
-    },
-    Unit(Answer<()>, Result<(), StoreError>),
-    Done(std_mpsc::Sender<()>),
-}
-
-/// What follows in memory from a committed group, and what is undone in it by a failed one.
-#[derive(Default)]
-struct Effects {
-    pending: Vec<Pending>,
-    accepted: Vec<NewlyDue>,
-    ended: Vec<(Uuid, u32, DueKey)>,
-    due_again: Vec<DueKey>,
-    done: u64,
-    retired: Vec<u64>,
-    events: bool,
-}
 
 pub(super) struct Writer {
     pub(super) connection: Connection,
@@ -195,15 +69,21 @@ impl Writer {
     }
 
     fn serve(&mut self, group: Vec<Job>) {
-        let (leases, writes): (Vec<Job>, Vec<Job>) =
-            group.into_iter().partition(|job| matches!(job, Job::Lease { .. }));
+        let (reads, writes): (Vec<Job>, Vec<Job>) =
+            group.into_iter().partition(|job| matches!(job, Job::Rest { .. } | Job::Lease { .. }));
         if !writes.is_empty() {
             self.serve_writes(writes);
         }
         // After the commit, so that what was accepted just now is leased at once.
-        for job in leases {
-            if let Job::Lease { now, limit, answer } = job {
-                let _ = answer.send(self.lease(now, limit));
+        for job in reads {
+            match job {
+                Job::Rest { rests, now, answer } => {
+                    let _ = answer.send(self.rest(&rests, now));
+                }
+                Job::Lease { now, limit, answer } => {
+                    let _ = answer.send(self.lease(now, limit));
+                }
+                _ => {}
             }
         }
     }
@@ -235,6 +115,7 @@ impl Writer {
             for job in jobs.by_ref() {
                 self.write(job, full, effects)?;
             }
+            self.faults.at(Point::Writing).map_err(GroupError::write)?;
             self.spool.write().map_err(GroupError::write)?;
             Ok(self.spool.position() != before)
         };
@@ -250,11 +131,12 @@ impl Writer {
     fn sync(&mut self) -> Result<(), GroupError> {
         let poisoned = |error: io::Error| GroupError::Poisoned(format!("syncing the spool segment: {error}"));
         self.faults.at(Point::Appended).map_err(poisoned)?;
-        self.spool.sync().map_err(poisoned)?;
-        self.faults.at(Point::Synced).map_err(poisoned)
+        self.spool.sync().map_err(poisoned)
     }
 
     fn commit(&mut self) -> Result<(), GroupError> {
+        let poisoned = |error: io::Error| GroupError::Poisoned(format!("committing: {error}"));
+        self.faults.at(Point::Synced).map_err(poisoned)?;
         match self.connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])) {
             Ok(_) => {}
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => return Err(GroupError::Full),
@@ -291,11 +173,21 @@ impl Writer {
                 Ok(told) => (Pending::Unit(answer, told), Ok(())),
                 Err(error) => (Pending::Unit(answer, Ok(())), Err(error)),
             },
+            Job::Tend { filter, change, cursor, at, answer } => {
+                match self.tend((&filter, change), cursor.as_deref(), at, effects) {
+                    Ok(told) => (Pending::Tended(answer, told), Ok(())),
+                    Err(error) => (Pending::Tended(answer, Ok(Tended::default())), Err(error)),
+                }
+            }
             Job::Forget { keys, answer } => {
                 (Pending::Done(answer), history::forget(&self.connection, &keys).map_err(GroupError::from))
             }
+            Job::ForgetMessages { keys, answer } => {
+                (Pending::Done(answer), retention::forget_messages(&self.connection, &keys).map_err(GroupError::from))
+            }
+            Job::Move { from, bodies, answer } => (Pending::Done(answer), self.move_bodies(from, &bodies)),
             Job::Retire { segment, answer } => (Pending::Done(answer), self.retire(segment, effects)),
-            Job::Lease { .. } => return Ok(()),
+            Job::Rest { .. } | Job::Lease { .. } => return Ok(()),
         };
         effects.pending.push(pending);
         result
@@ -313,8 +205,9 @@ impl Writer {
                 answers.push(Err(StoreError::Full));
                 continue;
             }
-            let (answer, due) = accepting::accept(&self.connection, &mut self.spool, &mut self.counters, message)?;
-            effects.accepted.extend(due);
+            let (connection, spool, counters) = (&self.connection, &mut self.spool, &mut self.counters);
+            let (answer, queued) = accepting::accept(connection, spool, counters, message, &mut effects.due)?;
+            effects.queued += queued;
             effects.events = true;
             answers.push(answer);
         }
@@ -329,9 +222,8 @@ impl Writer {
         effects: &mut Effects,
     ) -> Result<Result<(), StoreError>, GroupError> {
         let to_ms = to.as_millisecond();
-        let key = scheduling::reschedule(&self.connection, tenant, message, to_ms)?;
-        effects.due_again.extend(key.as_ref().ok().map(|key| (to_ms, *key, 0)));
-        Ok(key.map(drop))
+        let due = scheduling::reschedule(&self.connection, tenant, message, to_ms)?;
+        Ok(due.map(|due| effects.due.extend(due)))
     }
 
     fn cancel(
@@ -350,37 +242,34 @@ impl Writer {
 
     fn complete(&mut self, completion: &Completion, effects: &mut Effects) -> Result<(), GroupError> {
         let Completion { message, index, next, events, at } = completion;
-        let Some(key) = self.leases.end(*message, *index) else {
+        let Some(held) = self.leases.end(*message, *index) else {
             tracing::warn!(id = %message, index, "a completion without a lease changes nothing");
             return Ok(());
         };
-        effects.ended.push((*message, *index, key));
+        let (lane, (_, key, place)) = held;
+        effects.ended.push((*message, *index, held));
         match next {
             Next::Done => {
                 self.connection
                     .prepare_cached(
                         "UPDATE recipient SET due_ms = NULL, done_ms = ?3 WHERE message = ?1 AND place = ?2",
                     )?
-                    .execute([key.1, key.2, at.as_millisecond()])?;
+                    .execute([key, place, at.as_millisecond()])?;
                 effects.done += 1;
             }
             Next::Retry(due) => {
+                // What was held meanwhile stays so, but for its number of attempts.
                 self.connection
                     .prepare_cached(
-                        "UPDATE recipient SET due_ms = ?3, attempts = attempts + 1 WHERE message = ?1 AND place = ?2",
+                        "UPDATE recipient SET due_ms = CASE WHEN due_ms IS NULL THEN NULL ELSE ?3 END, attempts = attempts + 1
+                         WHERE message = ?1 AND place = ?2",
                     )?
-                    .execute([key.1, key.2, due.as_millisecond()])?;
-                effects.due_again.push((due.as_millisecond(), key.1, key.2));
+                    .execute([key, place, due.as_millisecond()])?;
+                effects.due.push((lane, (due.as_millisecond(), key, place)));
             }
-            Next::Release => effects.due_again.push(key),
-            Next::Postpone(due) => {
-                self.connection
-                    .prepare_cached("UPDATE recipient SET due_ms = ?3 WHERE message = ?1 AND place = ?2")?
-                    .execute([key.1, key.2, due.as_millisecond()])?;
-                effects.due_again.push((due.as_millisecond(), key.1, key.2));
-            }
+            Next::Release => effects.due.push(held),
         }
-        self.record_all(key.1, events, *at, effects)?;
+        self.record_all(key, events, *at, effects)?;
         Ok(())
     }
 
@@ -417,6 +306,29 @@ impl Writer {
         Ok(())
     }
 
+    /// What fails leaves the rest of the group alone.
+    fn tend(
+        &mut self,
+        what: (&QueueFilter, QueueChange),
+        cursor: Option<&str>,
+        at: Timestamp,
+        effects: &mut Effects,
+    ) -> Result<Result<Tended, StoreError>, GroupError> {
+        self.connection.prepare_cached("SAVEPOINT tend")?.execute([])?;
+        let (connection, counters) = (&self.connection, &mut self.counters);
+        let changes = tending::tend(connection, counters, &self.leases, what, cursor, at.as_millisecond());
+        if changes.is_err() {
+            self.connection.prepare_cached("ROLLBACK TO tend")?.execute([])?;
+        }
+        self.connection.prepare_cached("RELEASE tend")?.execute([])?;
+        Ok(changes.map(|changes| {
+            effects.due.extend(changes.due);
+            effects.done += changes.done;
+            effects.events |= changes.events;
+            changes.tended
+        }))
+    }
+
     /// A change that fails leaves the rest of the group alone.
     fn change(&mut self, change: Change, effects: &mut Effects) -> Result<Result<(), StoreError>, GroupError> {
         self.connection.prepare_cached("SAVEPOINT change")?.execute([])?;
@@ -431,37 +343,58 @@ impl Writer {
         Ok(told)
     }
 
+    /// Writes bodies anew. What is leased stays: its holder knows where it is.
+    fn move_bodies(&mut self, from: i64, bodies: &[MovedBody]) -> Result<(), GroupError> {
+        for MovedBody { key, id, body, digest } in bodies {
+            let is_there = "SELECT 1 FROM message WHERE key = ?1 AND segment = ?2";
+            if self.leases.holds_any(*key) || !self.connection.prepare_cached(is_there)?.exists([*key, from])? {
+                continue;
+            }
+            let (connection, counters) = (&self.connection, &mut self.counters);
+            accepting::note_segment(connection, counters, self.spool.number(), counters.message + 1)?;
+            let place = self.spool.append(*id, body, *digest).map_err(GroupError::write)?;
+            let (segment, position) = (place.segment.cast_signed(), place.position.cast_signed());
+            connection
+                .prepare_cached("UPDATE message SET segment = ?2, position = ?3 WHERE key = ?1")?
+                .execute([*key, segment, position])?;
+            connection
+                .prepare_cached("DELETE FROM moved WHERE segment = ?1 AND message = ?2")?
+                .execute([from, *key])?;
+            connection
+                .prepare_cached("INSERT INTO moved (segment, message) VALUES (?1, ?2)")?
+                .execute([segment, *key])?;
+        }
+        Ok(())
+    }
+
     fn retire(&mut self, segment: u64, effects: &mut Effects) -> Result<(), GroupError> {
         if segment != self.spool.number() {
             self.connection
                 .prepare_cached("DELETE FROM segment WHERE number = ?1")?
                 .execute([segment.cast_signed()])?;
+            self.connection.prepare_cached("DELETE FROM moved WHERE segment = ?1")?.execute([segment.cast_signed()])?;
             effects.retired.push(segment);
         }
         Ok(())
     }
 
     fn committed(&mut self, effects: Effects) {
-        let mut due = effects.due_again;
-        let mut queued: u64 = 0;
-        for NewlyDue { key, recipients, due_ms } in effects.accepted {
-            queued += recipients as u64;
-            due.push((due_ms, key, 0));
+        for (lane, key) in &effects.due {
+            self.leases.lanes.became_due(*lane, *key);
         }
-        for key in &due {
-            self.leases.became_due(*key);
-        }
-        self.shared.queued.fetch_add(queued, Ordering::Relaxed);
+        self.shared.queued.fetch_add(effects.queued, Ordering::Relaxed);
         self.shared.queued.fetch_sub(effects.done, Ordering::Relaxed);
         if effects.events {
             self.note_events();
         }
-        if let Some(earliest) = due.iter().map(|key| key.0).min() {
-            self.shared.next_due_ms.fetch_min(earliest, Ordering::AcqRel);
+        if !effects.due.is_empty() {
+            self.shared.next_due_ms.store(self.leases.lanes.next_ms(), Ordering::Release);
             self.shared.due.notify_one();
         }
         for segment in effects.retired {
-            if let Err(error) = self.spool.retire(segment) {
+            let keep_free = !self.shared.full.load(Ordering::Relaxed);
+            let retired = self.faults.at(Point::Deleting).and_then(|()| self.spool.retire(segment, keep_free));
+            if let Err(error) = retired {
                 tracing::warn!(segment, %error, "a spool segment could not be removed; the next start does it");
             }
         }
@@ -475,8 +408,8 @@ impl Writer {
         self.spool.rewind(if self.spool.number() == number { position } else { 0 });
         self.counters.tenants.clear();
         self.counters.segment = None;
-        for (message, place, key) in effects.ended {
-            self.leases.restore(message, place, key);
+        for (message, place, held) in effects.ended {
+            self.leases.restore(message, place, held);
         }
         self.report(error);
         effects.pending.into_iter().for_each(|pending| pending.tell(Some(error)));
@@ -500,18 +433,23 @@ impl Writer {
         }
         let now_ms = now.as_millisecond();
         let until_ms = self.send_scheduled(now_ms)?;
-        let (leased, more) = self.leases.take(&self.connection, until_ms, limit)?;
-        let more = more || until_ms < now_ms;
-        // What is leased is handed out, whatever comes of this question.
-        let next_due = || {
-            lease::next_due(&self.connection, now_ms).unwrap_or_else(|error| {
-                tracing::error!(%error, "when the next mail is due cannot be read; looking again in a second");
-                Some(now_ms.saturating_add(LOOK_AGAIN_MS))
-            })
-        };
-        let next = if more { i64::MIN } else { next_due().unwrap_or(i64::MAX) };
-        self.shared.next_due_ms.store(next, Ordering::Release);
+        let leased = self.leases.take(&self.connection, until_ms, limit)?;
+        let next_ms = if until_ms < now_ms { i64::MIN } else { self.leases.lanes.next_ms() };
+        self.shared.next_due_ms.store(next_ms, Ordering::Release);
+        self.shared.damaged.fetch_add(std::mem::take(&mut self.leases.damaged), Ordering::Relaxed);
         Ok(leased)
+    }
+
+    fn rest(&mut self, rests: &[Rest], now: Timestamp) -> Result<(), StoreError> {
+        for Rest { tenant, domain, until } in rests {
+            let tenant = accepting::known_tenant(&self.connection, &mut self.counters, tenant)?;
+            let Some(tenant) = tenant else { continue };
+            for is_broadcast in [false, true] {
+                let lane = Lane::new(tenant, is_broadcast, domain_number(domain.as_str()));
+                self.leases.lanes.rest(lane, until.as_millisecond(), now.as_millisecond());
+            }
+        }
+        Ok(())
     }
 
     /// Events are in the outbox: they move soon, and at once where somebody waits for them.
@@ -561,38 +499,7 @@ impl Writer {
             Err(_) => false,
         };
         self.space_checked = Some((Instant::now(), full));
+        self.shared.full.store(full, Ordering::Relaxed);
         full
-    }
-}
-
-impl Pending {
-    fn tell(self, error: Option<&GroupError>) {
-        // Whoever asked may be gone; what was committed stays committed.
-        match (self, error) {
-            (Pending::Accept { answer, answers, .. }, None) => drop(answer.send(answers)),
-            (Pending::Accept { answer, count, .. }, Some(error)) => {
-                drop(answer.send((0..count).map(|_| Err(error.to_store())).collect()));
-            }
-            (Pending::Unit(answer, told), None) => drop(answer.send(told)),
-            (Pending::Unit(answer, _), Some(error)) => drop(answer.send(Err(error.to_store()))),
-            (Pending::Done(answer), None) => drop(answer.send(())),
-            (Pending::Done(_), Some(_)) => {}
-        }
-    }
-}
-
-/// A job that was not come to: its answer is the group's error.
-fn without_result(job: Job) -> Option<Pending> {
-    match job {
-        Job::Accept { answer, messages } => {
-            Some(Pending::Accept { answer, answers: Vec::new(), count: messages.len() })
-        }
-        Job::Complete { answer, .. }
-        | Job::Reschedule { answer, .. }
-        | Job::Cancel { answer, .. }
-        | Job::Record { answer, .. }
-        | Job::Change { answer, .. } => Some(Pending::Unit(answer, Ok(()))),
-        Job::Forget { answer, .. } | Job::Retire { answer, .. } => Some(Pending::Done(answer)),
-        Job::Lease { .. } => None,
     }
 }

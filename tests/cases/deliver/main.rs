@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod addresses;
 mod faults;
 mod routing;
 mod sessions;
+mod sources;
 mod tls;
 
 use std::path::Path;

@@ -43,10 +43,37 @@ async fn many_messages_under_tls() {
 }
 
 #[tokio::test]
+async fn a_chunk_that_was_lost_on_an_old_connection_goes_out_again_and_says_so() {
+    let mx = FakeMx::build().offers(&["PIPELINING", "CHUNKING"]).start().await;
+    let post = Post::to(&mx).await;
+    let mut session = post.open("b.test").await.unwrap();
+    assert_eq!(send(&mut session, &["c@b.test"]).await, ["Delivered Data 2.0.0"]);
+    mx.once(Step::Mail(""), Act::Close);
+    let outcomes = session.send(&transaction(&["c@b.test"], BODY.as_bytes())).await;
+    assert_eq!(brief(&outcomes[0]), "Delivered Data 2.0.0");
+    assert!(outcomes[0].text.contains("may arrive twice"), "{}", outcomes[0].text);
+    assert_eq!((mx.connections(), mx.messages().len()), (2, 2));
+}
+
+#[tokio::test]
+async fn the_host_whose_session_broke_is_tried_after_the_others() {
+    let first = FakeMx::start().await;
+    let second = first.beside(2).start().await;
+    let zone = "b.test MX 20 mx2.b.test\nb.test MX 10 mx1.b.test\nmx1.b.test A 127.0.0.1\nmx2.b.test A 127.0.0.2";
+    let post = Post::with(zone, first.port(), "").await;
+    first.once(Step::Data, Act::Close);
+    assert_eq!(brief(&post.send_one().await), "Deferred Data 4.4.2");
+    for _ in 0..2 {
+        assert_eq!(post.send_one().await.verdict, Verdict::Delivered);
+    }
+    assert_eq!((first.connections(), second.messages().len()), (1, 2));
+}
+
+#[tokio::test]
 async fn a_session_goes_on_after_a_refusal() {
     // DATA may be answered 354 though nobody is left to deliver to (RFC 2920): then an empty message is refused.
     for data in [None, Some(reply("354 go"))] {
-        for offers in [&["PIPELINING"][..], &[]] {
+        for offers in [&["PIPELINING"][..], &[], &["PIPELINING", "CHUNKING"], &["CHUNKING"]] {
             let mx = FakeMx::build().offers(offers).on(Step::Rcpt("<gone@"), reply("550 5.1.1 nobody")).start().await;
             if let Some(act) = &data {
                 mx.once(Step::Data, act.clone());
@@ -127,8 +154,9 @@ async fn a_session_whose_peer_is_gone_for_good() {
 
 #[tokio::test]
 async fn large_bodies_arrive_whole() {
-    for starttls in [false, true] {
-        let mx = if starttls { FakeMx::build().starttls() } else { FakeMx::build() }.start().await;
+    for (starttls, chunking) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mx = if starttls { FakeMx::build().starttls() } else { FakeMx::build() };
+        let mx = if chunking { mx.offers(&["PIPELINING", "CHUNKING"]) } else { mx }.start().await;
         let post = Post::to(&mx).await;
         // Lines of every length, many with a dot in front, so that dots fall on every edge of every piece.
         let body: Vec<u8> = (0..40_000_usize)

@@ -127,6 +127,19 @@ async fn bytes_behind_the_starttls_reply_are_not_taken_into_the_session() {
     assert!(outcome.text.contains("before TLS began"), "{}", outcome.text);
 }
 
+#[tokio::test]
+async fn sessions_are_resumed() {
+    for tls in ["opportunistic", "verify"] {
+        let mx = Peer::Good.build().start().await;
+        let post = Post::trusting(&mx, ZONE, &policy(tls)).await;
+        for _ in 0..3 {
+            assert_eq!(post.send_one().await.verdict, Verdict::Delivered, "{tls}");
+        }
+        let resumed: Vec<bool> = mx.messages().iter().map(|message| message.resumed).collect();
+        assert_eq!(resumed, [false, true, true], "{tls}");
+    }
+}
+
 fn relay(mx: &FakeMx, host: &str, tls: &str) -> String {
     format!(
         "[[route]]\ndomain = \"*\"\nrelay = \"{host}:{}\"\ntls = \"{tls}\"\nauth = {{ username = \"joe\", password_env = \"P\" }}",

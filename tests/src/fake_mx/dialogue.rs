@@ -1,10 +1,12 @@
 //! One connection to the fake mail server: the commands it knows, and the rules it plays instead.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use rustls::HandshakeKind;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Take};
 
 use super::{Act, Received, Shared, Step};
@@ -22,9 +24,13 @@ pub(super) struct Dialogue {
     number: usize,
     write_budget: usize,
     hello: String,
+    from: IpAddr,
     tls: bool,
+    resumed: bool,
     login: Option<(String, String)>,
     open: Option<Received>,
+    /// What came by BDAT so far.
+    chunks: Vec<u8>,
 }
 
 /// What a step came to.
@@ -37,7 +43,7 @@ enum Played {
 }
 
 impl Dialogue {
-    pub(super) fn new(stream: Box<dyn Stream>, shared: Arc<Shared>, number: usize) -> Dialogue {
+    pub(super) fn new(stream: Box<dyn Stream>, shared: Arc<Shared>, number: usize, from: IpAddr) -> Dialogue {
         let (cut_reading, write_budget) = (shared.setup.cut_reading, shared.setup.cut_writing);
         Dialogue {
             io: Some(BufReader::new(stream).take(cut_reading)),
@@ -45,9 +51,12 @@ impl Dialogue {
             number,
             write_budget,
             hello: String::new(),
+            from,
             tls: false,
+            resumed: false,
             login: None,
             open: None,
+            chunks: Vec::new(),
         }
     }
 
@@ -78,6 +87,7 @@ impl Dialogue {
             "MAIL" => self.mail(argument).await?,
             "RCPT" => self.rcpt(argument).await?,
             "DATA" => self.data().await?,
+            "BDAT" if self.shared.setup.offers.iter().any(|offer| offer == "CHUNKING") => self.chunk(argument).await?,
             "RSET" => {
                 self.open = None;
                 if self.play(Step::Rset, "").await? == Played::Usual {
@@ -131,6 +141,7 @@ impl Dialogue {
         let Some(io) = self.io.take() else { return Err(closed()) };
         let limit = io.limit();
         let stream = self.shared.tls().0.accept(io.into_inner().into_inner()).await?;
+        self.resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
         self.io = Some(BufReader::new(Box::new(stream) as Box<dyn Stream>).take(limit));
         self.tls = true;
         Ok(())
@@ -175,7 +186,9 @@ impl Dialogue {
             parameters,
             body: Vec::new(),
             hello: self.hello.clone(),
+            from: self.from,
             tls: self.tls,
+            resumed: self.resumed,
             login: self.login.clone(),
             connection: self.number,
         });
@@ -201,6 +214,29 @@ impl Dialogue {
             Played::Usual => return self.say("503 5.5.1 no recipients").await,
         }
         let body = self.body().await?;
+        self.end(body, ready).await
+    }
+
+    /// `BDAT 12 LAST`: the chunk is read whatever becomes of it.
+    async fn chunk(&mut self, argument: &str) -> io::Result<()> {
+        let (length, last) = argument.split_once(' ').unwrap_or((argument, ""));
+        let Ok(length) = length.parse() else { return self.say("501 5.5.4 BDAT length [LAST]").await };
+        let mut chunk = vec![0; length];
+        let Some(io) = &mut self.io else { return Err(closed()) };
+        io.read_exact(&mut chunk).await?;
+        self.chunks.extend(chunk);
+        if last.is_empty() {
+            return self.say("250 2.0.0 more").await;
+        }
+        let ready = self.open.as_ref().is_some_and(|open| !open.recipients.is_empty());
+        let body = std::mem::take(&mut self.chunks);
+        if !ready {
+            return self.say("503 5.5.1 no recipients").await;
+        }
+        self.end(body, ready).await
+    }
+
+    async fn end(&mut self, body: Vec<u8>, ready: bool) -> io::Result<()> {
         let positive = match self.play(Step::Dot, "").await? {
             Played::Usual => ready,
             Played::Answered(positive) => {

@@ -1,21 +1,24 @@
 //! What edges need of the control API: delivery tokens (`delivery-tokens`), and DKIM pairs whose private halves only the
 //! edge has (`domains/{domain}/edge-keys`).
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use std::sync::Arc;
+
+use http::Method;
 use jiff::Timestamp;
 use mail::dkim::Algorithm;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Control, DnsRecord, Listing, NewKey, PREFIX, Problem, body, json, key_name, named_tenant};
-use crate::DEFAULT_TENANT;
+use super::domains::DnsRecord;
+use super::keys::{NewKey, key_name};
+use super::{Call, Control, Listing, Made, Problem, Revoked, Route};
 use crate::api_key;
 use crate::keyring::{self, SelectorError};
 use crate::store::{DeliveryToken, Edges, StoreError};
 
-/// The answer to `POST delivery-tokens`: the only time the token is shown.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// A delivery token that was made: the only time it is shown.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CreatedToken {
     pub token: String,
     #[serde(flatten)]
@@ -23,19 +26,21 @@ pub struct CreatedToken {
 }
 
 /// A delivery token in a list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TokenView {
     pub id: String,
     /// The only tenant it serves; absent: all.
     pub tenant: Option<String>,
     pub name: String,
     pub prefix: String,
+    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub revoked_at: Option<Timestamp>,
 }
 
-/// `POST domains/{domain}/edge-keys`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// DKIM keys that an edge is to have.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewEdgeKeys {
     #[serde(default)]
@@ -46,7 +51,7 @@ pub struct NewEdgeKeys {
 }
 
 /// What an edge signs with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum EdgeAlgorithm {
     Rsa,
@@ -65,8 +70,8 @@ impl EdgeAlgorithm {
     }
 }
 
-/// The answer: the only time the private halves are shown.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// Keys that were made for an edge: the only time the private halves are shown.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CreatedEdgeKeys {
     /// The edge's variable `dkim_keys`.
     pub dkim_keys: Vec<EdgePair>,
@@ -74,7 +79,7 @@ pub struct CreatedEdgeKeys {
 }
 
 /// One item of `dkim_keys`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct EdgePair {
     pub domain: String,
     pub selector: String,
@@ -91,76 +96,76 @@ impl From<DeliveryToken> for TokenView {
     }
 }
 
-impl Control {
-    /// Answers `delivery-tokens` and `domains/{domain}/edge-keys`.
-    pub(super) async fn edge_route(
-        &self,
-        path: &[&str],
-        request: &Request<Bytes>,
-        tenant: Option<&str>,
-    ) -> Result<Option<Response<Bytes>>, Problem> {
-        let (ok, created) = (StatusCode::OK, StatusCode::CREATED);
-        match (request.method(), path) {
-            (&Method::GET, ["delivery-tokens"]) => {
-                let tokens = self.edges.delivery_tokens(tenant).await?;
-                Ok(json(ok, &Listing { data: tokens.into_iter().map(TokenView::from).collect() }))
-            }
-            (&Method::POST, ["delivery-tokens"]) => Ok(json(created, &self.create_token(body(request)?).await?)),
-            (&Method::DELETE, ["delivery-tokens", id]) => {
-                self.edges.revoke_delivery_token(id, Timestamp::now()).await?;
-                Ok(json(ok, &serde_json::json!({ "id": id, "revoked": true })))
-            }
-            (&Method::POST, ["domains", domain, "edge-keys"]) => {
-                let tenant = tenant.unwrap_or(DEFAULT_TENANT);
-                Ok(json(created, &self.create_edge_keys(tenant, domain, body(request)?).await?))
-            }
-            (&Method::DELETE, ["domains", domain, "edge-keys", selector]) => {
-                let domain = self.domain(tenant.unwrap_or(DEFAULT_TENANT), domain).await?;
-                self.edges.remove_edge_key(&domain.tenant, &domain.domain, selector).await?;
-                Ok(json(ok, &serde_json::json!({ "selector": selector, "removed": true })))
-            }
-            (method, path) => {
-                let text = format!("{method} is not for {PREFIX}{}", path.join("/"));
-                Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text))
-            }
-        }
-    }
+/// The key of an edge that is no more.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RemovedEdgeKey {
+    pub selector: String,
+    pub removed: bool,
+}
 
-    async fn create_token(&self, new: NewKey) -> Result<CreatedToken, Problem> {
-        let tenant = new.tenant.map(|tenant| named_tenant(Some(tenant))).transpose()?;
-        let name = key_name(new.name)?;
-        let token = api_key::generate(api_key::DELIVERY_TOKEN)
-            .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "random", error.to_string()))?;
-        let view = add_token(&*self.edges, &token, tenant, name, Timestamp::now()).await?;
-        Ok(CreatedToken { token, view: view.into() })
-    }
+/// The routes of this family. Tokens are the operator's: an edge stands between tenants and the host.
+pub fn routes() -> Vec<Route> {
+    let keys = "domains/{domain}/edge-keys";
+    vec![
+        Route::new(Method::GET, "delivery-tokens", "Delivery tokens, or those for one tenant alone", list).of_tenant(),
+        Route::new(Method::POST, "delivery-tokens", "Make a delivery token for an edge", create),
+        Route::new(Method::DELETE, "delivery-tokens/{id}", "Revoke a delivery token", revoke),
+        Route::new(Method::POST, keys, "Make DKIM keys for an edge", create_edge_keys).of_tenant().for_managers(),
+        Route::new(Method::DELETE, "domains/{domain}/edge-keys/{selector}", "Remove a key of an edge", remove_edge_key)
+            .of_tenant()
+            .for_managers(),
+    ]
+}
 
-    async fn create_edge_keys(&self, tenant: &str, name: &str, new: NewEdgeKeys) -> Result<CreatedEdgeKeys, Problem> {
-        let mut sending = self.domain(tenant, name).await?;
-        let (algorithms, selector) = (new.algorithm.algorithms(), new.selector.as_deref());
-        let made =
-            keyring::make_edge_keys(algorithms, selector, Timestamp::now()).await.map_err(|error| match &error {
-                SelectorError::Form(_) => Problem::invalid(error.to_string()),
-                SelectorError::Failed(_) => {
-                    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "random", error.to_string())
-                }
-            })?;
-        let (keys, private): (Vec<_>, Vec<_>) = made.into_iter().map(|key| (key.public, key.private_pem)).unzip();
-        self.edges.add_edge_keys(&sending.tenant, &sending.domain, keys.clone()).await?;
+async fn list(control: Arc<Control>, call: Call) -> Result<Listing<TokenView>, Problem> {
+    let tokens = control.edges.delivery_tokens(call.only()).await?;
+    Ok(Listing { data: tokens.into_iter().map(TokenView::from).collect() })
+}
 
-        let pair = |(key, private_key): (&crate::store::EdgeKey, String)| EdgePair {
-            domain: sending.domain.to_string(),
-            selector: key.selector.clone(),
-            algorithm: key.algorithm.name().to_owned(),
-            private_key,
-        };
-        let dkim_keys = keys.iter().zip(private).map(pair).collect();
-        // Of the records only those of these keys are new.
-        (sending.keys, sending.edge_keys) = (Vec::new(), keys);
-        let records = keyring::dns_records(&sending, &self.hostname);
-        let records = records.iter().filter(|record| record.required).map(DnsRecord::from).collect();
-        Ok(CreatedEdgeKeys { dkim_keys, records })
-    }
+async fn create(control: Arc<Control>, call: Call<NewKey>) -> Result<Made<CreatedToken>, Problem> {
+    let tenant = call.body.tenant.as_deref().map(|tenant| call.tenant_or(Some(tenant))).transpose()?;
+    let name = key_name(call.body.name)?;
+    let token = api_key::generate(api_key::DELIVERY_TOKEN).map_err(Problem::random)?;
+    let view = add_token(&*control.edges, &token, tenant, name, Timestamp::now()).await?;
+    Ok(Made(CreatedToken { token, view: view.into() }))
+}
+
+async fn revoke(control: Arc<Control>, call: Call) -> Result<Revoked, Problem> {
+    let id = call.place("id");
+    control.edges.revoke_delivery_token(id, Timestamp::now()).await?;
+    Ok(Revoked { id: id.to_owned(), revoked: true })
+}
+
+async fn remove_edge_key(control: Arc<Control>, call: Call) -> Result<RemovedEdgeKey, Problem> {
+    let domain = control.domain(call.tenant(), call.place("domain")).await?;
+    let selector = call.place("selector").to_owned();
+    control.edges.remove_edge_key(&domain.tenant, &domain.domain, &selector).await?;
+    Ok(RemovedEdgeKey { selector, removed: true })
+}
+
+async fn create_edge_keys(control: Arc<Control>, call: Call<NewEdgeKeys>) -> Result<Made<CreatedEdgeKeys>, Problem> {
+    let mut sending = control.domain(call.tenant(), call.place("domain")).await?;
+    let new = call.body;
+    let (algorithms, selector) = (new.algorithm.algorithms(), new.selector.as_deref());
+    let made = keyring::make_edge_keys(algorithms, selector, Timestamp::now()).await.map_err(|error| match &error {
+        SelectorError::Form(_) => Problem::invalid(error.to_string()),
+        SelectorError::Failed(_) => Problem::random(error),
+    })?;
+    let (keys, private): (Vec<_>, Vec<_>) = made.into_iter().map(|key| (key.public, key.private_pem)).unzip();
+    control.edges.add_edge_keys(&sending.tenant, &sending.domain, keys.clone()).await?;
+
+    let pair = |(key, private_key): (&crate::store::EdgeKey, String)| EdgePair {
+        domain: sending.domain.to_string(),
+        selector: key.selector.clone(),
+        algorithm: key.algorithm.name().to_owned(),
+        private_key,
+    };
+    let dkim_keys = keys.iter().zip(private).map(pair).collect();
+    // Of the records only those of these keys are new.
+    (sending.keys, sending.edge_keys) = (Vec::new(), keys);
+    let records = keyring::dns_records(&sending, &control.hostname);
+    let records = records.iter().filter(|record| record.required).map(DnsRecord::from).collect();
+    Ok(Made(CreatedEdgeKeys { dkim_keys, records }))
 }
 
 /// Stores a delivery token under its hash.

@@ -7,7 +7,8 @@ use http::Method;
 use super::super::Failure;
 use super::super::link::Link;
 use super::Finding;
-use crate::api::control::{DnsRecord, DomainView, Listing};
+use crate::api::control::Listing;
+use crate::api::control::domains::{DnsRecord, DomainView};
 use crate::config::Dns;
 use crate::published::{self, Expected, RecordStatus, Records, Verdict};
 

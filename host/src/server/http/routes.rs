@@ -1,6 +1,7 @@
 //! Who answers what: health and readiness here, the inbox, the control API and the delivery API for edges where this host
 //! has them, and everything else the sending API.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use uuid::Uuid;
 
-use crate::api::control::{self, Control};
+use crate::api::control::{self, Control, Entry};
 use crate::api::delivery;
 use crate::api::fault::fault;
 use crate::api::network::Network;
@@ -34,6 +35,10 @@ const OF_ONE_HOP: [HeaderName; 6] = [
 /// Of a path, what the log shows.
 const PATH_SHOWN: usize = 200;
 
+/// Whom a request came from: an extension of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
 /// What stands behind the listeners.
 pub struct Routes {
     pub edge: Arc<Edge>,
@@ -41,7 +46,7 @@ pub struct Routes {
     pub network: Option<Arc<Network>>,
     /// A development host's page.
     pub inbox: Option<Arc<Inbox>>,
-    /// For an admin listener, or a development host's only one: there it answers loopback names alone.
+    /// For an admin listener, or a development host's only one: on that it answers loopback names alone.
     pub control: Option<Arc<Control>>,
     /// What stands in the way besides the components: the store.
     pub obstacles: Obstacles,
@@ -62,11 +67,13 @@ impl Routes {
             (Some(inbox), _) if is_below("/inbox") => return inbox.handle(request).await,
             (Some(_), _) if path == "/" => return to_inbox(),
             (_, Some(control)) if path.starts_with(control::PREFIX) => {
-                if !is_local(&request) {
+                // The key of a development host is known to everybody, and so to every web page.
+                if self.inbox.is_some() && !is_local(&request) {
                     let text = "The control API answers on loopback names only, and no web page.";
                     return fault(StatusCode::FORBIDDEN, "invalid_access", text);
                 }
-                return control.answer(request).await;
+                let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+                return control.answer(request, Entry::Network(peer)).await;
             }
             (Some(_) | None, Some(_) | None) => {}
         }

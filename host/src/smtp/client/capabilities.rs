@@ -7,6 +7,8 @@ use mail::Reply;
 pub struct Capabilities {
     /// RFC 2920.
     pub pipelining: bool,
+    /// RFC 3030.
+    pub chunking: bool,
     /// RFC 6152.
     pub eight_bit_mime: bool,
     /// RFC 6531.
@@ -28,6 +30,7 @@ impl Capabilities {
             let mut words = line.split_ascii_whitespace();
             match words.next().unwrap_or_default().to_ascii_uppercase().as_str() {
                 "PIPELINING" => offered.pipelining = true,
+                "CHUNKING" => offered.chunking = true,
                 "8BITMIME" => offered.eight_bit_mime = true,
                 "SMTPUTF8" => offered.smtp_utf8 = true,
                 "STARTTLS" => offered.starttls = true,
@@ -68,6 +71,7 @@ mod tests {
         check("mx.example.net", none());
         check("PIPELINING", none());
         check("mx\nPIPELINING\n8bitmime", Capabilities { pipelining: true, eight_bit_mime: true, ..none() });
+        check("mx\nChunking\nBINARYMIME", Capabilities { chunking: true, ..none() });
         check("mx\nSIZE", Capabilities { size: Some(None), ..none() });
         check("mx\nSIZE 0", Capabilities { size: Some(None), ..none() });
         check("mx\nSIZE 1000", Capabilities { size: Some(Some(1000)), ..none() });

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use mail::{Address, Outcome, ReversePath};
 
-use super::body::Stuffer;
+use super::body::{BodyWriter, Framing};
 use super::capabilities::Capabilities;
 
 /// Octets of commands in flight before their replies are read (RFC 2920 s3.1: neither side's window may fill up while
@@ -25,7 +25,10 @@ pub(super) enum Command {
     Reset,
     Mail,
     Recipient(usize),
+    /// DATA.
     Data,
+    /// BDAT with the whole body behind it.
+    Chunk,
 }
 
 #[derive(Debug)]
@@ -47,18 +50,23 @@ pub(super) struct Exchange {
     pub(super) mail_answered: bool,
     pub(super) sender_refused: bool,
     pub(super) fates: Vec<Fate>,
-    pub(super) body: Stuffer,
+    pub(super) body: BodyWriter,
+    framing: Framing,
+    /// Whether the end of a body behind BDAT went out together with the commands before it.
+    pub(super) body_in_group: bool,
 }
 
 impl Exchange {
     /// Writes the script of a transaction; `reset` puts RSET in front.
     pub(super) fn begin(&mut self, mail: Mail<'_>, peer: &Capabilities, needs: Needs, reset: bool) {
+        let framing = if peer.chunking { Framing::Length } else { Framing::Dot };
         *self = Exchange {
             script: std::mem::take(&mut self.script),
             ends: std::mem::take(&mut self.ends),
             reset,
             fates: mail.recipients.iter().map(|_| Fate::Waiting).collect(),
-            body: Stuffer::new(mail.body.clone()),
+            body: BodyWriter::new(mail.body.clone(), framing),
+            framing,
             ..Exchange::default()
         };
         self.script.clear();
@@ -76,7 +84,10 @@ impl Exchange {
         for recipient in mail.recipients {
             self.push(format_args!("RCPT TO:<{recipient}>\r\n"));
         }
-        self.push(format_args!("DATA\r\n"));
+        match framing {
+            Framing::Dot => self.push(format_args!("DATA\r\n")),
+            Framing::Length => self.push(format_args!("BDAT {} LAST\r\n", self.body.length())),
+        }
     }
 
     fn push(&mut self, command: std::fmt::Arguments<'_>) {
@@ -97,7 +108,10 @@ impl Exchange {
         } else if at - first <= self.fates.len() {
             Command::Recipient(at - first - 1)
         } else {
-            Command::Data
+            match self.framing {
+                Framing::Dot => Command::Data,
+                Framing::Length => Command::Chunk,
+            }
         }
     }
 
@@ -111,18 +125,33 @@ impl Exchange {
         self.answered < self.sent
     }
 
-    /// Puts the next group on the wire: one command, or as many as may be pipelined.
-    pub(super) fn send(&mut self, out: &mut Vec<u8>, pipelining: bool) {
+    /// Puts the next group on the wire: one command, or as many as may be pipelined. A small body goes with its BDAT; a
+    /// large one waits until it is known that somebody is to get it. `true`: BDAT went alone, and the body is to follow.
+    pub(super) fn send(&mut self, out: &mut Vec<u8>, pipelining: bool) -> bool {
         let start = self.sent.checked_sub(1).map_or(0, |last| self.ends[last]);
+        let first = self.sent;
         let mut end = start;
         while let Some(&next) = self.ends.get(self.sent) {
-            if end > start && (!pipelining || next - start > GROUP_MAX) {
+            let is_chunk = self.framing == Framing::Length && self.sent + 1 == self.ends.len();
+            let must_wait = !pipelining || next - start > GROUP_MAX || is_chunk && !self.body.is_small();
+            if end > start && must_wait {
                 break;
             }
             end = next;
             self.sent += 1;
         }
         out.extend_from_slice(&self.script[start..end]);
+        let chunk_sent = self.framing == Framing::Length && self.sent == self.ends.len();
+        let alone = chunk_sent && self.sent == first + 1;
+        if chunk_sent && !alone {
+            self.body_in_group = self.body.fill(out);
+        }
+        alone
+    }
+
+    /// Whether the body goes behind BDAT.
+    pub(super) fn ends_with_chunk(&self) -> bool {
+        self.framing == Framing::Length
     }
 
     pub(super) fn has_accepted(&self) -> bool {

@@ -83,8 +83,8 @@ impl Fault {
 }
 
 impl Peer {
-    /// The outcome of a session that ended while we waited for `awaited`.
-    pub(super) fn lost(&self, fault: &Fault, phase: Phase, awaited: &str) -> Outcome {
+    /// The outcome of a session that ended while we waited for `awaited`; `all_sent`: the peer has the whole message.
+    pub(super) fn lost(&self, fault: &Fault, phase: Phase, awaited: &str, all_sent: bool) -> Outcome {
         let mut text = match fault {
             Fault::Closed | Fault::Silent | Fault::Network(_) | Fault::Unreadable(_) => {
                 format!("{} {fault}; we waited for {awaited}", self.host)
@@ -100,8 +100,8 @@ impl Peer {
             | Fault::AuthInClear
             | Fault::AuthRefused(_) => format!("{} {fault}", self.host),
         };
-        if awaited == super::DOT_REPLY && !matches!(fault, Fault::Refused(_)) {
-            // RFC 5321 s4.2.5 leaves it open whose the message is now; a duplicate is better than a loss.
+        if all_sent && !matches!(fault, Fault::Refused(_)) {
+            // A duplicate is better than a loss.
             text.push_str("; it may have taken the message, which would then arrive twice");
         }
         self.outcome(Verdict::Deferred, phase, fault.status(), fault.reply().cloned(), text)

@@ -52,15 +52,61 @@ async fn completions_decide_what_comes_back() {
     assert_eq!(kinds(&store, 1).await[4..], [EventKind::Delivered, EventKind::DeliveryDelayed]);
 }
 
+/// A message of a tenant to one recipient at a domain.
+fn to(tenant: &str, number: u128, second: i64, domain: &str) -> NewMessage {
+    let recipients = vec![address(&format!("x@{domain}"))];
+    NewMessage { tenant: tenant.to_owned(), recipients, ..message(number, second, 0) }
+}
+
+fn numbers(leased: &[Leased]) -> Vec<u128> {
+    leased.iter().map(|one| one.message.as_u128()).collect()
+}
+
 #[tokio::test]
-async fn a_postponed_recipient_waits_and_is_not_counted() {
+async fn a_backlog_stands_in_front_of_nobody_elses_mail() {
+    let (folder, store) = fresh();
+    store.accept((1..=1000).map(|number| to("bulk", number, 0, "a.test")).collect()).await;
+    store.accept((1001..=2000).map(|number| to("bulk", number, 0, "b.test")).collect()).await;
+    accept(&store, to("other", 5000, 50, "a.test")).await.unwrap();
+    accept(&store, to("bulk", 6000, 50, "c.test")).await.unwrap();
+    drop(store);
+    // The same from what is on disk.
+    let store = open(folder.path());
+    let leased = numbers(&store.lease(at(60), 500).await.unwrap());
+    assert!(leased.contains(&5000), "another tenant's");
+    assert!(leased.contains(&6000), "the same tenant's for another domain");
+    assert_eq!(leased.len(), 500);
+    assert!(leased.iter().filter(|number| **number <= 1000).is_sorted(), "oldest first within a domain");
+}
+
+#[tokio::test]
+async fn what_rests_is_left_alone_until_its_time() {
     let (_folder, store) = fresh();
-    accept(&store, message(1, 0, 1)).await.unwrap();
+    let rest = |tenant: &str, second| Rest {
+        tenant: tenant.to_owned(),
+        domain: mail::Domain::parse("a.test").unwrap(),
+        until: at(second),
+    };
+    accept(&store, to("one", 1, 0, "a.test")).await.unwrap();
+    accept(&store, to("one", 2, 0, "b.test")).await.unwrap();
+    accept(&store, to("two", 3, 0, "a.test")).await.unwrap();
     let leased = store.lease(at(0), 9).await.unwrap();
-    store.complete(vec![completion(&leased[0], 0, Next::Postpone(at(5)), None)]).await.unwrap();
-    assert!(store.lease(at(4), 9).await.unwrap().is_empty());
-    assert_eq!(store.lease(at(5), 9).await.unwrap()[0].recipients[0].attempts, 0);
-    assert_eq!(kinds(&store, 1).await, [EventKind::Sent]);
+    assert_eq!(numbers(&leased), [1, 3, 2]);
+    store.rest(vec![rest("one", 60), rest("nobody", 60)], at(0)).await.unwrap();
+    store.complete(leased.iter().map(|one| completion(one, 0, Next::Release, None)).collect()).await.unwrap();
+    accept(&store, to("one", 4, 5, "a.test")).await.unwrap();
+    assert_eq!(numbers(&store.lease(at(59), 9).await.unwrap()), [2, 3]);
+    assert_eq!(numbers(&store.lease(at(60), 9).await.unwrap()), [1, 4]);
+}
+
+#[tokio::test]
+async fn recipients_of_one_message_are_leased_together_whatever_their_domains() {
+    let (_folder, store) = fresh();
+    let domains = ["a.test", "b.test", "a.test", "c.test"];
+    let recipients = domains.iter().map(|domain| address(&format!("x@{domain}"))).collect();
+    accept(&store, NewMessage { recipients, ..message(1, 0, 0) }).await.unwrap();
+    accept(&store, to("default", 2, 0, "b.test")).await.unwrap();
+    assert_eq!(places(&store.lease(at(0), 9).await.unwrap()), [(1, vec![0, 1, 2, 3]), (2, vec![0])]);
 }
 
 #[tokio::test]
@@ -114,21 +160,29 @@ async fn waiting_ends_with_an_accept_or_when_a_retry_is_due() {
 }
 
 #[tokio::test]
-async fn the_due_index_serves_the_lease() {
+async fn the_indexes_serve_the_lease() {
     let (folder, store) = fresh();
     drop(store);
     let connection = rusqlite::Connection::open(folder.path().join("store.db")).unwrap();
-    for sql in [lease::DUE, lease::NEXT_DUE] {
+    let first = |sql: &str| {
         let plan: Vec<String> = connection
             .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
             .unwrap()
-            .query_map(rusqlite::params_from_iter([0i64, 0, 0, 0].iter().take(sql.matches('?').count())), |row| {
-                row.get(3)
-            })
+            .query_map(rusqlite::params_from_iter([0i64; 5].iter().take(sql.matches('?').count())), |row| row.get(3))
             .unwrap()
             .map(Result::unwrap)
             .collect();
-        assert!(plan[0].contains("USING") && plan[0].contains("recipient_due"), "{plan:?}");
-        assert!(plan.iter().all(|step| step.starts_with("SEARCH")), "{plan:?}");
+        assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:?}");
+        assert!(plan[1..].iter().all(|step| step.starts_with("SEARCH")), "{plan:?}");
+        plan[0].clone()
+    };
+    for sql in [lease::DUE, lease::NEXT_KEY] {
+        let plan = first(sql);
+        assert!(
+            plan.starts_with("SEARCH") && plan.contains("recipient_lane (lane=? AND (due_ms,message,place)>("),
+            "{plan}"
+        );
     }
+    assert!(first(lease::LANES).contains("COVERING INDEX recipient_lane"));
+    assert!(first(lease::HELD).contains("INDEX recipient_held"));
 }

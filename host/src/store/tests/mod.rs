@@ -2,14 +2,19 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod backup;
 mod crashes;
 mod directory;
 mod edges;
 mod events;
 mod leases;
 mod mail_rows;
+mod retention;
 mod scheduling;
+mod states;
 mod templates;
+mod tending;
+mod versions;
 mod webhooks;
 
 use std::path::Path;

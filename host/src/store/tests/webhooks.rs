@@ -34,7 +34,14 @@ async fn ids(store: &Embedded, number: u128) -> Vec<String> {
 fn tried(store_key: WebhookKey, due: &Due, next: Option<Timestamp>) -> Attempted {
     Attempted {
         webhook: store_key,
-        delivery: Some(Tried { subject: due.subject, seq: due.seq, due_at: due.due_at, next, failing: None }),
+        delivery: Some(Tried {
+            subject: due.subject,
+            seq: due.seq,
+            due_at: due.due_at,
+            next,
+            head: None,
+            failing: None,
+        }),
         event: due.event.id().to_owned(),
         kind: due.event.kind(),
         number: due.attempts + 1,
@@ -55,9 +62,22 @@ async fn a_webhook_reads_back_whole() {
     assert!(matches!(store.add_webhook(webhook("acme", "c", &[EventKind::Sent]), 2).await, Err(StoreError::Exists(_))));
     assert_eq!(store.webhook("acme", "a").await.unwrap().1, one);
     assert!(matches!(store.webhook("default", "a").await, Err(StoreError::NotFound(_))));
-    (one.status, one.reason, one.old_secret) = (WebhookStatus::Paused, Some("why".to_owned()), None);
+    (one.status, one.reason) = (WebhookStatus::Disabled, None);
     one.kinds = vec![EventKind::Bounced.into(), TenantEventKind::WebhookPaused.into()];
-    store.change_webhook(one.clone()).await.unwrap();
+    let (status, kinds) = (Some(one.status), Some(one.kinds.clone()));
+    store.change_webhook("acme", "a", WebhookChange { status, kinds, url: None }).await.unwrap();
+    assert_eq!(store.webhooks("acme").await.unwrap()[0], one);
+    // Two changes at once lose nothing of each other, and of two rotations each has a secret that signs.
+    let url = WebhookChange { url: Some("https://example.net".to_owned()), ..WebhookChange::default() };
+    store.change_webhook("acme", "a", url).await.unwrap();
+    store.rotate_secret("acme", "a", vec![7], at(600)).await.unwrap();
+    store.rotate_secret("acme", "a", vec![8], at(601)).await.unwrap();
+    one.url = "https://example.net".to_owned();
+    (one.sealed_secret, one.old_secret) = (vec![8], Some((vec![7], at(601))));
+    assert!(matches!(
+        store.change_webhook("default", "a", WebhookChange::default()).await,
+        Err(StoreError::NotFound(_))
+    ));
     assert_eq!(store.webhooks("acme").await.unwrap()[0], one);
     store.remove_webhook("acme", "a").await.unwrap();
     assert_eq!(store.webhooks("acme").await.unwrap().len(), 1);
@@ -289,4 +309,36 @@ async fn a_webhook_is_stopped_only_where_it_was_tried() {
     assert_eq!((store.webhook("default", "a").await.unwrap().1.status, paused().await), (WebhookStatus::Paused, 1));
     assert!(stop(&found.url).await, "it is stopped already, and that is told once");
     assert_eq!(paused().await, 1);
+}
+
+/// A try that comes after the body is gone still knows what the message said.
+#[tokio::test]
+async fn a_retry_keeps_the_header() {
+    let (folder, store) = fresh();
+    store.add_webhook(webhook("default", "a", &[EventKind::Sent]), 9).await.unwrap();
+    accept(&store, message(1, 0, 1)).await.unwrap();
+    store.move_events().await;
+    let (key, _) = store.webhook("default", "a").await.unwrap();
+    let due = async || Webhooks::waiting(&*store, key, Timestamp::MAX, 9).await.unwrap().due.remove(0);
+    let first = due().await;
+    let mut failed = tried(key, &first, Some(at(60)));
+    failed.delivery.as_mut().unwrap().head = Some(Bytes::from_static(b"Subject: 1\r\n"));
+    store.attempted(vec![failed]).await.unwrap();
+    let again = due().await;
+    store.attempted(vec![tried(key, &again, Some(at(70)))]).await.unwrap();
+    std::fs::remove_dir_all(folder.path().join("spool")).unwrap();
+    assert_eq!(due().await.message.head.as_deref(), Some(b"Subject: 1\r\n".as_slice()));
+    assert_eq!(store.attempt_for(key, first.event.id()).await.unwrap().number, 2);
+}
+
+#[tokio::test]
+async fn of_a_message_those_that_wait_are_counted() {
+    let (_folder, store) = fresh();
+    accept(&store, message(1, 0, 3)).await.unwrap();
+    let waiting = async || store.message("default", Uuid::from_u128(1)).await.unwrap().waiting;
+    let leased = store.lease(at(1), 9).await.unwrap();
+    assert_eq!(waiting().await, 3);
+    let done = completion(&leased[0], 1, Next::Done, Some(EventKind::Delivered));
+    store.complete(vec![done]).await.unwrap();
+    assert_eq!(waiting().await, 2);
 }

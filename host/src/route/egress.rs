@@ -1,0 +1,187 @@
+//! Where mail to a site leaves from: the first source that the site's hosts do not blame. Takes `now`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mail::{EnhancedCode, Outcome, Reply};
+use tokio::time::Instant;
+
+use crate::config::Source;
+
+/// How long a source is left out where it was blamed.
+const BLAMED_FOR: Duration = Duration::from_secs(3600);
+/// Blames remembered; at more, those that are over are forgotten, or else all.
+const BLAMES_MAX: usize = 10_000;
+
+/// Which sources are blamed where, for all routes.
+#[derive(Debug, Default)]
+pub struct Blames(Mutex<HashMap<(Arc<str>, String), Instant>>);
+
+/// The source of a site, and those that could take its place.
+#[derive(Clone, Debug)]
+pub struct Egress {
+    pub source: Arc<Source>,
+    /// The site's hosts: blame at one of them counts for all.
+    hosts: Arc<str>,
+    /// All sources of the route.
+    sources: Arc<[Arc<Source>]>,
+    blames: Arc<Blames>,
+}
+
+impl Egress {
+    /// The first of the sources that is not blamed at these hosts, or the first where all are; `None` without any.
+    pub fn choose(hosts: &str, sources: &Arc<[Arc<Source>]>, blames: &Arc<Blames>, now: Instant) -> Option<Egress> {
+        let hosts: Arc<str> = hosts.into();
+        let source = match &**sources {
+            [] => return None,
+            [one] => one,
+            [first, ..] => sources.iter().find(|source| !blames.holds(&hosts, source, now)).unwrap_or(first),
+        };
+        let source = source.clone();
+        Some(Egress { source, hosts, sources: sources.clone(), blames: blames.clone() })
+    }
+
+    /// The site's hosts blame the source. `true`: another one is left that they do not.
+    pub fn blame(&self, now: Instant) -> bool {
+        self.blames.add(&self.hosts, &self.source, now);
+        self.has_better(now)
+    }
+
+    /// Whether the source is blamed while another is not: then the site is to be chosen anew.
+    pub fn is_stale(&self, now: Instant) -> bool {
+        self.sources.len() > 1 && self.blames.holds(&self.hosts, &self.source, now) && self.has_better(now)
+    }
+
+    fn has_better(&self, now: Instant) -> bool {
+        self.sources.iter().any(|source| !self.blames.holds(&self.hosts, source, now))
+    }
+}
+
+impl Blames {
+    fn holds(&self, hosts: &Arc<str>, source: &Source, now: Instant) -> bool {
+        let known = self.known();
+        let until = if known.is_empty() { None } else { known.get(&(hosts.clone(), source.name.clone())) };
+        until.is_some_and(|until| now < *until)
+    }
+
+    fn add(&self, hosts: &Arc<str>, source: &Source, now: Instant) {
+        let mut known = self.known();
+        if known.len() >= BLAMES_MAX {
+            known.retain(|_, until| now < *until);
+        }
+        if known.len() >= BLAMES_MAX {
+            known.clear();
+        }
+        known.insert((hosts.clone(), source.name.clone()), now + BLAMED_FOR);
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<(Arc<str>, String), Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether an outcome is for the address that the mail came from, and not for the message or its recipient.
+pub fn is_blamed(outcome: &Outcome) -> bool {
+    outcome.reply.as_ref().is_some_and(blames_source)
+}
+
+/// Words with which real peers blame an address. Lists of domains (DBL, URIBL) are about what the message says.
+const BLAMING: &[&str] = &[
+    "blocked using",
+    "block list",
+    "blocklist",
+    "blacklist",
+    "black list",
+    "dnsbl",
+    "spamhaus",
+    "spamcop",
+    "barracudacentral",
+    "your ip",
+    "sending ip",
+    "source ip",
+    "ip reputation",
+    "reputation of the ip",
+    "connecting ip",
+    "client host",
+    "mail server ip",
+    "banned sending",
+    "connections will not be accepted from",
+];
+const NOT_BLAMING: &[&str] = &["greylist", "graylist", "grey list", "dbl.", "uribl", "surbl", "url"];
+
+fn blames_source(reply: &Reply) -> bool {
+    if reply.is_positive() {
+        return false;
+    }
+    // Reverse DNS (RFC 7372 s3.3), and codes that only an address gets at Google and Microsoft.
+    let by_code = |code: EnhancedCode| code.subject == 7 && matches!(code.detail, 25 | 28 | 511 | 512 | 606..=649);
+    let text = reply.text.to_ascii_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    reply.enhanced.is_some_and(by_code) || says(BLAMING) && !says(NOT_BLAMING)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(names: &[&str]) -> Arc<[Arc<Source>]> {
+        let source = |name: &&str| {
+            Arc::new(Source { name: (*name).to_owned(), addresses: Vec::new(), hostname: None, connections: 1 })
+        };
+        names.iter().map(source).collect()
+    }
+
+    #[test]
+    fn the_first_source_that_is_not_blamed() {
+        let (blames, now) = (Arc::new(Blames::default()), Instant::now());
+        let three = sources(&["a", "b", "c"]);
+        let chosen = |hosts: &str, now| {
+            Egress::choose(hosts, &three, &blames, now).unwrap_or_else(|| unreachable!("there are sources"))
+        };
+        assert!(Egress::choose("mx", &sources(&[]), &blames, now).is_none());
+        let first = chosen("mx", now);
+        assert_eq!(first.source.name, "a");
+        assert!(!first.is_stale(now));
+        assert!(first.blame(now), "b and c are left");
+        assert!(first.is_stale(now));
+        assert_eq!(chosen("mx", now).source.name, "b");
+        assert_eq!(chosen("other", now).source.name, "a", "blame counts at one site");
+        assert!(chosen("mx", now).blame(now));
+        assert!(!chosen("mx", now).blame(now), "nobody is left");
+        assert_eq!(chosen("mx", now).source.name, "a");
+        assert!(!chosen("mx", now).is_stale(now));
+        assert_eq!(chosen("mx", now + BLAMED_FOR).source.name, "a");
+    }
+
+    #[test]
+    fn blames_are_bounded() {
+        let (blames, now, one) = (Blames::default(), Instant::now(), sources(&["a"]));
+        for number in 0..BLAMES_MAX + 5 {
+            blames.add(&number.to_string().into(), &one[0], now);
+        }
+        assert!(blames.known().len() <= BLAMES_MAX);
+    }
+
+    #[track_caller]
+    fn check(code: u16, text: &str, expect: bool) {
+        let (enhanced, rest) = EnhancedCode::split(text).map_or((None, text), |(code, rest)| (Some(code), rest));
+        assert_eq!(blames_source(&Reply::new(code, enhanced, rest)), expect, "{code} {text}");
+    }
+
+    #[test]
+    fn blaming_replies() {
+        check(554, "5.7.1 Service unavailable; Client host [192.0.2.1] blocked using zen.spamhaus.org", true);
+        check(550, "5.7.1 Messages from [192.0.2.1] were not sent, part of their network is on our block list", true);
+        check(421, "4.7.28 an unusual rate of mail from your network", true);
+        check(421, "4.7.0 unsolicited mail originating from your IP address", true);
+        check(550, "5.7.25 no PTR record", true);
+        check(550, "5.7.606 Access denied, banned sending IP", true);
+        check(550, "5.1.1 no such user", false);
+        check(550, "5.7.1 spam", false);
+        check(451, "4.7.1 Greylisted, your IP is new to us", false);
+        check(550, "5.7.1 the message holds a URL on a blocklist", false);
+        check(550, "5.7.1 domain listed in dbl.spamhaus.org", false);
+        check(250, "2.0.0 your IP is fine", false);
+    }
+}

@@ -1,0 +1,131 @@
+//! What the disk gets back: pinned segments, rows of messages and events.
+
+use super::*;
+
+fn options(segment_bytes: u64) -> Options {
+    let (retention, keep_messages) = (Some(Duration::from_secs(50)), Some(Duration::from_secs(1000)));
+    Options { segment_bytes, retention, keep_messages, ..still() }
+}
+
+fn segments(folder: &Path) -> usize {
+    let files = std::fs::read_dir(folder.join("spool")).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "seg")).count()
+}
+
+async fn finish(store: &Embedded, leased: &[Leased], but: u128) {
+    let done = leased.iter().filter(|one| one.message.as_u128() != but);
+    store.complete(done.map(|one| completion(one, 0, Next::Done, Some(EventKind::Delivered))).collect()).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_old_message_does_not_keep_its_segment() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Embedded::open(folder.path(), options(2000)).unwrap();
+    for number in 1..=60 {
+        accept(&store, message(number, 0, 1)).await.unwrap();
+    }
+    let leased = store.lease(at(0), 99).await.unwrap();
+    finish(&store, &leased, 3).await;
+    let before = segments(folder.path());
+    assert!(before >= 3, "{before}");
+    store.sweep(at(200)).await;
+    store.sweep(at(200)).await;
+    let pinned = segments(folder.path());
+    assert!(pinned < before, "the others go");
+    assert!(store.body(&leased[2].body).await.is_ok(), "what is leased stays where its holder looks for it");
+    let held = leased.iter().find(|one| one.message.as_u128() == 3).unwrap();
+    store.complete(vec![completion(held, 0, Next::Retry(at(300)), None)]).await.unwrap();
+    store.sweep(at(200)).await;
+    store.sweep(at(200)).await;
+    assert!(store.body(&held.body).await.is_err(), "its old place is gone");
+    let again = store.lease(at(300), 9).await.unwrap();
+    assert_eq!(store.body(&again[0].body).await.unwrap(), message(3, 0, 1).body);
+    let released = vec![completion(&again[0], 0, Next::Release, None)];
+    store.complete(released).await.unwrap();
+    // New mail goes behind it, also after a restart, and nothing writes over it.
+    accept(&store, message(61, 0, 1)).await.unwrap();
+    drop(store);
+    for round in 0..30 {
+        let store = Embedded::open(folder.path(), options(2000)).unwrap();
+        accept(&store, message(62 + round, 0, 1)).await.unwrap();
+    }
+    let store = Embedded::open(folder.path(), options(2000)).unwrap();
+    let leased = store.lease(at(300), 99).await.unwrap();
+    assert_eq!(leased.len(), 32);
+    for one in &leased {
+        assert_eq!(store.body(&one.body).await.unwrap(), message(one.message.as_u128(), 0, 1).body);
+    }
+    finish(&store, &leased, 0).await;
+    for _ in 0..3 {
+        store.sweep(at(9999)).await;
+    }
+    assert_eq!(segments(folder.path()), 1, "all but the one that is written to");
+}
+
+#[tokio::test]
+async fn rows_and_events_go_when_their_time_is_over_and_no_key_comes_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Embedded::open(folder.path(), options(1 << 20)).unwrap();
+    store.accept((1..=700).map(|number| message(number, 0, 1)).collect()).await;
+    let leased = store.lease(at(0), 999).await.unwrap();
+    finish(&store, &leased, 2).await;
+    let gone = async |number: u128| store.message("default", Uuid::from_u128(number)).await.is_err();
+    // The outbox holds their events still: they are not forgotten before they moved.
+    store.sweep(at(5000)).await;
+    assert!(!gone(1).await);
+    store.move_events().await;
+    store.sweep(at(1099)).await;
+    assert!(!gone(1).await, "its time is not over yet");
+    store.sweep(at(1101)).await;
+    assert!(gone(1).await && gone(699).await);
+    assert!(!gone(2).await, "it is queued");
+    assert!(!gone(700).await, "the newest stays");
+    drop(store);
+    let store = Embedded::open(folder.path(), options(1 << 20)).unwrap();
+    accept(&store, message(701, 0, 1)).await.unwrap();
+    assert_eq!(kinds(&store, 701).await, [EventKind::Sent]);
+    assert_eq!(kinds(&store, 2).await, [EventKind::Sent]);
+    let events = rusqlite::Connection::open(folder.path().join("events.db")).unwrap();
+    let left: i64 = events.query_row("SELECT count(DISTINCT message) FROM event", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 2, "those of 2 and of the newest");
+    let page = store.messages("default", None, 9).await.unwrap();
+    assert_eq!(page.items.iter().map(|view| view.id.as_u128()).collect::<Vec<_>>(), [701, 700, 2]);
+}
+
+#[tokio::test]
+async fn a_disk_below_its_reserve_gives_up_bodies_that_nobody_waits_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Embedded::open(folder.path(), options(200)).unwrap();
+    for number in 1..=4 {
+        accept(&store, message(number, 0, 1)).await.unwrap();
+    }
+    let leased = store.lease(at(0), 9).await.unwrap();
+    finish(&store, &leased, 4).await;
+    store.sweep(at(110)).await;
+    assert!(store.body(&leased[0].body).await.is_ok(), "its retention is not over");
+    drop(store);
+    let store = Embedded::open(folder.path(), Options { reserve_bytes: u64::MAX, ..options(200) }).unwrap();
+    assert!(matches!(accept(&store, message(5, 0, 1)).await, Err(StoreError::Full)));
+    store.sweep(at(110)).await;
+    assert!(store.body(&leased[0].body).await.is_err());
+    let left = store.lease(at(110), 9).await.unwrap();
+    assert_eq!(store.body(&left[0].body).await.unwrap(), message(4, 0, 1).body, "what is queued stays");
+}
+
+#[tokio::test]
+async fn a_webhook_that_is_behind_keeps_what_it_is_to_be_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Embedded::open(folder.path(), options(1 << 20)).unwrap();
+    store.accept((1..=3).map(|number| message(number, 0, 1)).collect()).await;
+    let leased = store.lease(at(0), 9).await.unwrap();
+    finish(&store, &leased, 0).await;
+    store.move_events().await;
+    let events = rusqlite::Connection::open(folder.path().join("events.db")).unwrap();
+    events.execute("INSERT INTO delivery VALUES (1, 1, 1, 0, 0)", []).unwrap();
+    store.sweep(at(9999)).await;
+    assert!(store.message("default", Uuid::from_u128(1)).await.is_ok());
+    assert!(store.message("default", Uuid::from_u128(2)).await.is_err());
+    events.execute("DELETE FROM delivery", []).unwrap();
+    store.sweep(at(9999)).await;
+    assert!(store.message("default", Uuid::from_u128(1)).await.is_err());
+}

@@ -1,0 +1,122 @@
+//! Data folders of every earlier schema: each opens, is brought up to date, and its mail goes on.
+//!
+//! `tests/vectors/schema/N/` is a folder of schema N: both databases as SQL, and a spool segment. A schema that is
+//! released gets its own by `UPDATE_EXPECT=1 cargo test --lib versions`, with `RELEASED` raised; those that are there
+//! are never written again.
+
+use std::path::PathBuf;
+
+use super::super::schema::{EVENTS, MAIN};
+use super::super::segment::{Place, Spool, digest};
+use super::*;
+
+/// Schemas that have been released, each with that of `events.db` of its time.
+const RELEASED: [(usize, usize); 4] = [(1, 1), (2, 1), (3, 2), (4, 2)];
+
+const SEGMENT: &str = "0000000001.seg";
+
+fn vectors(version: usize) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/vectors/schema/{version}"))
+}
+
+/// What a host of that schema left behind: 1 waits for its third attempt, 2 is delivered, 3 is on the schedule, where
+/// there is one.
+fn write(version: usize, events: usize, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    let spool = tempfile::tempdir().unwrap();
+    let mut segment = Spool::open(&spool.path().join("spool"), 1 << 20, None, &[]).unwrap();
+    let mut main = format!("{}PRAGMA user_version = {version};\n", MAIN[..version].join("\n"));
+    let millisecond = at(0).as_millisecond();
+    let last = if version >= 4 { 3 } else { 2 };
+    for key in 1..=last {
+        let message = message(key, 0, 1);
+        let Place { segment, position, size } =
+            segment.append(message.id, &message.body, digest(&message.body)).unwrap();
+        let digest = digest(&message.body).cast_signed();
+        main.push_str(&format!(
+            "INSERT INTO message VALUES ({key}, x'{key:032x}', 1, 'sender@example.com', {segment}, {position}, {size}, \
+             {digest}, {millisecond}, NULL);\n"
+        ));
+        let (attempts, due, done) = match key {
+            1 => (2, (millisecond + 60_000).to_string(), "NULL".to_owned()),
+            2 => (1, "NULL".to_owned(), (millisecond + 1000).to_string()),
+            _ => (0, (millisecond + 60_000).to_string(), "NULL".to_owned()),
+        };
+        main.push_str(&format!(
+            "INSERT INTO recipient (message, place, address, attempts, due_ms, done_ms)
+             VALUES ({key}, 0, 'r0@a.test', {attempts}, {due}, {done});\n"
+        ));
+    }
+    segment.write().unwrap();
+    let event = |table, message, seq, kind| {
+        format!(
+            "INSERT INTO {table} (message, seq, id, kind, at_ms, recipient)
+             VALUES ({message}, {seq}, x'{seq:032x}', {kind}, {millisecond}, 'r0@a.test');\n"
+        )
+    };
+    main.push_str("INSERT INTO segment VALUES (1, 1);\n");
+    main.push_str(&event("outbox", 1, 4, 3));
+    let item = if version >= 4 { ", item" } else { "" };
+    let zero = if version >= 4 { ", 0" } else { "" };
+    main.push_str(&format!(
+        "INSERT INTO idempotency (tenant, key, digest, message, at_ms{item})
+         VALUES (1, 'k', 'd', x'{:032x}', {millisecond}{zero});\n",
+        1
+    ));
+    main.push_str("INSERT INTO domain (key, tenant, name, created_ms) VALUES (1, 1, 'example.com', 1);\n");
+    main.push_str("INSERT INTO dkim_key (id, domain, selector, algorithm, public, private) VALUES ('dkim_1', 1, 's', 2, x'01', x'02');\n");
+    if version >= 4 {
+        main.push_str("UPDATE domain SET id = x'00000000000000000000000000000001';\n");
+        main.push_str(&format!("INSERT INTO schedule VALUES (3, {}, 1);\n", millisecond + 60_000));
+        main.push_str(&event("outbox", 3, 5, 8));
+    }
+    let mut moved = format!("{}PRAGMA user_version = {events};\n", EVENTS[..events].join("\n"));
+    for (message, seq, kind) in [(1, 1, 1), (2, 2, 1), (2, 3, 2)] {
+        moved.push_str(&event("event", message, seq, kind));
+    }
+    moved.push_str("UPDATE progress SET seq = 3;\n");
+    std::fs::write(to.join("store.sql"), main).unwrap();
+    std::fs::write(to.join("events.sql"), moved).unwrap();
+    std::fs::copy(spool.path().join("spool").join(SEGMENT), to.join(SEGMENT)).unwrap();
+}
+
+#[tokio::test]
+async fn data_folders_of_earlier_versions_open_and_go_on() {
+    for (version, events) in RELEASED {
+        let kept = vectors(version);
+        if !kept.exists() {
+            assert!(std::env::var_os("UPDATE_EXPECT").is_some(), "{} lacks: see the top of this file", kept.display());
+            write(version, events, &kept);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("spool")).unwrap();
+        std::fs::copy(kept.join(SEGMENT), folder.path().join("spool").join(SEGMENT)).unwrap();
+        for name in ["store", "events"] {
+            let database = rusqlite::Connection::open(folder.path().join(format!("{name}.db"))).unwrap();
+            database.execute_batch(&std::fs::read_to_string(kept.join(format!("{name}.sql"))).unwrap()).unwrap();
+        }
+        let store = open(folder.path());
+        let has_schedule = version >= 4;
+        assert_eq!(store.queued().await.unwrap(), 1 + u64::from(has_schedule), "{version}");
+        assert_eq!(kinds(&store, 2).await, [EventKind::Sent, EventKind::Delivered], "{version}");
+        assert_eq!(kinds(&store, 1).await, [EventKind::Sent, EventKind::DeliveryDelayed], "{version}");
+        assert!(store.lease(at(59), 9).await.unwrap().is_empty(), "{version}");
+        let again = accept(&store, with_key(message(1, 1, 1), "k", "d")).await.unwrap();
+        assert_eq!(again, Accepted::Replayed(Uuid::from_u128(1)), "{version}");
+        accept(&store, message(9, 60, 1)).await.unwrap();
+        let leased = store.lease(at(60), 9).await.unwrap();
+        assert_eq!(leased.len(), 2 + usize::from(has_schedule), "{version}");
+        for one in &leased {
+            let number = one.message.as_u128();
+            assert_eq!(store.body(&one.body).await.unwrap(), message(number, 0, 1).body, "{version}: {number}");
+            assert_eq!(one.recipients[0].attempts, if number == 1 { 2 } else { 0 }, "{version}");
+        }
+        let done = leased.iter().map(|one| completion(one, 0, Next::Done, Some(EventKind::Delivered)));
+        store.complete(done.collect()).await.unwrap();
+        store.move_events().await;
+        assert_eq!(kinds(&store, 1).await.last(), Some(&EventKind::Delivered), "{version}");
+        assert_eq!(store.queued().await.unwrap(), 0, "{version}");
+        let domains = store.domains(None).await.unwrap();
+        assert_eq!((domains.len(), domains[0].domain.as_str()), (1, "example.com"), "{version}");
+    }
+}
