@@ -4,17 +4,18 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::DEFAULT_TENANT;
 use crate::accept::Intake;
+use crate::api::control::vitals::Live;
 use crate::api::control::{self, Control, Problem};
 use crate::api::credential;
 use crate::api::delivery::{self, Delivery, Terms};
@@ -28,6 +29,7 @@ use crate::api::socket;
 use crate::api::templates::TemplateApi;
 use crate::api::webhooks::Webhooks;
 use crate::config::Config;
+use crate::deliver::switch::Switch;
 use crate::deliver::{CourierError, SmtpCourier};
 use crate::edge::{BuiltIn, Edge, EdgeError, Settings};
 use crate::event::Telling;
@@ -35,16 +37,15 @@ use crate::inbox::{Capture, Inbox, curl_line};
 use crate::keyring::{Keyring, MasterKey, MasterKeyError};
 use crate::queue::policy::Schedules;
 use crate::queue::{Courier, Queue};
+use crate::reload::Reloader;
 use crate::server::http::{Admits, Budget, Deadlines, HttpServer, Routes};
+use crate::server::pressure::Pressure;
 use crate::server::smtp::{Options as SmtpOptions, SmtpServer};
 use crate::server::submission::Submissions;
 use crate::server::tls::{self, Tls, TlsError};
 use crate::server::{BindError, bind};
 use crate::store::{Directory as _, Edges as _, Embedded, OpenError, Operators as _, StoreError, private};
 use crate::web::{self, address::Reachable};
-
-/// How long connections may take to finish what is under way when the host ends; the queue has its own limit.
-const DRAIN: Duration = Duration::from_secs(30);
 
 /// Of the requests at once: those that may wait for strangers' servers.
 const ERRANDS_SHARE: usize = 4;
@@ -84,6 +85,8 @@ pub enum StartError {
 pub struct Options {
     /// Captures mail instead of sending it.
     pub development: Option<Development>,
+    /// Where the configuration was read, to be read again.
+    pub file: Option<PathBuf>,
 }
 
 /// What makes a host one for development.
@@ -137,6 +140,7 @@ impl Opened {
         started: Option<Instant>,
         http: Vec<SocketAddr>,
         smtp: Vec<SocketAddr>,
+        live: Option<Arc<Live>>,
     ) -> Arc<Control> {
         Arc::new(Control {
             store: self.store.clone(),
@@ -150,6 +154,7 @@ impl Opened {
             started,
             http,
             smtp,
+            live,
         })
     }
 }
@@ -157,7 +162,7 @@ impl Opened {
 /// For a command while no host runs: the control API over the store itself.
 pub async fn open_control(config: &Config) -> Result<Arc<Control>, StartError> {
     let opened = blocking(config, |config| Opened::new(config, Purpose::Command)).await?;
-    Ok(opened.control(config, None, Vec::new(), Vec::new()))
+    Ok(opened.control(config, None, Vec::new(), Vec::new(), None))
 }
 
 /// Only this user may look into the data folder: it holds mail and keys.
@@ -208,6 +213,7 @@ pub struct Host {
     stop: CancellationToken,
     tasks: TaskTracker,
     socket: PathBuf,
+    reloader: Arc<Reloader>,
 }
 
 impl Host {
@@ -235,9 +241,13 @@ impl Host {
             ),
             false => None,
         };
-        let courier: Arc<dyn Courier> = match development {
-            Some(_) => Arc::new(Capture::new(&(opened.store.clone() as Arc<dyn crate::store::Store>))),
-            None => Arc::new(SmtpCourier::new(&config)?),
+        let switch = match development {
+            Some(_) => None,
+            None => Some(Arc::new(Switch::new(SmtpCourier::new(&config)?))),
+        };
+        let courier: Arc<dyn Courier> = match &switch {
+            Some(switch) => switch.clone(),
+            None => Arc::new(Capture::new(&(opened.store.clone() as Arc<dyn crate::store::Store>))),
         };
         let socket = config.data.join(socket::SOCKET_FILE);
         let control_listener =
@@ -245,7 +255,13 @@ impl Host {
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (http, smtp) = (listeners.http_addrs.clone(), listeners.smtp_addrs.clone());
-        let control = opened.control(&config, Some(started), http.clone(), smtp.clone());
+        let pressure = Arc::new(Pressure::new(&config.data, config.store.reserve_bytes, config.limits.memory_bytes));
+        let live = Arc::new(Live::new(pressure.clone()));
+        let watched = edge.clone();
+        // Set here alone.
+        let _ = live.obstacles.set(Box::new(move || watched.obstacles()));
+        tasks.spawn(pressure.clone().watch(stop.clone()));
+        let control = opened.control(&config, Some(started), http.clone(), smtp.clone(), Some(live.clone()));
         telling.start(&config, &opened.store, &opened.keyring, &edge, &stop, &tasks);
         let queue = Queue::start(
             opened.store.clone(),
@@ -254,25 +270,47 @@ impl Host {
             Schedules::from(&config),
             stop.clone(),
         );
-        serve_smtp(&config, &opened, &edge, &tls, listeners.smtp, &stop, &tasks);
         let inbox = development.map(|development| {
             let url = http.first().map_or_else(String::new, |address| format!("http://{address}"));
             let example = curl_line(&url, &development.api_key);
             Arc::new(Inbox::new(opened.store.clone(), opened.store.clone(), opened.store.clone(), example))
         });
-        let web =
-            Web { config: &config, store: &opened.store, edge: &edge, network: &network, stop: &stop, tasks: &tasks };
+        let web = Web {
+            config: &config,
+            store: &opened.store,
+            edge: &edge,
+            network: &network,
+            pressure: &pressure,
+            stop: &stop,
+            tasks: &tasks,
+        };
+        let smtp_server = web.smtp(&opened.keyring, &tls, listeners.smtp);
         let on_main = development.map(|_| control.clone());
         let main = web.server(inbox, on_main);
         listeners.http.into_iter().for_each(|listener| main.serve(listener, None));
         if let Some(listener) = listeners.https {
             main.serve(listener, tls.as_ref().map(|tls| tls.https.clone()));
         }
+        let mut http_servers = vec![main];
         if let Some(listener) = listeners.admin {
-            web.server(None, Some(control.clone())).serve(listener, None);
+            let admin = web.server(None, Some(control.clone()));
+            admin.serve(listener, None);
+            http_servers.push(admin);
         }
+        let reloader = Arc::new(Reloader {
+            file: options.file,
+            pressure,
+            certificate: tls.map(|tls| tls.certificate),
+            courier: switch,
+            queue: queue.tuning(),
+            smtp: smtp_server,
+            http: http_servers,
+            present: Mutex::new(config),
+        });
+        // Set here alone.
+        let _ = live.reloader.set(Arc::downgrade(&reloader));
         tasks.spawn(socket::serve(control_listener, control, stop.clone()));
-        Ok(Host { opened, http, smtp, queue, stop, tasks, socket })
+        Ok(Host { opened, http, smtp, queue, stop, tasks, socket, reloader })
     }
 
     /// Where `[http]` listens.
@@ -290,17 +328,24 @@ impl Host {
         self.smtp.clone()
     }
 
+    /// What takes in a changed configuration.
+    pub fn reloader(&self) -> Arc<Reloader> {
+        self.reloader.clone()
+    }
+
     /// Takes nothing new, finishes what is under way, and ends.
     pub async fn shutdown(self) {
-        let Host { opened, queue, stop, tasks, socket, .. } = self;
+        let Host { opened, queue, stop, tasks, socket, reloader, .. } = self;
+        let drain = reloader.present().await.limits.drain;
+        drop(reloader);
         stop.cancel();
         tasks.close();
         let connections = async {
-            if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
-                tracing::warn!("{} connections did not finish in {} s", tasks.len(), DRAIN.as_secs());
+            if tokio::time::timeout(drain, tasks.wait()).await.is_err() {
+                tracing::warn!("{} connections did not finish in {} s", tasks.len(), drain.as_secs());
             }
         };
-        tokio::join!(connections, queue.stopped());
+        tokio::join!(connections, queue.stopped(drain));
         let _ = std::fs::remove_file(&socket);
         // The store waits for its threads.
         let _ = tokio::task::spawn_blocking(move || drop(opened)).await;
@@ -371,42 +416,47 @@ fn resources(config: &Config, opened: &Opened, is_development: bool) -> Result<R
     })
 }
 
-fn serve_smtp(
-    config: &Config,
-    opened: &Opened,
-    edge: &Arc<Edge>,
-    tls: &Option<Tls>,
-    listeners: Vec<(TcpListener, bool)>,
-    stop: &CancellationToken,
-    tasks: &TaskTracker,
-) {
-    let Some(tls) = tls else { return };
-    let stages = {
-        let edge = edge.clone();
-        move |tenant: &str| edge.stages(tenant)
-    };
-    let limits = pipeline::Limits { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients };
-    let intake = Arc::new(Intake::new(opened.store.clone()));
-    let submit =
-        Submissions::new(stages, opened.store.clone(), opened.keyring.clone(), intake, config.hostname.clone(), limits);
-    let server =
-        SmtpServer::new(SmtpOptions::new(config), tls.smtp.clone(), Arc::new(submit), stop.clone(), tasks.clone());
-    for (listener, secured) in listeners {
-        server.serve(listener, secured);
-    }
-}
-
-/// What all HTTP listeners share.
+/// What all listeners share.
 struct Web<'a> {
     config: &'a Config,
     store: &'a Arc<Embedded>,
     edge: &'a Arc<Edge>,
     network: &'a Arc<Network>,
+    pressure: &'a Arc<Pressure>,
     stop: &'a CancellationToken,
     tasks: &'a TaskTracker,
 }
 
 impl Web<'_> {
+    /// Serves the SMTP listeners; nothing where there are none.
+    fn smtp(
+        &self,
+        keyring: &Arc<Keyring>,
+        tls: &Option<Tls>,
+        listeners: Vec<(TcpListener, bool)>,
+    ) -> Option<Arc<SmtpServer>> {
+        let tls = tls.as_ref().filter(|_| !listeners.is_empty())?;
+        let (config, store) = (self.config, self.store);
+        let stages = {
+            let edge = self.edge.clone();
+            move |tenant: &str| edge.stages(tenant)
+        };
+        let limits =
+            pipeline::Limits { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients };
+        let intake = Arc::new(Intake::new(store.clone()));
+        let submit = Submissions::new(stages, store.clone(), keyring.clone(), intake, config.hostname.clone(), limits);
+        let server = SmtpServer::new(
+            SmtpOptions::new(config),
+            tls.smtp.clone(),
+            Arc::new(submit),
+            self.pressure.clone(),
+            self.stop.clone(),
+            self.tasks.clone(),
+        );
+        listeners.into_iter().for_each(|(listener, secured)| server.serve(listener, secured));
+        Some(server)
+    }
+
     fn server(&self, inbox: Option<Arc<Inbox>>, control: Option<Arc<Control>>) -> Arc<HttpServer> {
         let store = self.store.clone();
         let obstacles =
@@ -430,8 +480,15 @@ impl Web<'_> {
                 }
             })
         });
-        let budget = Budget::new(limits.http_body_bytes, one_body, admits);
-        HttpServer::new(routes, budget, Deadlines::default(), self.stop.clone(), self.tasks.clone())
+        let budget = Budget::new(limits.http_body_bytes, one_body, admits).under(self.pressure.clone());
+        HttpServer::new(
+            routes,
+            budget,
+            limits.http_connections,
+            Deadlines::default(),
+            self.stop.clone(),
+            self.tasks.clone(),
+        )
     }
 }
 

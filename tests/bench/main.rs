@@ -3,10 +3,14 @@
 //! A program rather than cargo's bench targets: those bring the tests' dependencies along, whose features would compile
 //! the engine anew, and differently from the host that is shipped.
 
+mod backlog;
 mod edge;
 mod events;
+mod idle;
 mod pipeline;
+mod profile;
 mod relay;
+mod soak;
 
 use std::process::ExitCode;
 
@@ -29,6 +33,10 @@ fn run(arguments: &[String]) -> Result<()> {
         Some((name, rest)) if name == "events" => events::run(rest),
         Some((name, rest)) if name == "pipeline" => pipeline::run(rest),
         Some((name, rest)) if name == "relay" => relay::run(rest),
-        _ => bail!("usage: bench edge|events|pipeline | bench relay [--vs postfix] [--messages N] [--rounds N]"),
+        Some((name, rest)) if name == "backlog" => backlog::run(rest),
+        Some((name, rest)) if name == "idle" => idle::run(rest),
+        Some((name, rest)) if name == "profile" => profile::run(rest),
+        Some((name, rest)) if name == "soak" => soak::run(rest),
+        _ => bail!("usage: bench backlog|edge|events|idle|pipeline|profile|relay|soak [OPTIONS]"),
     }
 }

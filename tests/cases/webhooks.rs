@@ -72,6 +72,9 @@ impl Case {
     }
 }
 
+/// What is waited for comes within this, on a busy machine too.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
 const PRIVATE: &str = "[webhooks]\nallow_private = true\n";
 
 fn names(told: &[Told]) -> Vec<String> {
@@ -179,6 +182,64 @@ fn a_kill_loses_no_event() {
             assert!(all.iter().any(|it| it.header("webhook-id") == event), "{name} {event}");
         }
     }
+}
+
+/// Who follows sees what happens as it happens, of messages and of the account, once each.
+#[test]
+fn events_are_followed() {
+    let case = Case::new(PRIVATE);
+    let receiver = Receiver::start().unwrap();
+    receiver.script(&[Reply::Status(410, "")]);
+    let host = case.setup.start().unwrap();
+    case.send(&host, "one@dst.test");
+    let mut tail = case.setup.follow(&["events", "tail", "--follow"]).unwrap();
+    let stdout = tail.stdout.take().unwrap();
+    let (lines, came) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in std::io::BufRead::lines(std::io::BufReader::new(stdout)) {
+            let Ok(line) = line else { return };
+            let _ = lines.send(line);
+        }
+    });
+    let mut seen: Vec<String> = Vec::new();
+    let mut wait_for = |name: &str, count: usize| {
+        let found = |seen: &[String]| seen.iter().filter(|line| line.contains(name)).count();
+        while found(&seen) < count {
+            seen.push(came.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {name} in {seen:?}")));
+        }
+        assert_eq!(found(&seen), count, "{seen:?}");
+    };
+    wait_for("email.delivered", 1);
+    let second = case.send(&host, "two@dst.test");
+    wait_for("email.delivered", 2);
+    wait_for(&second, 2);
+    let (id, _) = case.webhook(&host, &receiver.url());
+    case.send(&host, "three@dst.test");
+    wait_for("webhook.disabled", 1);
+    wait_for(&format!("\"webhook_id\":\"{id}\""), 1);
+    tail.kill().unwrap();
+    tail.wait().unwrap();
+}
+
+/// An endpoint that takes the event and never answers: what came of it is told after `[webhooks] timeout`.
+#[test]
+fn an_endpoint_has_its_time() {
+    let case = Case::new(&format!("{PRIVATE}timeout = \"1s\"\n"));
+    let receiver = Receiver::start().unwrap();
+    receiver.script(&[Reply::Silence, Reply::Silence]);
+    let host = case.setup.start().unwrap();
+    let (id, _) = case.webhook(&host, &receiver.url());
+    let (status, attempt) = case.call(&host, "POST", &format!("/webhooks/{id}/test"), &Value::Null);
+    assert_eq!((status, &attempt["http_status_code"]), (200, &Value::Null), "{attempt}");
+    assert!(attempt["duration_ms"].as_u64().unwrap() >= 1000, "{attempt}");
+    assert!(attempt["error"].as_str().is_some_and(|error| !error.is_empty()), "{attempt}");
+    // An event that found no answer comes again, after its wait.
+    case.send(&host, "one@dst.test");
+    let told = receiver.wait_until(|told| {
+        let first = told.get(1).map(|told| told.header("webhook-id").to_owned());
+        told.iter().skip(2).any(|told| Some(told.header("webhook-id")) == first.as_deref())
+    });
+    assert_eq!(told[1].json()["type"], "email.sent");
 }
 
 #[test]

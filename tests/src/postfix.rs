@@ -17,8 +17,9 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// What it is for.
 pub enum Role {
-    /// Takes mail for all and hands it to this port, with so many connections at once.
-    Relay { sink: u16, connections: u32 },
+    /// Takes mail for all and hands it to this port, with so many connections at once; `milter`: another one on loopback
+    /// that each message passes before.
+    Relay { sink: u16, connections: u32, milter: Option<u16> },
     /// Keeps mail for these local parts of a domain, a Maildir each, and refuses others. Offers STARTTLS.
     Receiver { domain: &'static str, local_parts: &'static [&'static str] },
 }
@@ -113,11 +114,12 @@ fn prepare(folder: &Path, role: &Role, port: u16) -> Result<()> {
         format!("{MAIN}queue_directory = {at}/spool\ndata_directory = {at}/data\nmaillog_file = {at}/maillog\n");
     main.push_str(&format!("maillog_file_prefixes = {at}\n"));
     match role {
-        Role::Relay { sink, connections } => main.push_str(&format!(
+        Role::Relay { sink, connections, milter } => main.push_str(&format!(
             "mydestination =\nmynetworks = 127.0.0.0/8\nrelayhost = [127.0.0.1]:{sink}\nsmtpd_relay_restrictions = permit_mynetworks, reject\n\
              default_destination_concurrency_limit = {connections}\n\
              initial_destination_concurrency = {connections}\n\
-             smtp_connection_cache_destinations = [127.0.0.1]:{sink}\n"
+             smtp_connection_cache_destinations = [127.0.0.1]:{sink}\n{}",
+            milter.map_or(String::new(), |port| format!("smtpd_milters = inet:127.0.0.1:{port}\nmilter_default_action = tempfail\n"))
         )),
         Role::Receiver { domain, local_parts } => {
             write_certificate(&folder.join("conf/tls.pem"))?;

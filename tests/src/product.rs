@@ -176,6 +176,13 @@ impl Setup {
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 
+    /// Starts a command that goes on until it is killed; the configuration must have been written. Its stdout is piped.
+    pub fn follow(&self, words: &[&str]) -> Result<Child> {
+        let mut command = Command::new(&self.binary);
+        command.args(words).arg("--config").arg(self.config()).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.spawn().with_context(|| format!("posthaste {} cannot be started", words.join(" ")))
+    }
+
     fn config(&self) -> PathBuf {
         self.folder.path().join("posthaste.toml")
     }

@@ -6,6 +6,7 @@ mod memory;
 mod misbehaviour;
 mod operator;
 mod seam;
+mod seeing;
 mod sending;
 mod start;
 mod survival;

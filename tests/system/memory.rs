@@ -30,6 +30,26 @@ fn five_hundred_idle_connections_and_a_large_message() {
     }
 }
 
+/// Most connections wait. What one costs is measured as a difference, so that the first ones' pools and threads count for
+/// nothing.
+#[test]
+fn an_idle_connection_costs_little() {
+    const CONNECTIONS: usize = 2000;
+    const AT_MOST_BYTES: u64 = 10_000;
+    let smtp = "trusted = [\"127.0.0.1/32\"]\nmax_connections = 5000";
+    let setup = Setup::new().unwrap().smtp(smtp).with("[[route]]\ndomain = \"*\"\nrelay = \"127.0.0.1:1\"");
+    let product = setup.start().unwrap();
+    let first: Vec<Client> = (0..200).map(|_| Client::greeted(product.smtp).unwrap()).collect();
+    let before = product.resident_bytes().unwrap();
+    let idle: Vec<Client> = (0..CONNECTIONS).map(|_| Client::greeted(product.smtp).unwrap()).collect();
+    let each = product.resident_bytes().unwrap().saturating_sub(before) / CONNECTIONS as u64;
+    println!("an idle connection costs {each} bytes");
+    assert!(each < AT_MOST_BYTES, "{each} bytes");
+    for mut client in idle.into_iter().chain(first) {
+        client.command("NOOP", 250).unwrap();
+    }
+}
+
 /// Just below the limit: what the host adds to it still fits.
 fn large_message() -> Vec<u8> {
     let mut message = b"From: a@src.test\r\nTo: b@dst.test\r\nSubject: large\r\n\r\n".to_vec();

@@ -1,14 +1,19 @@
-//! `cargo xtask bench NAME`: builds what is measured in release and runs `tests/bench/NAME`.
+//! `cargo xtask bench NAME`: builds what is measured in release, installs its peers and runs `tests/bench/NAME`.
 
 use anyhow::{Result, bail};
 
-use crate::{components, interop, run};
+use crate::{components, interop, peers, run};
 
 /// Runs one benchmark; what follows its name goes to it.
 pub fn run(arguments: &[String]) -> Result<()> {
     let Some((name, rest)) = arguments.split_first() else {
         bail!(
-            "usage: cargo xtask bench edge|events|pipeline | cargo xtask bench relay [--vs postfix] [--messages N] [--rounds N]"
+            "usage: cargo xtask bench edge|events|pipeline\n\
+             cargo xtask bench relay [--vs postfix,haraka] [--messages N] [--rounds N] [--sessions N,N] [--latency SECONDS]\n\
+             cargo xtask bench backlog [--queued N] [--messages N]\n\
+             cargo xtask bench idle [--connections N]\n\
+             cargo xtask bench profile [--messages N]\n\
+             cargo xtask bench soak [--minutes N]"
         );
     };
     match name.as_str() {
@@ -16,10 +21,16 @@ pub fn run(arguments: &[String]) -> Result<()> {
         _ => components::build()?,
     }
     match name.as_str() {
-        "edge" | "events" | "pipeline" => {}
+        "edge" | "events" | "idle" | "pipeline" => {}
         // smtp-source and smtp-sink come with Postfix.
-        "relay" => interop::ensure_postfix()?,
-        _ => bail!("there is no benchmark `{name}`: edge, events, pipeline and relay exist"),
+        "backlog" | "profile" | "soak" => interop::ensure_postfix()?,
+        "relay" => {
+            interop::ensure_postfix()?;
+            peers::ensure(rest)?;
+        }
+        _ => bail!(
+            "there is no benchmark `{name}`: backlog, edge, events, idle, pipeline, profile, relay and soak exist"
+        ),
     }
     // With the host, in one call: the same dependencies, compiled once.
     run::show(&mut run::cargo(&["build", "--release", "--bin", "posthaste", "--bin", "bench"]))?;

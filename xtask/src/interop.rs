@@ -103,7 +103,7 @@ fn node() -> Result<()> {
 }
 
 /// Runs `install` for a folder unless it ran there before with files of the same content.
-fn once(folder: &Path, files: &[&Path], install: impl FnOnce() -> Result<()>) -> Result<()> {
+pub fn once(folder: &Path, files: &[&Path], install: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut content = String::new();
     for file in files {
         content.push_str(&std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?);
@@ -118,7 +118,7 @@ fn once(folder: &Path, files: &[&Path], install: impl FnOnce() -> Result<()>) ->
 }
 
 /// Registries time out now and then: tries again before giving up.
-fn retry(mut step: impl FnMut() -> Result<String>) -> Result<()> {
+pub fn retry(mut step: impl FnMut() -> Result<String>) -> Result<()> {
     let mut wait = FIRST_WAIT;
     for left in (0..TRIES).rev() {
         match step() {

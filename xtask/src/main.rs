@@ -8,7 +8,9 @@ mod components;
 mod compose;
 mod dev;
 mod interop;
+mod peers;
 mod run;
+mod soak;
 mod suite;
 mod tidy;
 
@@ -21,10 +23,14 @@ const VERBS: &[(&str, &str, &str)] = &[
     ("dev", "[-- ARGS]", "build all and start a development host on loopback; ARGS go to `posthaste dev`"),
     ("build", "[--release|--components]", "build the components and the host with the components embedded"),
     ("test", "[ARGS]", "set up what the tests need and run them all; ARGS (a test's name) go to the test runner"),
-    ("bench", "NAME [ARGS]", "measure: `bench pipeline`, `bench edge`, `bench relay --vs postfix`"),
+    (
+        "bench",
+        "NAME [ARGS]",
+        "measure: relay --vs postfix,haraka; profile, backlog, idle, soak, pipeline, edge, events",
+    ),
     ("check-tidy", "", "check the house rules: who depends on whom, file sizes, documents that drift"),
     ("fuzz", "", "not yet"),
-    ("soak", "", "not yet"),
+    ("soak", "[--rounds N] [--seed N]", "kill the host under load, 200 times without a number, and count what is lost"),
 ];
 
 fn main() -> ExitCode {
@@ -50,7 +56,8 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "test" => suite::run(rest)?,
         "bench" => bench::run(rest)?,
         "check-tidy" => tidy::check()?,
-        "fuzz" | "soak" => bail!("`cargo xtask {verb}` does not exist yet"),
+        "soak" => soak::run(rest)?,
+        "fuzz" => bail!("`cargo xtask {verb}` does not exist yet"),
         _ => bail!("`{verb}` is not a command\n\n{}", help()),
     }
     Ok(())

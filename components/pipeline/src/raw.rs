@@ -4,8 +4,9 @@
 use contract::FindingClass;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
+use mail::dkim;
 use mail::header::{self, Field};
-use mail::{dkim, seven_bit};
+use mail::seven_bit::{self, SevenBitError};
 
 use crate::Refusal;
 
@@ -16,11 +17,11 @@ pub(crate) struct Prepared {
     pub signed_by_sender: bool,
 }
 
-/// Checks a message and completes it: Date and Message-ID where they lack, no Bcc, 7-bit; trace fields on top. One that
+/// Checks a message and completes it: Date and Message-ID where they lack, no Bcc, 7-bit where it can be; trace fields on top. One that
 /// its sender has signed gets the trace fields only.
 pub(crate) fn prepare(message: Vec<u8>, message_id: &str, trace: Vec<String>, now_s: u64) -> Result<Prepared, Refusal> {
     header::check_format(&message).map_err(malformed)?;
-    let (fields, _) = header::split(&message).map_err(malformed)?;
+    let (fields, body) = header::split(&message).map_err(malformed)?;
     one_from(&fields)?;
     if dkim::is_signed(&fields) {
         let message = on_top(message, &trace);
@@ -35,11 +36,15 @@ pub(crate) fn prepare(message: Vec<u8>, message_id: &str, trace: Vec<String>, no
     if !has("Date") {
         top.push(format!("Date: {}", date(now_s)?));
     }
+    let has_utf8_header = std::str::from_utf8(message.get(..body).unwrap_or_default()).is_ok();
     let hidden = HIDDEN.iter().any(|name| has(name));
     let message = if hidden { header::remove(&message, HIDDEN) } else { message };
-    let converted = match seven_bit::convert(&message).map_err(malformed)? {
-        std::borrow::Cow::Owned(converted) => Some(converted),
-        std::borrow::Cow::Borrowed(_) => None,
+    let converted = match seven_bit::convert(&message) {
+        Ok(std::borrow::Cow::Owned(converted)) => Some(converted),
+        Ok(std::borrow::Cow::Borrowed(_)) => None,
+        // An address in UTF-8 has no other form: such a message goes to those who take SMTPUTF8 (RFC 6531).
+        Err(SevenBitError::Header) if has_utf8_header => None,
+        Err(error) => return Err(malformed(error)),
     };
     let message = on_top(converted.unwrap_or(message), &top);
     Ok(Prepared { message, signed_by_sender: false })
@@ -86,4 +91,34 @@ fn date(now_s: u64) -> Result<String, Refusal> {
 
 fn malformed(error: impl std::fmt::Display) -> Refusal {
     Refusal::new(FindingClass::Malformed, None, error.to_string())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn prepared(message: &str) -> Result<String, Refusal> {
+        let prepared = prepare(message.as_bytes().to_vec(), "<1@relay.test>", Vec::new(), 0)?;
+        Ok(String::from_utf8(prepared.message).unwrap())
+    }
+
+    #[test]
+    fn what_can_be_is_made_seven_bit() {
+        let message = prepared("From: J\u{fc}rgen <j@a.test>\r\nSubject: gr\u{fc}n\r\n\r\ngr\u{fc}n\r\n").unwrap();
+        assert!(message.is_ascii(), "{message}");
+    }
+
+    #[test]
+    fn an_address_in_utf8_stays_as_it_is() {
+        let given = "From: j\u{fc}rgen@a.test\r\nSubject: gr\u{fc}n\r\n\r\ngr\u{fc}n\r\n";
+        let message = prepared(given).unwrap();
+        assert!(message.ends_with(given), "{message}");
+    }
+
+    #[test]
+    fn octets_of_no_charset_are_refused() {
+        let message = b"From: j@a.test\r\nReferences: \xfc\r\n\r\nx\r\n".to_vec();
+        assert!(prepare(message, "<1@relay.test>", Vec::new(), 0).is_err());
+    }
 }

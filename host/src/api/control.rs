@@ -17,9 +17,11 @@ pub mod edges;
 pub mod keys;
 pub mod operators;
 mod problem;
+pub mod queue;
 mod route;
 pub mod status;
 pub mod tenants;
+pub mod vitals;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
@@ -38,13 +40,25 @@ pub use route::{Body, Call, File, Made, Nothing, Passed, Route};
 use crate::keyring::Keyring;
 use crate::store::{Directory, Edges, Operators, Store, TenantId, Webhooks};
 use route::Places;
+use vitals::Live;
 
 /// Where all routes of this API begin.
 pub const PREFIX: &str = "/control/v1/";
 
+/// Where Prometheus looks. With an operator key, as the rest.
+pub const METRICS_PATH: &str = "/metrics";
+
 /// All routes, a family a line.
-const FAMILIES: &[fn() -> Vec<Route>] =
-    &[status::routes, tenants::routes, keys::routes, operators::routes, domains::routes, edges::routes];
+const FAMILIES: &[fn() -> Vec<Route>] = &[
+    status::routes,
+    queue::routes,
+    tenants::routes,
+    keys::routes,
+    operators::routes,
+    domains::routes,
+    edges::routes,
+    vitals::routes,
+];
 
 static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| FAMILIES.iter().flat_map(|family| family()).collect());
 
@@ -76,6 +90,8 @@ pub struct Control {
     pub started: Option<Instant>,
     pub http: Vec<SocketAddr>,
     pub smtp: Vec<SocketAddr>,
+    /// A running host, from inside.
+    pub live: Option<Arc<Live>>,
 }
 
 impl Control {
@@ -87,6 +103,9 @@ impl Control {
     async fn route(self: &Arc<Self>, request: Request<Bytes>, entry: Entry) -> Result<Response<Bytes>, Problem> {
         // Asked first: a stranger is not told what there is.
         let caller = self.caller(entry, request.headers()).await?;
+        if request.uri().path() == METRICS_PATH {
+            return self.metrics(&caller).await;
+        }
         let (route, places) = find(request.method(), request.uri().path())?;
         route.call(self.clone(), caller, places, request).await
     }

@@ -28,8 +28,11 @@ const BODY_BYTES: usize = 128 << 20;
 /// A request's header must be there within this time.
 const HEADER_TIME: Duration = Duration::from_secs(10);
 
-/// One request and its answer; making an RSA key takes the longest.
-const CALL_TIME: Duration = Duration::from_secs(60);
+/// One request and its answer; a backup of much mail takes the longest.
+const CALL_TIME: Duration = Duration::from_secs(60 * 60);
+
+/// What an answer under way may take when the host stops.
+const DRAIN_TIME: Duration = Duration::from_secs(60);
 
 /// Longest path that fits into a socket address on Linux (108 octets with the NUL).
 const SOCKET_PATH_BYTES: usize = 107;
@@ -89,7 +92,7 @@ async fn one(stream: UnixStream, control: Arc<Control>, stop: CancellationToken)
         ended = &mut connection => ended,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(CALL_TIME, connection).await.unwrap_or(Ok(()))
+            tokio::time::timeout(DRAIN_TIME, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {

@@ -64,7 +64,7 @@ impl Dev {
         let delivery_token = DEVELOPMENT_TOKEN.to_owned();
         let operator_key = DEVELOPMENT_OPERATOR_KEY.to_owned();
         let development = Development { api_key: self.api_key.clone(), delivery_token, operator_key };
-        let options = Options { development: Some(development) };
+        let options = Options { development: Some(development), file: None };
         let signals = Signals::listen()?;
         let host = Host::start(config, options).await?;
         print!("{}", greeting(&host, &data, &self.api_key));

@@ -1,4 +1,4 @@
-//! `domain`, `tenant`, `queue`, `status`: a route of the control API each, and its answer printed.
+//! `domain`, `tenant`, `queue`: a route of the control API each, and its answer printed.
 
 use clap::{Args, Subcommand};
 use http::Method;
@@ -9,7 +9,6 @@ use super::link::Link;
 use super::{Failure, Target, say};
 use crate::api::control::Listing;
 use crate::api::control::domains::{DnsRecord, DomainView, NewDomain};
-use crate::api::control::status::{QueueView, Status};
 use crate::api::control::tenants::TenantNames;
 
 /// One tenant, or all where none is named.
@@ -123,35 +122,6 @@ fn print_records(records: &[DnsRecord]) -> Result<(), Failure> {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Queue {
-    /// List the newest messages of a tenant that are not delivered yet.
-    List {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        of: OfTenant,
-    },
-}
-
-impl Queue {
-    pub(super) async fn run(self) -> Result<(), Failure> {
-        let Queue::List { target, of } = self;
-        let path = format!("queue{}", of.query());
-        let queue: QueueView = Link::open(&target).await?.call(Method::GET, &path, &()).await?;
-        say(format_args!("{}, in all tenants", waiting(queue.queued.unwrap_or_default())))?;
-        if queue.messages.is_empty() {
-            return Ok(());
-        }
-        let rows = queue.messages.into_iter().map(|message| {
-            let sender = message.sender.unwrap_or_else(|| "<>".to_owned());
-            let event = message.last_event.unwrap_or_else(|| "-".to_owned());
-            [message.id, sender, message.recipients.to_string(), message.accepted_at.to_string(), event]
-        });
-        table(["ID", "SENDER", "WAITING", "ACCEPTED", "LAST EVENT"], rows)
-    }
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum Tenant {
     /// List tenants. `default` is the one of keys made without --tenant.
     List {
@@ -168,26 +138,7 @@ impl Tenant {
     }
 }
 
-/// `posthaste status`.
-pub(super) async fn status(target: &Target) -> Result<(), Failure> {
-    let link = Link::open(target).await?;
-    let status: Status = link.call(Method::GET, "status", &()).await?;
-    match status.uptime_s {
-        Some(uptime_s) => say(format_args!("running   {} (posthaste {})", duration(uptime_s), status.version))?,
-        None => say(format_args!("stopped   no host runs on this data folder (posthaste {})", status.version))?,
-    }
-    say(format_args!("hostname  {}", status.hostname))?;
-    for address in &status.http {
-        say(format_args!("http      {address}"))?;
-    }
-    for address in &status.smtp {
-        say(format_args!("smtp      {address}"))?;
-    }
-    say(format_args!("queue     {}", waiting(status.queued)))?;
-    if link.is_live() { Ok(()) } else { Err(Failure::Told) }
-}
-
-fn waiting(recipients: u64) -> String {
+pub(super) fn waiting(recipients: u64) -> String {
     match recipients {
         0 => "nothing waits".to_owned(),
         1 => "1 recipient waits".to_owned(),
@@ -196,7 +147,7 @@ fn waiting(recipients: u64) -> String {
 }
 
 /// `2d 3h`, `3h 4m`, `4m 5s`, `5s`.
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
     let mut rest = seconds;
     let mut parts = Vec::new();

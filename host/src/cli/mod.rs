@@ -8,17 +8,24 @@ mod edges;
 mod events;
 mod keys;
 mod link;
+mod queue;
+mod reload;
 mod send;
 mod serve;
+mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use thiserror::Error;
+use tracing_subscriber::fmt;
+use tracing_subscriber::fmt::format::DefaultFields;
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::Faults;
 use crate::serve::StartError;
+use crate::telemetry::Telemetry;
 
 /// Email delivery that a team runs itself.
 #[derive(Debug, Parser)]
@@ -43,8 +50,12 @@ enum Verb {
     ///
     /// Prints a line for each: ok, warn or FAIL, with what to do. Exit code 1 where anything is FAIL.
     Check(check::Check),
-    /// Show whether the host runs, for how long, and how much mail waits.
+    /// Show whether the host runs, its rates of the last minute, how much mail waits, slow sites and what is in trouble.
     Status(Target),
+    /// Have the running host read its configuration again: routes, limits and the TLS certificate change at once.
+    ///
+    /// SIGHUP does the same. What needs a restart is named; a file with a fault changes nothing.
+    Reload(reload::Reload),
     /// Send a test mail by the sending API of a running host.
     Send(send::Send),
     /// API keys, what applications send with; delivery tokens, what edges prove themselves with; operator keys.
@@ -53,9 +64,10 @@ enum Verb {
     /// Sending domains and their DKIM keys.
     #[command(subcommand)]
     Domain(directory::Domain),
-    /// Mail that waits.
+    /// Mail that waits: look at it, try it again, hold it, end it.
     #[command(subcommand)]
-    Queue(directory::Queue),
+    Queue(queue::Queue),
+    Backup(queue::BackUp),
     /// What happened to messages.
     #[command(subcommand)]
     Events(events::Events),
@@ -120,7 +132,6 @@ pub fn run() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    start_log();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -128,20 +139,37 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let telemetry = match &command.verb {
+        Verb::Serve(serve) => serve.telemetry(runtime.handle()),
+        _ => Ok(None),
+    };
+    let telemetry = match telemetry {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("posthaste: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    start_log(telemetry.as_ref());
     let done = runtime.block_on(async {
         match command.verb {
             Verb::Serve(serve) => serve.run().await,
             Verb::Dev(dev) => dev.run().await,
             Verb::Check(check) => check.run().await,
-            Verb::Status(target) => directory::status(&target).await,
+            Verb::Status(target) => status::run(&target).await,
+            Verb::Reload(reload) => reload.run().await,
             Verb::Send(send) => send.run().await,
             Verb::Key(key) => key.run().await,
             Verb::Domain(domain) => domain.run().await,
             Verb::Queue(queue) => queue.run().await,
+            Verb::Backup(backup) => backup.run().await,
             Verb::Events(events) => events.run().await,
             Verb::Tenant(tenant) => tenant.run().await,
         }
     });
+    if let Some(telemetry) = telemetry {
+        telemetry.end();
+    }
     // Threads that wait on a peer are not worth waiting for: what had to be durable is.
     runtime.shutdown_background();
     match done {
@@ -155,13 +183,28 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// The log goes to stderr: stdout belongs to what a command prints.
-fn start_log() {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+/// The lines of the log.
+fn lines<S>() -> fmt::Layer<S, DefaultFields, fmt::format::Format, fn() -> std::io::Stderr>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+{
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
-    let started = log.try_init();
+    fmt::layer().with_ansi(colours).with_writer(std::io::stderr as fn() -> std::io::Stderr)
+}
+
+/// The log goes to stderr: stdout belongs to what a command prints. Spans go to a collector where there is one.
+fn start_log(telemetry: Option<&Telemetry>) {
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    use tracing_subscriber::{EnvFilter, Layer as _};
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let started = match telemetry {
+        // One filter for all is the fastest.
+        None => tracing_subscriber::registry().with(filter).with(lines()).try_init(),
+        Some(telemetry) => {
+            tracing_subscriber::registry().with(telemetry.layer()).with(lines().with_filter(filter)).try_init()
+        }
+    };
     if let Err(error) = started {
         eprintln!("posthaste: no log: {error}");
     }
@@ -211,7 +254,17 @@ mod tests {
         check("posthaste domain records example.com --config a.toml", true);
         check("posthaste check --config a.toml --probe-domain example.com", true);
         check("posthaste status --data d", true);
+        check("posthaste reload --config a.toml", true);
+        check("posthaste reload --data d", false);
         check("posthaste queue list --config a.toml", true);
+        check("posthaste queue list --data d --tenant acme --domain a.test --older-than 2h --held --limit 5", true);
+        check("posthaste queue list --data d --older-than soon", false);
+        check("posthaste queue show --config a.toml 01", true);
+        check("posthaste queue show --config a.toml", false);
+        check("posthaste queue purge --config a.toml --all", true);
+        check("posthaste queue retry --config a.toml 01", true);
+        check("posthaste backup --config a.toml dir", true);
+        check("posthaste backup --config a.toml", false);
         check("posthaste events list --config a.toml --limit 5 --type email.sent", true);
         check("posthaste events tail --data d --tenant acme --follow", true);
         check("posthaste events tail", false);

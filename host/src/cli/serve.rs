@@ -1,13 +1,17 @@
 //! `posthaste serve`: runs the host until it is told to end.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Weak};
 
 use clap::Args;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
 use crate::config;
+use crate::reload::Reloader;
 use crate::serve::{Host, Options};
+use crate::telemetry::{Telemetry, TelemetryError};
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
@@ -17,17 +21,49 @@ pub(crate) struct Serve {
 }
 
 impl Serve {
+    /// The collector that the configuration names. What is wrong with the file is told where it is read for the host.
+    pub(super) fn telemetry(&self, runtime: &Handle) -> Result<Option<Telemetry>, TelemetryError> {
+        match config::load(&self.config) {
+            Ok(config) => Telemetry::new(&config, runtime.clone()),
+            Err(_) => Ok(None),
+        }
+    }
+
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = config::load(&self.config)?;
         let signals = Signals::listen()?;
-        let host = Host::start(config, Options::default()).await?;
+        let reloads = Reloads::listen()?;
+        // As it was given: paths in it are taken from its folder, and must come out the same when it is read again.
+        let options = Options { file: Some(self.config.clone()), ..Options::default() };
+        let host = Host::start(config, options).await?;
         for address in host.http_addrs() {
             tracing::info!(%address, "sending API");
         }
         for address in host.smtp_addrs() {
             tracing::info!(%address, "SMTP submission");
         }
-        until_told(host, signals).await
+        let reloading = tokio::spawn(reloads.serve(Arc::downgrade(&host.reloader())));
+        let ended = until_told(host, signals).await;
+        reloading.abort();
+        ended
+    }
+}
+
+/// SIGHUP: the configuration is read again.
+struct Reloads(Signal);
+
+impl Reloads {
+    /// Listened for before the host starts: until then it would end it.
+    fn listen() -> Result<Reloads, Failure> {
+        Ok(Reloads(signal(SignalKind::hangup()).map_err(Failure::io("cannot listen for SIGHUP"))?))
+    }
+
+    async fn serve(mut self, reloader: Weak<Reloader>) {
+        while self.0.recv().await.is_some() {
+            let Some(reloader) = reloader.upgrade() else { return };
+            // What comes of it is in the log.
+            let _ = reloader.reload().await;
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use super::schema::{self, Section};
 use super::value::{ByteSize, Count, HostPort, Port, ReadableFile, Setting, Surroundings, io_text};
 use super::{
     ComponentFiles, Config, Delivery, DeliveryTimeouts, Dns, HttpListener, Limits, NextHop, RelayAuth, Route, Smtp,
-    Source, StageLimits, Tenant, TlsFiles, TlsPolicy, events, sources, store,
+    Source, StageLimits, Tenant, TlsFiles, TlsPolicy, events, sources, store, telemetry,
 };
 
 /// Tables at the top of the file.
@@ -38,6 +38,7 @@ const TABLES: &[&str] = &[
     "limits",
     "stages",
     "edge",
+    "telemetry",
 ];
 
 /// Reads and checks a configuration file. Files it names must be there; nothing is created.
@@ -93,6 +94,8 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
     let stages = stages(context, &top);
     let edge = section(context, &top, "edge");
     let notify_edge = edge::read(context, &edge);
+    let telemetry_section = section(context, &top, "telemetry");
+    let telemetry = telemetry::read(context, &telemetry_section);
     check_listeners(context, &top);
 
     Some(Config {
@@ -114,6 +117,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
         limits: limits?,
         stages: stages?,
         notify_edge,
+        telemetry,
     })
 }
 
@@ -428,6 +432,9 @@ fn limits(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> Option<Limits>
     let recipients = section.get(context, "recipients");
     let bodies = section.get(context, "http_body_bytes").map(|ByteSize(bytes)| bytes);
     let requests = section.get(context, "http_requests");
+    let connections = section.get(context, "http_connections");
+    let memory_bytes = section.get(context, "memory_bytes").map(|ByteSize(bytes)| bytes);
+    let drain = section.get(context, "drain");
     // A message in a request is a third larger (base64) and has company: twice its size lets every message in.
     let (message_bytes, mut http_body_bytes) = (message?, bodies?);
     match section.raw("http_body_bytes") {
@@ -443,6 +450,9 @@ fn limits(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> Option<Limits>
         recipients: recipients.map(|Count(number)| number)?,
         http_body_bytes,
         http_requests: requests.map(|Count(number)| number)?,
+        http_connections: connections.map(|Count(number)| number)?,
+        memory_bytes,
+        drain: drain?,
     })
 }
 

@@ -9,6 +9,7 @@ mod reader;
 pub mod schema;
 mod sources;
 mod store;
+mod telemetry;
 mod value;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ pub use fault::{Fault, Faults, Place};
 pub use load::{TENANT_NAME_BYTES, is_tenant_name, load, parse};
 pub use sources::Source;
 pub use store::StoreRules;
+pub use telemetry::Telemetry;
+pub use value::duration;
 
 /// Everything the host needs to know at start.
 #[derive(Clone, Debug)]
@@ -53,6 +56,8 @@ pub struct Config {
     pub stages: StageLimits,
     /// The edge that tells events; `None`: this host does.
     pub notify_edge: Option<NotifyEdge>,
+    /// Where spans go; `None`: nowhere.
+    pub telemetry: Option<Telemetry>,
 }
 
 #[derive(Clone, Debug)]
@@ -60,7 +65,7 @@ pub struct HttpListener {
     pub listen: SocketAddr,
 }
 
-/// PEM files; read again when they change is not promised.
+/// PEM files; read again on a reload.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
     pub cert: PathBuf,
@@ -143,7 +148,7 @@ pub struct DeliveryTimeouts {
 }
 
 /// `[[route]]`: the first whose domain fits is used; none: MX with opportunistic TLS.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     pub domain: RouteDomain,
     pub next_hop: NextHop,
@@ -165,7 +170,7 @@ pub enum RouteDomain {
     Below(Domain),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum NextHop {
     /// MX lookup, to this port instead of `[delivery] port` where given.
     Mx {
@@ -184,7 +189,7 @@ pub enum RelayHost {
     Name(Domain),
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct RelayAuth {
     pub username: String,
     pub password: String,
@@ -234,6 +239,12 @@ pub struct Limits {
     pub http_body_bytes: u64,
     /// HTTP requests inside components at once; more wait.
     pub http_requests: usize,
+    /// HTTP connections at once; more are answered 503.
+    pub http_connections: usize,
+    /// Resident memory of the process above which no new mail is taken; `None`: most of what the machine has.
+    pub memory_bytes: Option<u64>,
+    /// How long what is under way may take to finish when the host ends.
+    pub drain: Duration,
 }
 
 #[derive(Clone, Debug)]

@@ -125,7 +125,7 @@ pub const SECTIONS: &[Section] = &[
                 "[]",
                 "Peers that may relay without AUTH and with any From, such as `10.0.0.0/8`; unsigned where there is no key for it. All others need an API key as password: this is never an open relay.",
             ),
-            key("max_connections", COUNT, "1000", "Connections at once; more wait to be accepted."),
+            key("max_connections", COUNT, "1000", "Connections at once; more are answered 421."),
             key(
                 "max_connections_per_ip",
                 COUNT,
@@ -315,6 +315,23 @@ pub const SECTIONS: &[Section] = &[
                 "Bodies of HTTP requests held in memory, all requests together, and one more of the greatest size; more wait. While components work on a body of over 256 KiB it counts eight times, which is what it costs; the largest are worked on one after the other. At least twice `message_bytes`, and raised to that where it is left out.",
             ),
             key("http_requests", COUNT, "32", "HTTP requests inside components at once; more wait."),
+            key(
+                "http_connections",
+                COUNT,
+                "1024",
+                "HTTP connections at once, for each of the listeners' groups (`[http]` with `[https]`, and `[admin]`); more are answered 503 with `Retry-After`. One address may have a quarter of them, this machine three quarters; more are answered 429.",
+            ),
+            bare(
+                "memory_bytes",
+                SIZE,
+                "Resident memory of the process above which no new mail is taken: 452 by SMTP, 503 with `Retry-After` by HTTP; deliveries go on. Left out: nine tenths of what the machine or its control group has.",
+            ),
+            key(
+                "drain",
+                DURATION,
+                "\"30s\"",
+                "How long connections and transactions under way may take to finish when the host is told to end (SIGTERM). What is accepted is safe after it too, and tried again at the next start.",
+            ),
         ],
     ),
     section(
@@ -342,6 +359,25 @@ pub const SECTIONS: &[Section] = &[
                 "File with the delivery token that the edge was given, as its only line. This or `notify_token_env` is demanded.",
             ),
             bare("notify_token_env", "variable", "The same as the name of an environment variable."),
+        ],
+    ),
+    section(
+        "telemetry",
+        "An OpenTelemetry collector that is sent the spans of connections, messages and attempts, by OTLP over HTTP. Left out: no spans are made. Mail never waits for it: spans that it does not take are dropped.",
+        &[
+            bare(
+                "otlp_endpoint",
+                "URL",
+                "Demanded in this section. Such as `http://127.0.0.1:4318`; `/v1/traces` is added where it has no path.",
+            ),
+            bare("otlp_headers_file", FILE, "File with header fields to be sent along, one `Name: value` a line."),
+            bare("otlp_headers_env", "variable", "The same as the name of an environment variable."),
+            key(
+                "sample_ratio",
+                "number",
+                "1",
+                "The part of all traces that is sent, from 0 to 1. A message and all attempts to deliver it are one trace, sent whole or not at all.",
+            ),
         ],
     ),
 ];

@@ -10,6 +10,7 @@ mod dialer;
 mod race;
 mod reach;
 mod session;
+pub mod switch;
 mod tls;
 mod trouble;
 

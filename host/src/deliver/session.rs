@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use mail::{EnhancedCode, Outcome, Verdict};
+use mail::{Address, EnhancedCode, Outcome, Verdict};
 use tokio::time::Instant;
 
 use super::dialer::{Dialed, Dialer};
@@ -56,6 +56,19 @@ impl SmtpSession {
         }
     }
 
+    /// Recipients beyond ASCII go apart from the others, who must not suffer from a peer that does not take those (RFC
+    /// 6531).
+    async fn attempt_apart(&mut self, mail: Mail<'_>) -> Vec<Outcome> {
+        let (beyond, plain): (Vec<Address>, Vec<Address>) =
+            mail.recipients.iter().cloned().partition(Address::is_internationalized);
+        let mut of_plain = self.attempt(Mail { recipients: &plain, ..mail }).await.into_iter();
+        let mut of_beyond = self.attempt(Mail { recipients: &beyond, ..mail }).await.into_iter();
+        let outcome = |recipient: &Address| {
+            if recipient.is_internationalized() { of_beyond.next() } else { of_plain.next() }
+        };
+        mail.recipients.iter().filter_map(outcome).collect()
+    }
+
     /// What follows for the next attempts: from where, and to whom first.
     fn learn(&self, outcomes: &mut [Outcome]) {
         if self.dialed.connection.is_broken() && self.plan.hosts.len() > 1 {
@@ -78,7 +91,12 @@ impl SmtpSession {
 impl Session for SmtpSession {
     async fn send(&mut self, transaction: &Transaction) -> Vec<Outcome> {
         let mail = Mail { sender: &transaction.sender, recipients: &transaction.recipients, body: &transaction.body };
-        let mut outcomes = self.attempt(mail).await;
+        let beyond = mail.recipients.iter().filter(|recipient| recipient.is_internationalized()).count();
+        let mut outcomes = match beyond {
+            0 => self.attempt(mail).await,
+            all if all == mail.recipients.len() => self.attempt(mail).await,
+            _ => self.attempt_apart(mail).await,
+        };
         if outcomes.iter().any(|outcome| outcome.verdict != Verdict::Delivered) {
             self.learn(&mut outcomes);
         }

@@ -23,7 +23,7 @@ pub mod wit;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -45,6 +45,7 @@ use crate::api::fault;
 use crate::config::{ComponentFiles, Limits, StageLimits, Tenant};
 use crate::event::notifier;
 use crate::keyring::Keyring;
+use crate::metrics::{Called, metrics};
 use crate::web::{Limits as WebLimits, Web};
 use call::{Answer as _, Call, Describe};
 use component::Compiled;
@@ -278,7 +279,15 @@ impl TenantStages {
         let Some(slot) = self.edge.library.find(&self.tenant, C::STAGE) else {
             return Err(StageError::Unavailable(format!("there is no {}", C::STAGE)));
         };
-        let failure = match self.attempt(slot, &call).await {
+        let began = Instant::now();
+        let asked = self.attempt(slot, &call).await;
+        let called = match &asked {
+            Ok(Ok(_)) => Called::Answered,
+            Ok(Err(StageError::Refused(_))) => Called::Refused,
+            Ok(Err(StageError::Unavailable(_))) | Err(_) => Called::Failed,
+        };
+        metrics().stages.called(C::STAGE.name(), &slot.digest, called, began.elapsed());
+        let failure = match asked {
             Ok(answer) => return answer,
             Err(failure) => failure,
         };

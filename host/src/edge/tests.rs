@@ -143,8 +143,15 @@ impl Setup {
         backend: Arc<dyn Backend>,
         keys: Arc<dyn Keys>,
     ) -> Result<Arc<Edge>, EdgeError> {
-        let limits =
-            Limits { message_bytes: 1 << 20, recipients: 50, http_body_bytes: 4 << 20, http_requests: self.requests };
+        let limits = Limits {
+            message_bytes: 1 << 20,
+            recipients: 50,
+            http_body_bytes: 4 << 20,
+            http_requests: self.requests,
+            http_connections: 8,
+            memory_bytes: None,
+            drain: Duration::from_secs(1),
+        };
         let settings = Settings {
             cache: &self.folder.0,
             components: &self.components,

@@ -1,10 +1,7 @@
-//! What happened, told: the mail log here, webhooks by the `dispatcher`.
-//!
-//! The mail log: every fact in a message's life, printed here and nowhere else.
-//! Target `mail`, level info, fixed fields: `id`, `event`, `rcpt_domain`, and of an attempt `attempt`, `mx`, `code`,
-//! `status`, `text`. Never bodies, never whole recipient lists.
+//! What happened, told: by the `mail_log`, and to webhooks by the `dispatcher`.
 
 pub mod dispatcher;
+pub mod mail_log;
 pub mod notifier;
 pub mod policy;
 pub mod teller;
@@ -12,10 +9,8 @@ pub mod teller;
 use std::sync::{Arc, OnceLock};
 
 use jiff::SignedDuration;
-use mail::Event;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use self::dispatcher::Pace;
 use self::notifier::{BuiltInNotifier, Notifier, RemoteNotifier};
@@ -92,25 +87,4 @@ impl Telling {
         let pace = Pace { concurrency: config.webhooks.concurrency, in_all: edge::NOTIFIES, keep_log };
         dispatcher::start(store.clone(), teller(), pace, stop.clone(), tasks);
     }
-}
-
-/// Prints one event of a message. Called once the event is durable.
-pub fn log(message: Uuid, event: &Event) {
-    let (attempt, outcome) = match &event.attempt {
-        Some((number, outcome)) => (Some(*number), Some(outcome)),
-        None => (None, None),
-    };
-    tracing::info!(
-        target: "mail",
-        id = %message,
-        event = event.kind.name(),
-        rcpt_domain = event.recipient.domain().as_str(),
-        attempt,
-        mx = outcome.and_then(|outcome| outcome.remote_host.as_deref()),
-        code = outcome.and_then(|outcome| outcome.reply.as_ref()).map(|reply| reply.code),
-        status = outcome.map(|outcome| tracing::field::display(outcome.status)),
-        tls = outcome.and_then(|outcome| outcome.tls.as_deref()),
-        reason = event.reason.as_deref(),
-        text = outcome.map(|outcome| outcome.text.as_str()),
-    );
 }

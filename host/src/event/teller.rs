@@ -11,6 +11,7 @@ use mail::{EventKind, message};
 
 use super::notifier::Notifier;
 use crate::keyring::Keyring;
+use crate::metrics::metrics;
 use crate::store::{AnyEvent, AnyKind, Due, EventRecord, MessageFacts, TenantEvent, TenantEventRecord, Webhook};
 
 /// Of what went wrong, in the log.
@@ -86,6 +87,10 @@ impl Teller {
             }
             Err(cause) => NotifyAnswer::Unavailable { cause },
         };
+        metrics().told(match &answer {
+            NotifyAnswer::Answered { status, .. } => Some(*status),
+            NotifyAnswer::Unreachable { .. } | NotifyAnswer::Refused { .. } | NotifyAnswer::Unavailable { .. } => None,
+        });
         Told { at, duration: started.elapsed(), answer }
     }
 

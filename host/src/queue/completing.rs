@@ -1,6 +1,6 @@
 //! Telling the store what came of leases, in batches, and printing the events once they are durable.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 
 use super::policy::{Attempt, Schedules};
 use super::sites::Item;
-use crate::event;
+use crate::event::mail_log::{self, Circumstances, Via};
+use crate::metrics::metrics;
 use crate::store::{Completion, LeasedRecipient, Next, Store};
 
 /// Completions told in one batch.
@@ -26,11 +27,11 @@ pub const DAMAGED: &str = "damaged";
 #[derive(Clone)]
 pub(super) struct Completer {
     told: mpsc::UnboundedSender<Told>,
-    schedules: Schedules,
+    schedules: Arc<RwLock<Arc<Schedules>>>,
 }
 
 enum Told {
-    Completion(Box<Completion>),
+    Completion(Box<Completion>, Box<Circumstances>),
     /// Nothing will come behind it.
     Stop,
 }
@@ -38,16 +39,22 @@ enum Told {
 impl Completer {
     pub(super) fn new(schedules: Schedules) -> (Completer, Completions) {
         let (told, waiting) = mpsc::unbounded_channel();
-        (Completer { told, schedules }, Completions { waiting })
+        (Completer { told, schedules: Arc::new(RwLock::new(Arc::new(schedules))) }, Completions { waiting })
     }
 
-    pub(super) fn schedules(&self) -> &Schedules {
-        &self.schedules
+    pub(super) fn schedules(&self) -> Arc<Schedules> {
+        self.schedules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// An attempt was made for a recipient of a message.
-    pub(super) fn attempted(&self, item: &Item, recipient: &LeasedRecipient, outcome: Outcome) {
+    /// Other schedules for what is attempted from now on.
+    pub(super) fn reschedule(&self, schedules: Schedules) {
+        *self.schedules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(schedules);
+    }
+
+    /// An attempt was made for a recipient of a message; `via`: where it came to a connection.
+    pub(super) fn attempted(&self, item: &Item, recipient: &LeasedRecipient, outcome: Outcome, via: Option<Via>) {
         let now = Timestamp::now();
+        metrics().attempted(&metrics().tenants.of(&item.tenant), outcome.verdict);
         let attempt = Attempt {
             recipient: &recipient.address,
             before: recipient.attempts,
@@ -55,14 +62,13 @@ impl Completer {
             now,
             outcome,
         };
-        let schedule = self.schedules.of(recipient.address.domain());
-        let (next, event) = schedule.judge(attempt, rand::random());
-        self.tell(item, recipient, next, vec![event], now);
+        let (next, event) = self.schedules().of(recipient.address.domain()).judge(attempt, rand::random());
+        self.tell(item, recipient, next, vec![event], now, via);
     }
 
     /// The same outcome for all recipients of a message.
     pub(super) fn all_attempted(&self, item: &Item, outcome: &Outcome) {
-        item.recipients.iter().for_each(|recipient| self.attempted(item, recipient, outcome.clone()));
+        item.recipients.iter().for_each(|recipient| self.attempted(item, recipient, outcome.clone(), None));
     }
 
     /// The message cannot be read, and never will be: it is over for all its recipients.
@@ -72,14 +78,14 @@ impl Completer {
             let attempt = Some((recipient.attempts.saturating_add(1), outcome.clone()));
             let reason = Some(DAMAGED.to_owned());
             let event = Event { kind: EventKind::Failed, recipient: recipient.address.clone(), attempt, reason };
-            self.tell(item, recipient, Next::Done, vec![event], now);
+            self.tell(item, recipient, Next::Done, vec![event], now, None);
         }
     }
 
     /// No attempt was made.
     pub(super) fn release(&self, item: &Item) {
         let now = Timestamp::now();
-        item.recipients.iter().for_each(|recipient| self.tell(item, recipient, Next::Release, Vec::new(), now));
+        item.recipients.iter().for_each(|recipient| self.tell(item, recipient, Next::Release, Vec::new(), now, None));
     }
 
     /// All have told what they had to.
@@ -87,10 +93,19 @@ impl Completer {
         let _ = self.told.send(Told::Stop);
     }
 
-    fn tell(&self, item: &Item, recipient: &LeasedRecipient, next: Next, events: Vec<Event>, at: Timestamp) {
+    fn tell(
+        &self,
+        item: &Item,
+        recipient: &LeasedRecipient,
+        next: Next,
+        events: Vec<Event>,
+        at: Timestamp,
+        via: Option<Via>,
+    ) {
+        let around = Circumstances { tenant: item.tenant.clone(), accepted_at: item.accepted_at, at, via };
         let completion = Completion { message: item.message, index: recipient.index, next, events, at };
         // Fails only when the runtime goes down; the store's leases end with the process.
-        let _ = self.told.send(Told::Completion(Box::new(completion)));
+        let _ = self.told.send(Told::Completion(Box::new(completion), Box::new(around)));
     }
 }
 
@@ -107,15 +122,19 @@ impl Completions {
         let mut told = Vec::with_capacity(BATCH);
         while !stopped && self.waiting.recv_many(&mut told, BATCH).await > 0 {
             let mut batch = Vec::with_capacity(told.len());
+            let mut around = Vec::with_capacity(told.len());
             for one in told.drain(..) {
                 match one {
-                    Told::Completion(completion) => batch.push(*completion),
+                    Told::Completion(completion, circumstances) => {
+                        batch.push(*completion);
+                        around.push(circumstances);
+                    }
                     Told::Stop => stopped = true,
                 }
             }
             if !batch.is_empty() && tell_store(&*store, &batch, &stopping).await {
-                for completion in &batch {
-                    completion.events.iter().for_each(|event| event::log(completion.message, event));
+                for (completion, around) in batch.iter().zip(&around) {
+                    completion.events.iter().for_each(|event| mail_log::log(completion.message, event, around));
                 }
             }
             completed(batch.len());

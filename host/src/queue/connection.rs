@@ -1,14 +1,19 @@
 //! One connection to a site, from its opening to its end: a task.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use mail::outcome::Phase;
 use mail::{EnhancedCode, Outcome, Verdict};
+use tracing::{Instrument as _, Span};
 
 use super::scheduler::Inner;
 use super::sites::Item;
 use super::{Session, Site, Transaction};
+use crate::event::mail_log::Via;
+use crate::metrics::{SiteTally, metrics};
 use crate::store::StoreError;
+use crate::telemetry;
 
 /// A place among the connections; given back when the task ends, however it does.
 struct Slot {
@@ -31,11 +36,11 @@ struct InHand {
 
 impl InHand {
     /// Tells each recipient's outcome. Fewer outcomes than recipients are a fault of the session; the rest is released.
-    fn attempted(mut self, outcomes: Vec<Outcome>) {
+    fn attempted(mut self, outcomes: Vec<Outcome>, via: &Via) {
         let Some(mut item) = self.item.take() else { return };
         let rest = item.recipients.split_off(outcomes.len().min(item.recipients.len()));
         for (recipient, outcome) in item.recipients.iter().zip(outcomes) {
-            self.inner.completer.attempted(&item, recipient, outcome);
+            self.inner.completer.attempted(&item, recipient, outcome, Some(via.clone()));
         }
         if !rest.is_empty() {
             tracing::error!(id = %item.message, missing = rest.len(), "a session gave too few outcomes");
@@ -54,29 +59,45 @@ impl Drop for InHand {
 
 /// Opens a connection and sends what waits for the site, until there is nothing for a while.
 pub(super) async fn run(inner: Arc<Inner>, site: Site) {
+    let _open = metrics().leave();
+    let tally = metrics().sites.of(&site.key);
+    let began = Instant::now();
     let mut slot = Slot { inner: inner.clone(), key: site.key.clone(), connecting: true };
     let opened = tokio::select! {
         opened = inner.courier.connect(&site) => opened,
         () = inner.shutdown.cancelled() => return,
     };
+    metrics().connected(opened.is_ok());
     match opened {
         Ok(session) => {
             slot.connecting = false;
             inner.connected(&site.key);
-            use_session(&inner, &site.key, session).await;
+            use_session(&inner, &site, session, &tally).await;
         }
-        Err(outcome) => inner.refused(&site.key, &outcome),
+        Err(outcome) => {
+            tally.attempted(began.elapsed(), [outcome.verdict]);
+            inner.refused(&site.key, &outcome);
+        }
     }
 }
 
-async fn use_session(inner: &Arc<Inner>, key: &Arc<str>, mut session: Box<dyn Session>) {
+async fn use_session(inner: &Arc<Inner>, site: &Site, mut session: Box<dyn Session>, tally: &SiteTally) {
+    let key = &site.key;
+    let source = site.plan.egress.as_ref().map(|egress| egress.source.name.clone());
     let mut sent = 0;
-    while sent < inner.config.messages_per_connection.max(1) && session.is_open() {
+    while sent < inner.config().messages_per_connection.max(1) && session.is_open() {
         let Some(item) = next_item(inner, key).await else { break };
         let mut in_hand = InHand { inner: inner.clone(), item: Some(item) };
         let Some(transaction) = transaction(inner, &mut in_hand).await else { continue };
+        let via = Via { source: source.clone(), begun_at: jiff::Timestamp::now() };
+        let (began, span) =
+            (Instant::now(), telemetry::attempt(transaction.message, key, transaction.recipients.len()));
         tokio::select! {
-            outcomes = session.send(&transaction) => in_hand.attempted(outcomes),
+            outcomes = session.send(&transaction).instrument(span.clone()) => {
+                note(&span, &outcomes);
+                tally.attempted(began.elapsed(), outcomes.iter().map(|outcome| outcome.verdict));
+                in_hand.attempted(outcomes, &via);
+            }
             // Dropped in the middle: in_hand releases it. The peer may have it all the same.
             () = inner.abort.cancelled() => return,
         }
@@ -88,10 +109,19 @@ async fn use_session(inner: &Arc<Inner>, key: &Arc<str>, mut session: Box<dyn Se
     }
 }
 
+/// Tells a span what came of its attempt: of the first recipient, who mostly stands for all.
+fn note(span: &Span, outcomes: &[Outcome]) {
+    let Some(first) = outcomes.first().filter(|_| !span.is_disabled()) else { return };
+    span.record("mx", first.remote_host.as_deref());
+    span.record("code", first.reply.as_ref().map(|reply| reply.code));
+    span.record("status", tracing::field::display(first.status));
+    span.record("verdict", tracing::field::debug(first.verdict));
+}
+
 /// The next message for the site, waited for as long as an idle connection is kept.
 async fn next_item(inner: &Inner, key: &Arc<str>) -> Option<Item> {
     let (news, make_room) = inner.idle_signals(key);
-    let deadline = tokio::time::sleep(inner.config.idle_connection);
+    let deadline = tokio::time::sleep(inner.config().idle_connection);
     tokio::pin!(deadline);
     loop {
         if inner.shutdown.is_cancelled() {

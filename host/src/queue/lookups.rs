@@ -218,6 +218,12 @@ impl Lookups {
         asked.items
     }
 
+    /// Forgets which sites were found: routes have changed.
+    pub(super) fn forget_sites(&mut self) {
+        self.known.clear();
+        self.failed.clear();
+    }
+
     /// Takes everything that waits.
     pub(super) fn take_all(&mut self) -> Vec<Item> {
         self.tenants.clear();

@@ -72,4 +72,4 @@ pub trait Session: Send {
 }
 
 pub use completing::DAMAGED;
-pub use scheduler::Queue;
+pub use scheduler::{Queue, Tuning};

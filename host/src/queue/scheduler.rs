@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -19,6 +19,7 @@ use super::policy::{Schedules, later};
 use super::sites::{Added, Item, Lane, Limits, Sites};
 use super::{Courier, Site, connection};
 use crate::config;
+use crate::metrics::metrics;
 use crate::store::{Leased, Rest, Store, StoreError};
 
 /// Recipients leased at once, and so held in memory.
@@ -37,17 +38,33 @@ const BACKOFF: Duration = Duration::from_secs(5 * 60);
 const DEAD: Duration = Duration::from_secs(1);
 /// Wait after a lease that failed.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long transactions under way may take to end when the host stops.
-const DRAIN: Duration = Duration::from_secs(30);
 
 /// The running queue.
 pub struct Queue {
     task: JoinHandle<()>,
+    abort: CancellationToken,
+    tuning: Tuning,
+}
+
+/// Changes the limits of a running queue.
+#[derive(Clone)]
+pub struct Tuning(Weak<Inner>);
+
+impl Tuning {
+    /// Other limits, and routes that may be others. Connections that are open stay.
+    pub fn change(&self, config: &config::Delivery, schedules: Schedules) {
+        // A queue that has stopped has no limits.
+        let Some(inner) = self.0.upgrade() else { return };
+        inner.sites().limit(config.connections_per_site, config.connections);
+        inner.lookups().forget_sites();
+        inner.completer.reschedule(schedules);
+        *inner.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config.clone());
+    }
 }
 
 impl Queue {
-    /// Starts to deliver what is in the store. On `shutdown` nothing new is begun; transactions under way may end
-    /// within half a minute, and all else is given back to the store.
+    /// Starts to deliver what is in the store. On `shutdown` nothing new is begun; transactions under way go on to their
+    /// end (see `stopped`), and all else is given back to the store.
     pub fn start(
         store: Arc<dyn Store>,
         courier: Arc<dyn Courier>,
@@ -60,7 +77,7 @@ impl Queue {
         let inner = Arc::new(Inner {
             store,
             courier,
-            config,
+            config: RwLock::new(Arc::new(config)),
             shutdown,
             abort: CancellationToken::new(),
             completer,
@@ -77,6 +94,7 @@ impl Queue {
             let completed = move |count| counting.completed(count);
             completions.run(inner.store.clone(), completed, move || asking.shutdown.is_cancelled())
         });
+        let (abort, tuning) = (inner.abort.clone(), Tuning(Arc::downgrade(&inner)));
         let task = tokio::spawn(async move {
             inner.lease_until_shutdown().await;
             inner.drain().await;
@@ -84,12 +102,26 @@ impl Queue {
                 tracing::error!("the completing task panicked");
             }
         });
-        Queue { task }
+        Queue { task, abort, tuning }
     }
 
-    /// Resolves when the queue has stopped, after `shutdown`.
-    pub async fn stopped(self) {
-        if self.task.await.is_err() {
+    /// What changes its limits while it runs.
+    pub fn tuning(&self) -> Tuning {
+        self.tuning.clone()
+    }
+
+    /// Resolves when the queue has stopped, after `shutdown`. Transactions that take longer to end are given up.
+    pub async fn stopped(self, within: Duration) {
+        let Queue { mut task, abort, .. } = self;
+        let ended = match tokio::time::timeout(within, &mut task).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                tracing::warn!("transactions are still under way and are given up; their messages are tried again");
+                abort.cancel();
+                task.await
+            }
+        };
+        if ended.is_err() {
             tracing::error!("the queue's task panicked");
         }
     }
@@ -99,7 +131,7 @@ impl Queue {
 pub(super) struct Inner {
     pub(super) store: Arc<dyn Store>,
     pub(super) courier: Arc<dyn Courier>,
-    pub(super) config: config::Delivery,
+    config: RwLock<Arc<config::Delivery>>,
     pub(super) shutdown: CancellationToken,
     /// Ends transactions that take too long to drain.
     pub(super) abort: CancellationToken,
@@ -150,7 +182,7 @@ impl Inner {
         }
         let leased = self.store.lease(now, LEASE).await?;
         let count = leased.iter().map(|message| message.recipients.len()).sum();
-        self.leased.fetch_add(count, Ordering::AcqRel);
+        metrics().leased(self.leased.fetch_add(count, Ordering::AcqRel) + count);
         self.sites().forget_quiet(now);
         let items = leased.into_iter().flat_map(by_domain);
         let known: Vec<_> = items.filter_map(|(domain, item)| self.admit(domain, item, now)).collect();
@@ -259,11 +291,7 @@ impl Inner {
     async fn drain(&self) {
         self.release_waiting();
         self.tasks.close();
-        if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
-            tracing::warn!("transactions are still under way and are given up; their messages are tried again");
-            self.abort.cancel();
-            self.tasks.wait().await;
-        }
+        self.tasks.wait().await;
         // What came in while the others ended.
         self.release_waiting();
         self.completer.stop();
@@ -308,8 +336,12 @@ impl Inner {
         (sites.news(key), sites.make_room.clone())
     }
 
+    pub(super) fn config(&self) -> Arc<config::Delivery> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn completed(&self, count: usize) {
-        self.leased.fetch_sub(count, Ordering::AcqRel);
+        metrics().leased(self.leased.fetch_sub(count, Ordering::AcqRel).saturating_sub(count));
         self.room.notify_one();
     }
 

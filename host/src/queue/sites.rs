@@ -118,6 +118,11 @@ impl Sites {
         }
     }
 
+    /// Other limits of connections. Those that are open stay.
+    pub(super) fn limit(&mut self, per_site: usize, in_all: usize) {
+        self.limits = Limits { per_site, in_all, ..self.limits };
+    }
+
     /// Puts an item in line for a site, in the lane of its tenant and of this domain.
     pub(super) fn add(&mut self, site: &Site, domain: &Domain, item: Item, now: Timestamp) -> Added {
         let waiting = self.sites.entry(site.key.clone()).or_insert_with(|| Waiting::new(site.clone()));

@@ -231,7 +231,7 @@ impl Running {
 
     async fn stop(self) -> (Arc<Net>, Arc<Embedded>) {
         self.shutdown.cancel();
-        tokio::time::timeout(DEADLINE, self.queue.stopped()).await.unwrap();
+        tokio::time::timeout(DEADLINE, self.queue.stopped(DEADLINE)).await.unwrap();
         (self.net, self.store)
     }
 
@@ -439,7 +439,7 @@ async fn two_queues_on_one_store_deliver_each_message_once() {
     }
     first.until_empty().await;
     let (net, _store) = first.stop().await;
-    second.stopped().await;
+    second.stopped(DEADLINE).await;
     let seen = net.seen.lock().unwrap();
     let mut bodies: BTreeMap<(String, Bytes), usize> = BTreeMap::new();
     for ((site, _), body) in seen.transactions.iter().zip(&seen.bodies) {
@@ -541,7 +541,7 @@ async fn a_shutdown_gives_up_what_takes_too_long() {
     running.until("the first", async |this: &Running| this.net.seen.lock().unwrap().begun == 1).await;
     running.shutdown.cancel();
     // No deadline: the paused clock would run ahead of the store's own thread.
-    running.queue.stopped().await;
+    running.queue.stopped(DEADLINE).await;
     assert_eq!(running.store.lease(Timestamp::now(), 99).await.unwrap().len(), 1);
 }
 

@@ -1,6 +1,7 @@
 //! HTTP and HTTPS listeners: connections within limits, a deadline on every wait, what comes in handed to `routes`.
 //!
-//! HTTP/1.1, and HTTP/2 where TLS chose it. A permit before each accept; a header that stays away too long is answered
+//! HTTP/1.1, and HTTP/2 where TLS chose it. Whoever is one connection too many is answered 503 or, where it is its own
+//! address that has too many, 429; a header that stays away too long is answered
 //! 408, one that is too long 431; an idle connection is closed. A peer that reads its answer too slowly is cut. On
 //! shutdown requests under way are answered and idle connections end.
 
@@ -16,16 +17,16 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -36,17 +37,21 @@ use tokio_util::task::TaskTracker;
 pub use body::{Admits, Budget};
 pub use routes::{Obstacles, Peer, Routes};
 
+use super::gate::{AT_THE_DOOR, Gate};
 use super::peers::Peers;
+use crate::api::control;
+use crate::metrics::{Road, Turned, metrics};
 use answer::Outgoing;
 use idle::Activity;
 use paced::Paced;
 
-/// Connections at once; more wait in the kernel's queue.
-const CONNECTIONS: usize = 1024;
+/// Of the connections at once: the part that one address may have, and this machine, where a reverse proxy may stand.
+const OF_ONE: usize = 4;
+const OF_LOOPBACK: (usize, usize) = (3, 4);
 
-/// Of them, those of one address, and those of this machine, where a reverse proxy may stand.
-const CONNECTIONS_OF_ONE: usize = 256;
-const CONNECTIONS_OF_LOOPBACK: usize = 768;
+/// How long a newcomer that is turned away may take to hear it, and how much of its request is read meanwhile.
+const TURN_AWAY: Duration = Duration::from_secs(2);
+const TURN_AWAY_BYTES: usize = 64 << 10;
 
 /// Of a request's header section; more is 431.
 const HEADER_BYTES: usize = 64 << 10;
@@ -65,6 +70,11 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const TOO_MANY_OF_ONE: &[u8] =
+    b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// How long peers may take.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +105,9 @@ pub struct HttpServer {
     budget: Budget,
     outgoing: Outgoing,
     deadlines: Deadlines,
-    connections: Arc<Semaphore>,
+    gate: Arc<Gate>,
+    /// Newcomers that are not inside yet.
+    door: Arc<Semaphore>,
     peers: Arc<Peers>,
     locals: Arc<Peers>,
     shutdown: CancellationToken,
@@ -107,15 +119,24 @@ impl HttpServer {
     pub fn new(
         routes: Routes,
         budget: Budget,
+        connections: usize,
         deadlines: Deadlines,
         shutdown: CancellationToken,
         tasks: TaskTracker,
     ) -> Arc<HttpServer> {
-        let connections = Arc::new(Semaphore::new(CONNECTIONS));
-        let (peers, locals) = (Peers::new(CONNECTIONS_OF_ONE), Peers::new(CONNECTIONS_OF_LOOPBACK));
+        let gate = Arc::new(Gate::new(connections));
+        let door = Arc::new(Semaphore::new(AT_THE_DOOR));
+        let (peers, locals) = (Peers::new(share(connections)), Peers::new(local_share(connections)));
         let (peers, locals) = (Arc::new(peers), Arc::new(locals));
         let outgoing = Outgoing::new(ANSWER_BYTES);
-        Arc::new(HttpServer { routes, budget, outgoing, deadlines, connections, peers, locals, shutdown, tasks })
+        Arc::new(HttpServer { routes, budget, outgoing, deadlines, gate, door, peers, locals, shutdown, tasks })
+    }
+
+    /// So many connections at once from now on; those that are open stay.
+    pub fn limit_connections(&self, connections: usize) {
+        self.gate.set_limit(connections);
+        self.peers.set_limit(share(connections));
+        self.locals.set_limit(local_share(connections));
     }
 
     /// Serves a listener in a task of its own; with `tls` over TLS alone.
@@ -134,7 +155,7 @@ impl HttpServer {
     async fn accept(self: Arc<Self>, listener: TcpListener, tls: Option<TlsAcceptor>) {
         loop {
             // Never closed, so this fails never.
-            let Ok(permit) = self.connections.clone().acquire_owned().await else { return };
+            let Ok(door) = self.door.clone().acquire_owned().await else { return };
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -144,17 +165,31 @@ impl HttpServer {
                 }
             };
             let ip = peer.ip().to_canonical();
-            let Some(place) = (if ip.is_loopback() { &self.locals } else { &self.peers }).enter(ip) else {
-                tracing::debug!(peer = %ip, "an HTTP connection was closed: its address has all it may have");
-                continue;
-            };
-            let (server, tls) = (self.clone(), tls.clone());
-            self.tasks.spawn(async move {
-                if let Err(error) = server.converse(stream, ip, tls).await {
-                    tracing::debug!(error, "an HTTP connection ended");
+            let own = (if ip.is_loopback() { &self.locals } else { &self.peers }).enter(ip);
+            let turned = match (own, self.gate.enter()) {
+                (Some(own), Some(inside)) => {
+                    let (server, tls) = (self.clone(), tls.clone());
+                    self.tasks.spawn(async move {
+                        let _open = metrics().enter(Road::Http);
+                        if let Err(error) = server.converse(stream, ip, tls).await {
+                            tracing::debug!(error, "an HTTP connection ended");
+                        }
+                        drop((own, inside));
+                    });
+                    continue;
                 }
-                drop((place, permit));
-            });
+                (None, _) => Turned::Address,
+                (Some(_), None) => Turned::Full,
+            };
+            metrics().turned_away(Road::Http, turned);
+            tracing::debug!(peer = %ip, ?turned, "an HTTP connection was turned away");
+            // Under TLS nothing is said: a handshake costs what is to be saved.
+            if tls.is_none() {
+                self.tasks.spawn(async move {
+                    turn_away(stream, turned).await;
+                    drop(door);
+                });
+            }
         }
     }
 
@@ -266,12 +301,41 @@ impl HttpServer {
     ) -> Result<Response<Full<Bytes>>, Infallible> {
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(Peer(ip));
+        let is_mail = parts.method == Method::POST && !parts.uri.path().starts_with(control::PREFIX);
         let response = match self.budget.read(&parts, body, self.deadlines.body_piece).await {
-            Ok((body, _held)) => self.routes.answer(Request::from_parts(parts, body), scheme).await,
+            Ok((body, _held)) => {
+                let whole = Instant::now();
+                let response = self.routes.answer(Request::from_parts(parts, body), scheme).await;
+                if is_mail && response.status().is_success() {
+                    metrics().answered(Road::Http, whole.elapsed());
+                }
+                response
+            }
             Err(refused) => refused.into_response(),
         };
         Ok(self.outgoing.admit(response).await.map(Full::new))
     }
+}
+
+/// Of so many connections, how many one address may have.
+fn share(connections: usize) -> usize {
+    (connections / OF_ONE).max(1)
+}
+
+fn local_share(connections: usize) -> usize {
+    (connections * OF_LOOPBACK.0 / OF_LOOPBACK.1).max(1)
+}
+
+/// Tells a newcomer to come later. Its request is read beside, or it would be reset before it sees the answer.
+async fn turn_away(mut stream: TcpStream, why: Turned) {
+    let answer = if why == Turned::Address { TOO_MANY_OF_ONE } else { TOO_MANY };
+    let told = async {
+        stream.write_all(answer).await?;
+        stream.shutdown().await?;
+        (&mut stream).take(TURN_AWAY_BYTES as u64).read_to_end(&mut Vec::new()).await
+    };
+    // Whoever is gone or does not listen is none of our trouble.
+    let _ = timeout(TURN_AWAY, told).await;
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send>>;

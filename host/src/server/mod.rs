@@ -4,8 +4,10 @@
 //! the rustls configurations of all listeners. Tasks are one per connection; every wait has a deadline; all of them
 //! end by one shutdown token.
 
+mod gate;
 pub mod http;
 mod peers;
+pub mod pressure;
 pub mod smtp;
 pub mod submission;
 pub mod tls;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bits of an IPv6 address that tell clients apart: one network has all the addresses below.
@@ -9,7 +10,7 @@ const IPV6_PREFIX_BITS: u32 = 64;
 
 /// Counts connections by address; IPv6 ones by network.
 pub struct Peers {
-    limit: usize,
+    limit: AtomicUsize,
     counts: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -21,7 +22,12 @@ pub struct Place {
 
 impl Peers {
     pub fn new(limit: usize) -> Peers {
-        Peers { limit, counts: Mutex::default() }
+        Peers { limit: AtomicUsize::new(limit), counts: Mutex::default() }
+    }
+
+    /// Another limit for each. Connections that are open stay.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// A place for one more connection; `None` where the address has all of its own.
@@ -29,7 +35,7 @@ impl Peers {
         let address = network(address);
         let mut counts = self.lock();
         let count = counts.entry(address).or_default();
-        if *count >= self.limit {
+        if *count >= self.limit.load(Ordering::Relaxed) {
             return None;
         }
         *count += 1;

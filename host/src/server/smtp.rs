@@ -1,8 +1,8 @@
 //! SMTP over real connections: accepts them within limits, drives `smtp::session` over each, hands what comes in to
 //! `Submit`.
 //!
-//! A permit before each accept (a full host leaves newcomers in the kernel's queue); a limit per client address; a
-//! deadline on every wait. Memory follows the configuration: an idle connection holds a few KiB, and the octets of all
+//! A limit of connections in all and one per client address: whoever is one too many is told so with 421. A deadline on
+//! every wait. Where memory or disk is short, no message is taken (452). Memory follows the configuration: an idle connection holds a few KiB, and the octets of all
 //! messages that are coming in are counted against one budget. On shutdown idle sessions end with 421, those within a
 //! message finish it.
 
@@ -10,7 +10,7 @@ mod connection;
 mod transport;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,7 +26,10 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::config::{Config, IpNet};
+use crate::metrics::{Road, Turned, metrics};
+use crate::server::gate::{AT_THE_DOOR, Gate};
 use crate::server::peers::Peers;
+use crate::server::pressure::Pressure;
 use crate::smtp::auth::Credentials;
 use crate::smtp::session::{Link, Settings};
 use crate::store::TenantId;
@@ -113,6 +116,8 @@ pub struct Options {
     /// Trusted peers are not counted.
     pub max_connections_per_ip: usize,
     pub idle_timeout: Duration,
+    /// For a message that is coming in when the host goes down.
+    pub drain: Duration,
     pub plain_auth_on_loopback: bool,
     /// For room, where other messages have it.
     pub room_timeout: Duration,
@@ -133,6 +138,7 @@ impl Options {
             max_connections: config.smtp.max_connections,
             max_connections_per_ip: config.smtp.max_connections_per_ip,
             idle_timeout: config.smtp.idle_timeout,
+            drain: config.limits.drain,
             plain_auth_on_loopback: config.smtp.plain_auth_on_loopback,
             room_timeout: ROOM_TIMEOUT,
             text_budget_octets: usize::try_from(budget).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS),
@@ -142,11 +148,15 @@ impl Options {
 
 /// The SMTP side of a host. Lives as long as its listeners and connections.
 pub struct SmtpServer {
-    options: Options,
+    /// For connections that come; those that are open keep what they began with.
+    options: RwLock<Arc<Options>>,
     tls: TlsAcceptor,
     submit: Arc<dyn Submit>,
-    connections: Arc<Semaphore>,
+    gate: Arc<Gate>,
+    /// Newcomers that are not inside yet.
+    door: Arc<Semaphore>,
     peers: Arc<Peers>,
+    pressure: Arc<Pressure>,
     /// Octets of messages that can still be held.
     room: Arc<Semaphore>,
     shutdown: CancellationToken,
@@ -159,19 +169,33 @@ impl SmtpServer {
         options: Options,
         tls: Arc<ServerConfig>,
         submit: Arc<dyn Submit>,
+        pressure: Arc<Pressure>,
         shutdown: CancellationToken,
         tasks: TaskTracker,
     ) -> Arc<SmtpServer> {
         Arc::new(SmtpServer {
             tls: TlsAcceptor::from(tls),
             submit,
-            connections: Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS))),
+            gate: Arc::new(Gate::new(options.max_connections)),
+            door: Arc::new(Semaphore::new(AT_THE_DOOR)),
             peers: Arc::new(Peers::new(options.max_connections_per_ip)),
             room: Arc::new(Semaphore::new(options.text_budget_octets)),
+            pressure,
             shutdown,
             tasks,
-            options,
+            options: RwLock::new(Arc::new(options)),
         })
+    }
+
+    /// Other limits for connections that come; the budget of octets stays.
+    pub fn change(&self, options: Options) {
+        self.gate.set_limit(options.max_connections);
+        self.peers.set_limit(options.max_connections_per_ip);
+        *self.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
+    }
+
+    fn options(&self) -> Arc<Options> {
+        self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Serves a listener in a task of its own; `secured`: TLS from the first byte.
@@ -189,7 +213,7 @@ impl SmtpServer {
     async fn accept(self: Arc<Self>, listener: TcpListener, secured: bool) {
         loop {
             // Never closed, so this fails never.
-            let Ok(permit) = self.connections.clone().acquire_owned().await else { return };
+            let Ok(door) = self.door.clone().acquire_owned().await else { return };
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -200,11 +224,23 @@ impl SmtpServer {
             };
             let (server, ip) = (self.clone(), peer.ip().to_canonical());
             let span = tracing::info_span!("connection", peer = %ip);
-            let task = async move {
-                server.converse(stream, ip, secured).await;
-                drop(permit);
-            };
-            self.tasks.spawn(task.instrument(span));
+            match self.gate.enter() {
+                Some(place) => {
+                    drop(door);
+                    let task = async move {
+                        server.converse(stream, ip, secured).await;
+                        drop(place);
+                    };
+                    self.tasks.spawn(task.instrument(span));
+                }
+                None => {
+                    let task = async move {
+                        connection::turn_away(stream, secured, Turned::Full, server.options().max_connections).await;
+                        drop(door);
+                    };
+                    self.tasks.spawn(task.instrument(span));
+                }
+            }
         }
     }
 
@@ -214,14 +250,16 @@ impl SmtpServer {
             tracing::debug!(%error, "the connection was gone at once");
             return;
         }
-        let trusted = self.options.trusted.iter().any(|block| block.contains(peer));
+        let options = self.options();
+        let trusted = options.trusted.iter().any(|block| block.contains(peer));
         // Trusted peers are the operator's own.
         let place = if trusted { None } else { Some(self.peers.enter(peer)) };
         if let Some(None) = place {
-            return connection::turn_away(stream, self.options.max_connections_per_ip).await;
+            return connection::turn_away(stream, secured, Turned::Address, options.max_connections_per_ip).await;
         }
-        let link = Link { secured, trusted, plain_auth: peer.is_loopback() && self.options.plain_auth_on_loopback };
-        Connection::new(self.clone(), peer, link).run(stream).await;
+        let link = Link { secured, trusted, plain_auth: peer.is_loopback() && options.plain_auth_on_loopback };
+        let _open = metrics().enter(Road::Smtp);
+        Connection::new(self.clone(), options, peer, link).run(stream).await;
         drop(place);
     }
 }

@@ -15,6 +15,7 @@ use mail::{Address, Domain, EnhancedCode, Envelope, Reply};
 use pipeline::{Content, Limits, Refusal, Stages, Submission};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::smtp::{Authority, Incoming, Principal, Queued, SessionFacts, Submit, Unavailable};
@@ -24,6 +25,7 @@ use crate::author::{self, AuthorFault};
 use crate::keyring::Keyring;
 use crate::smtp::auth::Credentials;
 use crate::store::{Accepted, ApiKey, Directory, NewMessage, StoreError, TenantId};
+use crate::telemetry;
 
 /// Owns what trusted peers send.
 const TRUSTED_TENANT: &str = "default";
@@ -192,8 +194,12 @@ where
             Authority::Trusted => TRUSTED_TENANT.to_owned(),
         };
         let (id, now) = (Uuid::now_v7(), Timestamp::now());
-        let message = self.prepare(&tenant, incoming, id, now).await?;
-        match self.intake.accept(message).await {
+        let span = telemetry::message(id);
+        let taken = async {
+            let message = self.prepare(&tenant, incoming, id, now).await?;
+            Ok::<_, Reply>(self.intake.accept(message).await)
+        };
+        match taken.instrument(span).await? {
             Ok(Accepted::Stored) => Ok(Queued { id }),
             Ok(Accepted::Replayed(id)) => Ok(Queued { id }),
             Err(error) => Err(store_reply(&error)),

@@ -4,11 +4,13 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use mail::Domain;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
@@ -23,6 +25,28 @@ pub struct Tls {
     pub smtp: Arc<ServerConfig>,
     /// Offers HTTP/2 and HTTP/1.1 (ALPN).
     pub https: Arc<ServerConfig>,
+    /// The pair behind both.
+    pub certificate: Arc<Certificate>,
+}
+
+/// A pair that can be exchanged while listeners use it. Sessions that are open keep theirs.
+#[derive(Debug)]
+pub struct Certificate(RwLock<Arc<CertifiedKey>>);
+
+impl Certificate {
+    /// Uses another pair for handshakes to come; whether its certificate is another.
+    pub fn exchange(&self, pair: Arc<CertifiedKey>) -> bool {
+        let mut present = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let is_another = present.cert != pair.cert;
+        *present = pair;
+        is_another
+    }
+}
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
 }
 
 /// Why there is no TLS.
@@ -36,6 +60,8 @@ pub enum TlsError {
     Empty { path: PathBuf, what: &'static str, label: &'static str },
     #[error("[tls] {cert} and {key} cannot be used together: {source}")]
     Pair { cert: PathBuf, key: PathBuf, source: rustls::Error },
+    #[error("TLS cannot be set up: {source}")]
+    Unusable { source: rustls::Error },
     #[error("cannot make a self-signed certificate for {hostname}: {why}")]
     SelfSigned { hostname: Domain, why: String },
     #[error("cannot write {path}: {source}")]
@@ -45,30 +71,37 @@ pub enum TlsError {
 /// Loads the pair given, or the self-signed one, which is made where it lacks: then a warning tells that clients which
 /// verify will refuse it.
 pub fn load(files: Option<&TlsFiles>, data: &Path, hostname: &Domain) -> Result<Tls, TlsError> {
-    match files {
-        Some(files) => configure(files),
-        None => configure(&self_signed(data, hostname)?),
-    }
-}
-
-fn configure(files: &TlsFiles) -> Result<Tls, TlsError> {
-    let (chain, key) = (read_chain(&files.cert)?, read_key(&files.key)?);
-    let pair = |source| TlsError::Pair { cert: files.cert.clone(), key: files.key.clone(), source };
+    let certificate = Arc::new(Certificate(RwLock::new(read(files, data, hostname)?)));
+    let unusable = |source| TlsError::Unusable { source };
     // TLS 1.2 and 1.3, the provider named so that none has to be installed for the process.
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(pair)?
+        .map_err(unusable)?
         .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(pair)?;
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(pair)?;
+        .with_cert_resolver(certificate.clone());
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(unusable)?;
     let mut https = config.clone();
     https.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Tls { smtp: Arc::new(config), https: Arc::new(https) })
+    Ok(Tls { smtp: Arc::new(config), https: Arc::new(https), certificate })
+}
+
+/// The pair given, or the self-signed one; the key must be the certificate's.
+pub fn read(files: Option<&TlsFiles>, data: &Path, hostname: &Domain) -> Result<Arc<CertifiedKey>, TlsError> {
+    match files {
+        Some(files) => read_pair(files),
+        None => read_pair(&self_signed(data, hostname)?),
+    }
+}
+
+fn read_pair(files: &TlsFiles) -> Result<Arc<CertifiedKey>, TlsError> {
+    let (chain, key) = (read_chain(&files.cert)?, read_key(&files.key)?);
+    let pair = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider());
+    let fault = |source| TlsError::Pair { cert: files.cert.clone(), key: files.key.clone(), source };
+    pair.map(Arc::new).map_err(fault)
 }
 
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = read(path)?;
+    let pem = read_file(path)?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let chain = chain.map_err(|why| TlsError::NotPem { path: path.to_owned(), why })?;
     if chain.is_empty() {
@@ -78,7 +111,7 @@ fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|why| match why {
+    PrivateKeyDer::from_pem_slice(&read_file(path)?).map_err(|why| match why {
         pem::Error::NoItemsFound => {
             TlsError::Empty { path: path.to_owned(), what: "private key", label: "PRIVATE KEY" }
         }
@@ -86,7 +119,7 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+fn read_file(path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
 

@@ -388,13 +388,13 @@ impl Client {
 
     /// What keeps this message from this peer, known before a word is said.
     fn refusal(&self, mail: Mail<'_>, needs: Needs) -> Option<Outcome> {
-        let (verdict, phase, (subject, detail), text) = if needs.eight_bit && !self.capabilities.eight_bit_mime {
+        let (verdict, phase, (subject, detail), text) = if needs.utf8 && !self.capabilities.smtp_utf8 {
+            let text = "does not take addresses and header fields with characters beyond ASCII (SMTPUTF8)";
+            (Verdict::Failed, Phase::Local, (6, 7), text.to_owned())
+        } else if needs.eight_bit && !self.capabilities.eight_bit_mime {
             // Bodies of ours were made 7-bit before they were signed; this one its sender had signed (RFC 6152 s3).
             let text = "takes no 8-bit bodies, and a signed message must not be changed";
             (Verdict::Failed, Phase::Local, (6, 3), text.to_owned())
-        } else if needs.utf8 && !self.capabilities.smtp_utf8 {
-            let text = "does not take addresses with characters beyond ASCII (SMTPUTF8)";
-            (Verdict::Failed, Phase::Local, (6, 7), text.to_owned())
         } else {
             let limit = self.capabilities.size.flatten().filter(|&limit| mail.body.len() as u64 > limit)?;
             let text = format!("takes messages of at most {limit} octets; this one has {}", mail.body.len());

@@ -1,4 +1,5 @@
-//! Reads one command line (RFC 5321 s4.1.1, and the extensions we offer: RFC 1870, 3207, 4954, 6152).
+//! Reads one command line (RFC 5321 s4.1.1, and the extensions we offer: RFC 1870, 3030, 3207, 4954,
+//! 6152, 6531).
 //!
 //! Lenient where clients in the field are sloppy without harm (case, a space behind `FROM:`, trailing spaces), strict
 //! in all else. smtp-proto is not used: it takes a bare LF for a line end, and cannot tell `<>` from
@@ -33,8 +34,15 @@ pub enum Command {
     },
     Rcpt {
         recipient: Address,
+        /// Whether the path holds characters beyond ASCII, which only a transaction with SMTPUTF8 may have.
+        internationalized: bool,
     },
     Data,
+    /// So many octets of the message follow; `last`: it ends with them.
+    Bdat {
+        octets: u64,
+        last: bool,
+    },
     Rset,
     Noop,
     Help,
@@ -49,6 +57,8 @@ pub struct MailParameters {
     pub size: Option<u64>,
     /// BODY=8BITMIME.
     pub eight_bit: bool,
+    /// SMTPUTF8: addresses and header may hold UTF-8.
+    pub utf8: bool,
 }
 
 /// Why a line is no command that can be followed.
@@ -71,8 +81,10 @@ pub enum CommandError {
     Recipient(AddressError),
     #[error("the path is longer than {PATH_OCTETS} octets")]
     PathTooLong { sender: bool },
-    #[error("{0} holds characters that need SMTPUTF8, which is not offered here")]
+    #[error("{0} holds characters that need SMTPUTF8: say so behind MAIL FROM")]
     NotAscii(&'static str),
+    #[error("{0} holds octets that are not UTF-8")]
+    NotUtf8(&'static str),
     #[error("`{0}` has no value that can be used: {1}")]
     Parameter(String, &'static str),
     #[error("the parameter `{0}` is not known here")]
@@ -90,11 +102,13 @@ impl CommandError {
             CommandError::HelloName(_) => (501, (5, 5, 4)),
             CommandError::Sender(_) | CommandError::PathTooLong { sender: true } => (501, (5, 1, 7)),
             CommandError::Recipient(_) | CommandError::PathTooLong { sender: false } => (501, (5, 1, 3)),
-            CommandError::NotAscii(_) => (553, (5, 6, 7)),
+            CommandError::NotAscii(_) | CommandError::NotUtf8(_) => (553, (5, 6, 7)),
             CommandError::Parameter(..) => (501, (5, 5, 4)),
             CommandError::UnknownParameter(_) => (555, (5, 5, 4)),
         };
-        Reply::new(code, Some(EnhancedCode::new(class, subject, detail)), sentence(&self.to_string()))
+        // Not every client that gets this asked for SMTPUTF8 (RFC 6531 s3.7.4.2).
+        let text: String = self.to_string().chars().map(|c| if c.is_ascii() { c } else { '?' }).collect();
+        Reply::new(code, Some(EnhancedCode::new(class, subject, detail)), sentence(&text))
     }
 }
 
@@ -128,7 +142,8 @@ pub fn parse(line: &[u8], hostname: &Domain) -> Result<Command, CommandError> {
         "HELP" => Ok(Command::Help),
         "VRFY" if rest.is_empty() => Err(CommandError::Syntax("VRFY address")),
         "VRFY" => Ok(Command::Vrfy),
-        verb @ ("EXPN" | "BDAT" | "ETRN" | "ATRN" | "BURL" | "LHLO" | "TURN" | "SEND" | "SOML" | "SAML") => {
+        "BDAT" => bdat(rest),
+        verb @ ("EXPN" | "ETRN" | "ATRN" | "BURL" | "LHLO" | "TURN" | "SEND" | "SOML" | "SAML") => {
             Err(CommandError::NotImplemented(verb.to_owned()))
         }
         "GET" | "POST" | "PUT" | "HEAD" | "OPTIONS" | "CONNECT" => Err(CommandError::Http),
@@ -170,11 +185,15 @@ fn mail(rest: &str) -> Result<Command, CommandError> {
     let path = after_keyword(rest, "FROM:").ok_or(CommandError::Syntax(SYNTAX))?;
     let (path, parameters) = split_path(path).ok_or(CommandError::Syntax(SYNTAX))?;
     check_path(path, true)?;
+    let parameters = mail_parameters(parameters)?;
+    if !path.is_ascii() && !parameters.utf8 {
+        return Err(CommandError::NotAscii(SENDER));
+    }
     let sender = match strip_route(path) {
         "" => None,
         mailbox => Some(Address::parse(mailbox).map_err(CommandError::Sender)?),
     };
-    Ok(Command::Mail { sender, parameters: mail_parameters(parameters)? })
+    Ok(Command::Mail { sender, parameters })
 }
 
 fn rcpt(rest: &str, hostname: &Domain) -> Result<Command, CommandError> {
@@ -192,7 +211,18 @@ fn rcpt(rest: &str, hostname: &Domain) -> Result<Command, CommandError> {
     let recipient = recipient.map_err(CommandError::Recipient)?;
     match parameters.split_ascii_whitespace().next() {
         Some(parameter) => Err(CommandError::UnknownParameter(shown(parameter))),
-        None => Ok(Command::Rcpt { recipient }),
+        None => Ok(Command::Rcpt { recipient, internationalized: !path.is_ascii() }),
+    }
+}
+
+fn bdat(rest: &str) -> Result<Command, CommandError> {
+    const SYNTAX: CommandError = CommandError::Syntax("BDAT octets [LAST]");
+    let mut words = rest.split_ascii_whitespace();
+    let octets = words.next().and_then(size).ok_or(SYNTAX)?;
+    match (words.next(), words.next()) {
+        (None, _) => Ok(Command::Bdat { octets, last: false }),
+        (Some(word), None) if word.eq_ignore_ascii_case("LAST") => Ok(Command::Bdat { octets, last: true }),
+        _ => Err(SYNTAX),
     }
 }
 
@@ -221,9 +251,13 @@ fn split_path(text: &str) -> Option<(&str, &str)> {
     None
 }
 
+/// The two paths, in words.
+const SENDER: &str = "the sender's address";
+pub(super) const RECIPIENT: &str = "the recipient's address";
+
 fn check_path(path: &str, sender: bool) -> Result<(), CommandError> {
-    if !path.is_ascii() {
-        return Err(CommandError::NotAscii(if sender { "the sender's address" } else { "the recipient's address" }));
+    if path.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(CommandError::NotUtf8(if sender { SENDER } else { RECIPIENT }));
     }
     // The two brackets count.
     if path.len() + 2 > PATH_OCTETS { Err(CommandError::PathTooLong { sender }) } else { Ok(()) }
@@ -254,6 +288,8 @@ fn mail_parameters(text: &str) -> Result<MailParameters, CommandError> {
             ("BODY", Some(value)) if value.eq_ignore_ascii_case("7BIT") => {}
             ("BODY", Some(value)) if value.eq_ignore_ascii_case("8BITMIME") => parameters.eight_bit = true,
             ("BODY", _) => return Err(bad("write BODY=7BIT or BODY=8BITMIME")),
+            ("SMTPUTF8", None) => parameters.utf8 = true,
+            ("SMTPUTF8", Some(_)) => return Err(bad("write SMTPUTF8 alone")),
             ("SIZE", None) => return Err(bad("write SIZE=octets")),
             // Who submitted it first: taken and not used, as RFC 4954 s5 lets us.
             ("AUTH", Some(value)) if !value.is_empty() => {}
@@ -293,11 +329,11 @@ mod tests {
 
     fn mail(sender: Option<&str>, size: Option<u64>, eight_bit: bool) -> Result<Command, CommandError> {
         let sender = sender.map(|sender| Address::parse(sender).unwrap());
-        Ok(Command::Mail { sender, parameters: MailParameters { size, eight_bit } })
+        Ok(Command::Mail { sender, parameters: MailParameters { size, eight_bit, utf8: false } })
     }
 
     fn rcpt(recipient: &str) -> Result<Command, CommandError> {
-        Ok(Command::Rcpt { recipient: Address::parse(recipient).unwrap() })
+        Ok(Command::Rcpt { recipient: Address::parse(recipient).unwrap(), internationalized: !recipient.is_ascii() })
     }
 
     #[test]
@@ -333,6 +369,20 @@ mod tests {
     }
 
     #[test]
+    fn paths_may_hold_utf8_where_that_was_said() {
+        let sender = Some(Address::parse("m\u{fc}ller@b.test").unwrap());
+        let parameters = MailParameters { utf8: true, ..MailParameters::default() };
+        assert_eq!(read("MAIL FROM:<m\u{fc}ller@b.test> smtputf8"), Ok(Command::Mail { sender, parameters }));
+        assert_eq!(read("RCPT TO:<m\u{fc}ller@b\u{fc}ro.test>"), rcpt("m\u{fc}ller@b\u{fc}ro.test"));
+    }
+
+    #[test]
+    fn chunks_are_announced() {
+        assert_eq!(read("BDAT 10"), Ok(Command::Bdat { octets: 10, last: false }));
+        assert_eq!(read("bdat 0 last"), Ok(Command::Bdat { octets: 0, last: true }));
+    }
+
+    #[test]
     fn faults_are_told_precisely() {
         let check = |line: &str, code: u16, status: &str| {
             let reply = read(line).unwrap_err().reply();
@@ -341,7 +391,11 @@ mod tests {
         check("", 500, "5.5.1");
         check("FROB", 500, "5.5.1");
         check("EXPN list", 502, "5.5.1");
-        check("BDAT 10 LAST", 502, "5.5.1");
+        check("BDAT", 501, "5.5.4");
+        check("BDAT LAST", 501, "5.5.4");
+        check("BDAT -1", 501, "5.5.4");
+        check("BDAT 10 FIRST", 501, "5.5.4");
+        check("BDAT 10 LAST LAST", 501, "5.5.4");
         check("GET / HTTP/1.1", 421, "4.7.0");
         check("EHLO", 501, "5.5.4");
         check("EHLO two words", 501, "5.5.4");
@@ -363,10 +417,11 @@ mod tests {
         check("RCPT TO:<@>", 501, "5.1.3");
         check(&format!("RCPT TO:<{}@b.test>", "x".repeat(65)), 501, "5.1.3");
         check(&format!("RCPT TO:<a@{}.test>", "x.".repeat(130)), 501, "5.1.3");
-        check("RCPT TO:<m\u{fc}ller@b.test>", 553, "5.6.7");
+        check("RCPT TO:<m\u{fffd}ller@b.test>", 553, "5.6.7");
         check("MAIL FROM:<a@b\u{fc}ro.test>", 553, "5.6.7");
         check("RCPT TO:<a@b.test> NOTIFY=NEVER", 555, "5.5.4");
-        check("MAIL FROM:<a@b.test> SMTPUTF8", 555, "5.5.4");
+        check("MAIL FROM:<a@b.test> SMTPUTF8=1", 501, "5.5.4");
+        check("MAIL FROM:<\u{fc}\u{1}@b.test> SMTPUTF8", 501, "5.1.7");
         check("MAIL FROM:<a@b.test> SIZE=", 501, "5.5.4");
         check("MAIL FROM:<a@b.test> SIZE=1x", 501, "5.5.4");
         check("MAIL FROM:<a@b.test> SIZE=1 SIZE=2", 501, "5.5.4");

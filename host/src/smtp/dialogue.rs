@@ -140,7 +140,7 @@ impl Stage {
                     return Err(format!("the message is {:?}", String::from_utf8_lossy(got)));
                 }
             }
-            "P:" => same(self.session.protocol(), text)?,
+            "P:" => same(self.session.protocol(self.arrived.as_ref().is_some_and(|arrived| arrived.utf8)), text)?,
             "X:" if self.closed => {}
             "X:" => return Err("the connection is open".to_owned()),
             _ => return Err("this is no line of a script".to_owned()),

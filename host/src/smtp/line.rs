@@ -8,8 +8,9 @@ use thiserror::Error;
 /// Longest command line with its CRLF (RFC 5321 s4.5.3.1.4).
 pub const COMMAND_OCTETS: usize = 512;
 
-/// Longest MAIL command: SIZE adds 26, BODY 17 and AUTH 500 octets (RFC 1870 s3, RFC 6152 s2, RFC 4954 s5).
-pub const MAIL_COMMAND_OCTETS: usize = COMMAND_OCTETS + 26 + 17 + 500;
+/// Longest MAIL command: SIZE adds 26, BODY 17, AUTH 500 and SMTPUTF8 10 octets (RFC 1870 s3, RFC 6152 s2, RFC 4954 s5,
+/// RFC 6531 s3.1).
+pub const MAIL_COMMAND_OCTETS: usize = COMMAND_OCTETS + 26 + 17 + 500 + 10;
 
 /// Longest line of an AUTH exchange (RFC 4954 s4).
 pub const AUTH_OCTETS: usize = 12_288;

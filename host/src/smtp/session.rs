@@ -1,4 +1,4 @@
-//! The server's side of a submission dialogue (RFC 5321, 6409): bytes in, replies and actions out.
+//! The server's side of a submission dialogue (RFC 5321, 6409; 3030 and 6531 for chunks and UTF-8): bytes in, replies and actions out.
 //!
 //! The driver calls `advance` in a loop and does what it says: every `Action` names the call that answers it. Replies
 //! gather in the output until the driver has to wait for the client, so that pipelined commands (RFC 2920) are
@@ -8,12 +8,14 @@
 //! is used behind it (RFC 3207 s4.2).
 
 mod auth;
+mod chunk;
 mod transaction;
 
 use std::sync::Arc;
 
 use mail::{Domain, EnhancedCode, Envelope, Reply};
 
+use self::chunk::{Chunk, Skipped};
 use self::transaction::Transaction;
 use super::auth::{Credentials, Exchange};
 use super::command::{self, Command, sentence};
@@ -81,6 +83,8 @@ pub struct Arrived {
     pub message: Vec<u8>,
     /// Whether BODY=8BITMIME was given.
     pub eight_bit: bool,
+    /// Whether SMTPUTF8 was given.
+    pub utf8: bool,
 }
 
 /// What became of credentials.
@@ -104,11 +108,17 @@ enum State {
     ExpectTls,
     /// The driver's word on whether a message of the declared size could be held.
     ExpectOutlook(Box<Transaction>),
-    /// The driver's leave to receive a text.
-    ExpectFirstRoom(Box<Transaction>),
+    /// The driver's leave to receive a text, or this chunk of one.
+    ExpectFirstRoom(Box<Transaction>, Option<Chunk>),
     ExpectText(Box<Transaction>, Box<Receiver>),
     /// The driver's leave to hold more of a text.
-    ExpectRoom(Box<Transaction>, Box<Receiver>, usize),
+    ExpectRoom(Box<Transaction>, Box<Receiver>, usize, Option<Chunk>),
+    /// The octets behind BDAT.
+    ExpectChunk(Box<Transaction>, Box<Receiver>, Chunk),
+    /// The next BDAT.
+    ExpectBdat(Box<Transaction>, Box<Receiver>),
+    /// The octets behind a BDAT that is refused.
+    SkipChunk(Box<Skipped>),
     /// The driver's word on the message.
     ExpectAcceptance,
     Closed,
@@ -169,14 +179,18 @@ impl Session {
         loop {
             let action = match &self.state {
                 State::ExpectText(..) => self.read_text(),
-                State::ExpectHello | State::ExpectMail | State::ExpectRcpt(_) | State::ExpectAuthResponse(_) => {
-                    self.read_line()
-                }
+                State::ExpectChunk(..) => self.read_chunk(),
+                State::SkipChunk(_) => self.skip_chunk(),
+                State::ExpectHello
+                | State::ExpectMail
+                | State::ExpectRcpt(_)
+                | State::ExpectBdat(..)
+                | State::ExpectAuthResponse(_) => self.read_line(),
                 // Behind these the driver owes an answer; without one nothing can go on.
                 State::ExpectVerdict
                 | State::ExpectTls
                 | State::ExpectOutlook(_)
-                | State::ExpectFirstRoom(_)
+                | State::ExpectFirstRoom(..)
                 | State::ExpectRoom(..)
                 | State::ExpectAcceptance
                 | State::Closed => Some(Action::Close),
@@ -220,7 +234,9 @@ impl Session {
     /// Answers `Room` and `Outlook`.
     pub fn room(&mut self, granted: bool) {
         match (std::mem::replace(&mut self.state, State::ExpectMail), granted) {
-            (State::ExpectFirstRoom(transaction), true) => {
+            (State::ExpectFirstRoom(transaction, Some(chunk)), true) => self.begin_chunks(transaction, chunk),
+            (State::ExpectFirstRoom(_, Some(chunk)), false) => self.skip_for_lack_of_room(chunk),
+            (State::ExpectFirstRoom(transaction, None), true) => {
                 let mut receiver = Box::new(Receiver::new(self.settings.message_bytes));
                 receiver.grant(FIRST_ROOM_OCTETS);
                 self.state = State::ExpectText(transaction, receiver);
@@ -230,14 +246,19 @@ impl Session {
                 self.state = State::ExpectRcpt(transaction);
                 self.say(250, Some((2, 1, 0)), "Ok");
             }
-            (State::ExpectOutlook(_) | State::ExpectFirstRoom(_), false) => self.say_text_fault(TextFault::NoRoom),
-            (State::ExpectRoom(transaction, mut receiver, octets), granted) => {
+            (State::ExpectOutlook(_) | State::ExpectFirstRoom(_, None), false) => {
+                self.say_text_fault(TextFault::NoRoom)
+            }
+            (State::ExpectRoom(transaction, mut receiver, octets, chunk), granted) => {
                 if granted {
                     receiver.grant(octets);
                 } else {
                     receiver.deny();
                 }
-                self.state = State::ExpectText(transaction, receiver);
+                self.state = match chunk {
+                    Some(chunk) => State::ExpectChunk(transaction, receiver, chunk),
+                    None => State::ExpectText(transaction, receiver),
+                };
             }
             (state, _) => self.state = state,
         }
@@ -266,14 +287,23 @@ impl Session {
     pub fn is_in_message(&self) -> bool {
         matches!(
             self.state,
-            State::ExpectFirstRoom(_) | State::ExpectText(..) | State::ExpectRoom(..) | State::ExpectAcceptance
+            State::ExpectFirstRoom(..)
+                | State::ExpectText(..)
+                | State::ExpectRoom(..)
+                | State::ExpectChunk(..)
+                | State::ExpectBdat(..)
+                | State::SkipChunk(_)
+                | State::ExpectAcceptance
         )
     }
 
     /// Whether octets of a message are held that room was granted for.
     pub fn holds_room(&self) -> bool {
         match &self.state {
-            State::ExpectText(_, receiver) | State::ExpectRoom(_, receiver, _) => receiver.holds_room(),
+            State::ExpectText(_, receiver)
+            | State::ExpectRoom(_, receiver, ..)
+            | State::ExpectChunk(_, receiver, _)
+            | State::ExpectBdat(_, receiver) => receiver.holds_room(),
             State::ExpectAcceptance => true,
             _ => false,
         }
@@ -289,8 +319,16 @@ impl Session {
         self.hello.as_ref().map_or("", |(name, _)| name)
     }
 
-    /// The protocol for trace fields (RFC 3848).
-    pub fn protocol(&self) -> &'static str {
+    /// The protocol for trace fields (RFC 3848, RFC 6531 s4.3); `utf8`: the message came with SMTPUTF8.
+    pub fn protocol(&self, utf8: bool) -> &'static str {
+        if utf8 {
+            return match (self.link.secured, self.authenticated) {
+                (false, false) => "UTF8SMTP",
+                (false, true) => "UTF8SMTPA",
+                (true, false) => "UTF8SMTPS",
+                (true, true) => "UTF8SMTPSA",
+            };
+        }
         let extended = self.hello.as_ref().is_some_and(|(_, extended)| *extended);
         match (extended, self.link.secured, self.authenticated) {
             (false, _, _) => "SMTP",
@@ -377,10 +415,11 @@ impl Session {
             Command::StartTls => return self.start_tls(),
             Command::Auth { mechanism, initial } => return self.auth(&mechanism, initial.as_deref()),
             Command::Mail { sender, parameters } => return self.mail(sender, parameters),
-            Command::Rcpt { recipient } => self.rcpt(recipient),
+            Command::Rcpt { recipient, internationalized } => self.rcpt(recipient, internationalized),
             Command::Data => return self.data(),
+            Command::Bdat { octets, last } => return self.bdat(octets, last),
             Command::Rset => {
-                if let State::ExpectRcpt(_) = self.state {
+                if let State::ExpectRcpt(_) | State::ExpectBdat(..) = self.state {
                     self.state = State::ExpectMail;
                 }
                 self.say(250, Some((2, 0, 0)), "Ok");
@@ -389,7 +428,7 @@ impl Session {
             Command::Help => self.say(
                 214,
                 Some((2, 0, 0)),
-                "Commands: EHLO HELO STARTTLS AUTH MAIL RCPT DATA RSET NOOP VRFY HELP QUIT",
+                "Commands: EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT",
             ),
             Command::Vrfy => self.say(252, Some((2, 0, 0)), "Addresses are not looked up, but mail to them is taken"),
             Command::Quit => self.close(221, (2, 0, 0), "Bye"),
@@ -401,7 +440,7 @@ impl Session {
     fn greet(&mut self, name: String, extended: bool) {
         let mut text = format!("{} greets {name}", self.settings.hostname);
         if extended {
-            text.push_str("\nPIPELINING\n8BITMIME\nENHANCEDSTATUSCODES");
+            text.push_str("\nPIPELINING\n8BITMIME\nSMTPUTF8\nCHUNKING\nENHANCEDSTATUSCODES");
             text.push_str(&format!("\nSIZE {}", self.settings.message_bytes));
             if !self.link.secured {
                 text.push_str("\nSTARTTLS");

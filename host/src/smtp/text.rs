@@ -1,5 +1,5 @@
 //! Receives the text of a message behind DATA (RFC 5321 s4.1.1.4): undoes dot-stuffing, finds the one true end, and
-//! notes what makes the message unfit.
+//! notes what makes the message unfit. Or behind BDAT (RFC 3030), where it is as it is and somebody else knows its end.
 //!
 //! Only CRLF `.` CRLF ends a message, whatever else looks like it (a bare LF or CR beside the dot is how mail is
 //! smuggled past servers that are less strict). A message with a fault is read to its end and thrown away, so that the
@@ -17,7 +17,7 @@ const ROOM_STEP_OCTETS: usize = 16 * 1024;
 const BLOCK_OCTETS: u64 = 4096;
 
 /// How far over the size limit a refused message is read to its end, in octets: further, the connection is closed.
-const DRAIN_OCTETS: u64 = 64 * 1024 * 1024;
+pub const DRAIN_OCTETS: u64 = 64 * 1024 * 1024;
 
 /// Why a message is refused, found while it comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -64,6 +64,8 @@ enum Place {
 #[derive(Debug)]
 pub struct Receiver {
     limit: u64,
+    /// Whether it is dot-stuffed and ended by a dot.
+    dotted: bool,
     text: Vec<u8>,
     /// Octets it may hold.
     granted: usize,
@@ -85,6 +87,7 @@ impl Receiver {
     pub fn new(limit: u64) -> Receiver {
         Receiver {
             limit,
+            dotted: true,
             text: Vec::new(),
             granted: 0,
             fault: None,
@@ -95,6 +98,26 @@ impl Receiver {
             received: 0,
             blocks: 0,
         }
+    }
+
+    /// For a message of at most `limit` octets that comes in chunks; `receive` never finds its end.
+    pub fn of_chunks(limit: u64) -> Receiver {
+        Receiver { dotted: false, ..Receiver::new(limit) }
+    }
+
+    /// The chunk before was the last: the message, whose last line is ended where it was not, or why it is refused.
+    pub fn end_of_chunks(&mut self) -> Result<Vec<u8>, TextFault> {
+        match self.place {
+            Place::InLine => self.end_line(),
+            Place::Cr => self.refuse(TextFault::BareLineEnd(self.line)),
+            Place::LineStart | Place::Dot | Place::DotCr | Place::End => {}
+        }
+        self.finish()
+    }
+
+    /// Why the message will be refused, where that is known.
+    pub fn fault(&self) -> Option<TextFault> {
+        self.fault
     }
 
     /// Leave to hold so many octets more. Grows the vector by just that: the allocator moves large blocks without copying.
@@ -145,7 +168,7 @@ impl Receiver {
     /// Takes one octet, or a run of plain ones; says how many.
     fn step(&mut self, first: u8, bytes: &[u8]) -> usize {
         match (self.place, first) {
-            (Place::LineStart, b'.') => self.go(Place::Dot, 1),
+            (Place::LineStart, b'.') if self.dotted => self.go(Place::Dot, 1),
             (Place::Dot, b'\r') => self.go(Place::DotCr, 1),
             (Place::DotCr, b'\n') => self.go(Place::End, 1),
             (Place::DotCr, _) => {

@@ -8,11 +8,11 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::embedded::{Embedded, Shared};
+use super::embedded::Shared;
 use super::schema::Layout;
 use super::segment::path_of;
 use super::{StoreError, private};
@@ -29,16 +29,14 @@ pub struct Backup {
     pub has_master_key: bool,
 }
 
-impl Embedded {
-    /// Copies the store to a folder, which is made and must not be there yet, while everything goes on. What is sent or
-    /// accepted meanwhile may be missing in the copy: mail delivered since is delivered again by a host started on it.
-    ///
-    /// Fails with `Exists` where the folder is there, and leaves nothing behind where copying fails.
-    pub async fn backup(&self, to: &Path) -> Result<Backup, StoreError> {
-        let (shared, to) = (self.shared.clone(), to.to_owned());
-        let done = tokio::task::spawn_blocking(move || whole(&shared, &to));
-        done.await.unwrap_or_else(|error| Err(StoreError::Io(format!("the backup broke off: {error}"))))
-    }
+/// Copies the store to a folder. What is sent or accepted meanwhile may be missing in the copy: mail delivered since is
+/// delivered again by a host started on it.
+///
+/// Fails with `Exists` where the folder is there, and leaves nothing behind where copying fails.
+pub(super) async fn make(shared: &Arc<Shared>, to: &Path) -> Result<Backup, StoreError> {
+    let (shared, to) = (shared.clone(), to.to_owned());
+    let done = tokio::task::spawn_blocking(move || whole(&shared, &to));
+    done.await.unwrap_or_else(|error| Err(StoreError::Io(format!("the backup broke off: {error}"))))
 }
 
 /// Copies beside the target, which takes its name when it is complete.

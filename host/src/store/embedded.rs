@@ -31,9 +31,9 @@ use super::schema::{self, Layout, OpenError};
 use super::segment::{self, BodyError, Place, Spool};
 use super::writer::{Job, Writer};
 use super::{
-    Accepted, ApiKey, BodyRef, Completion, DeliveryToken, EventRecord, Leased, MessageView, NewMessage, OperatorKey,
-    Page, QueueChange, QueueFilter, QueuedRecipient, Rest, Store, StoreError, Tended, deliveries, tending,
-    webhook_rows,
+    Accepted, ApiKey, Backup, BodyRef, Completion, DeliveryToken, EventRecord, Leased, MessageView, NewMessage,
+    OperatorKey, Page, QueueChange, QueueFilter, QueuedRecipient, Rest, Store, StoreError, Tended, backup, deliveries,
+    tending, webhook_rows,
 };
 
 /// Jobs that may wait for the writer; whoever comes later waits to hand in.
@@ -400,6 +400,10 @@ impl Store for Embedded {
     ) -> Result<Tended, StoreError> {
         let (filter, cursor) = (filter.clone(), cursor.map(str::to_owned));
         self.ask(|answer| Job::Tend { filter, change, cursor, at, answer }).await?
+    }
+
+    async fn backup(&self, to: &Path) -> Result<Backup, StoreError> {
+        backup::make(&self.shared, to).await
     }
 
     async fn queued(&self) -> Result<u64, StoreError> {

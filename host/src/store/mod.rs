@@ -336,6 +336,10 @@ pub trait Store: Send + Sync + 'static {
         at: Timestamp,
     ) -> Result<Tended, StoreError>;
 
+    /// Copies all of it to a folder, which is made and must not be there yet, while everything goes on. `Exists` where it
+    /// is there.
+    async fn backup(&self, to: &std::path::Path) -> Result<Backup, StoreError>;
+
     /// Recipients not done with yet: leased, waiting or held.
     async fn queued(&self) -> Result<u64, StoreError>;
 }

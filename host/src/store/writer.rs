@@ -30,6 +30,7 @@ use super::segment::Spool;
 use super::{
     Accepted, Completion, Leased, Next, QueueChange, QueueFilter, Rest, StoreError, Tended, scheduling, tending,
 };
+use crate::metrics::metrics;
 
 /// Bounds of a group: rows (messages, completions, events) and octets of bodies.
 const GROUP_ROWS: usize = 1024;
@@ -91,6 +92,7 @@ impl Writer {
     fn serve_writes(&mut self, jobs: Vec<Job>) {
         let mut effects = Effects::default();
         let start = (self.spool.number(), self.spool.position());
+        let rows = jobs.iter().map(|job| job.weight().0).sum();
         let result = match self.shared.poisoned.get() {
             Some(text) => {
                 jobs.into_iter().for_each(|job| effects.pending.extend(without_result(job)));
@@ -98,14 +100,15 @@ impl Writer {
             }
             None => self.group(jobs, &mut effects),
         };
+        metrics().committed(rows, result.as_ref().ok().copied());
         match result {
-            Ok(()) => self.committed(effects),
+            Ok(_) => self.committed(effects),
             Err(error) => self.failed(effects, start, &error),
         }
     }
 
-    /// Does the group's work up to the commit.
-    fn group(&mut self, jobs: Vec<Job>, effects: &mut Effects) -> Result<(), GroupError> {
+    /// Does the group's work up to the commit. How long the sync of bodies took, where there were any, and the commit.
+    fn group(&mut self, jobs: Vec<Job>, effects: &mut Effects) -> Result<(Option<Duration>, Duration), GroupError> {
         let full = self.is_full();
         let mut jobs = jobs.into_iter();
         let mut work = || -> Result<bool, GroupError> {
@@ -122,10 +125,10 @@ impl Writer {
         let result = work();
         // Whoever the work did not come to is answered with the group's error too.
         jobs.for_each(|job| effects.pending.extend(without_result(job)));
-        if result? {
-            self.sync()?;
-        }
-        self.commit()
+        let began = Instant::now();
+        let synced = if result? { self.sync().map(|()| Some(began.elapsed()))? } else { None };
+        let began = Instant::now();
+        self.commit().map(|()| (synced, began.elapsed()))
     }
 
     fn sync(&mut self) -> Result<(), GroupError> {

@@ -99,6 +99,9 @@ fn edge(runtime: &Runtime, cache: &std::path::Path, keys: Arc<NativeKeys>) -> Re
             recipients: 1000,
             http_body_bytes: 64 << 20,
             http_requests: 32,
+            http_connections: 8,
+            memory_bytes: None,
+            drain: Duration::from_secs(1),
         },
         stages: &StageLimits {
             time: Duration::from_secs(5),

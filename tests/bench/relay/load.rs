@@ -12,7 +12,9 @@ use super::machine;
 use super::relays::Relay;
 
 pub const MESSAGE_OCTETS: u32 = 10 * 1024;
-pub const SESSIONS: u32 = 20;
+
+/// Connections of each relay to the sink.
+pub const OUTBOUND: u32 = 20;
 
 /// How often the sink's counter is read.
 const TICK: Duration = Duration::from_millis(10);
@@ -41,7 +43,12 @@ impl Sessions {
 /// What is thrown at a relay.
 pub struct Load {
     pub messages: u32,
+    pub octets: u32,
     pub sessions: Sessions,
+    /// Sessions at once.
+    pub count: u32,
+    /// The recipient's domain: a route may lead it elsewhere.
+    pub to: &'static str,
 }
 
 /// What came of it.
@@ -54,12 +61,17 @@ pub struct Measured {
 }
 
 impl Load {
+    /// The load that all figures of the table are of.
+    pub fn usual(messages: u32, sessions: Sessions, count: u32) -> Load {
+        Load { messages, octets: MESSAGE_OCTETS, sessions, count, to: "sink.test" }
+    }
+
     /// Runs smtp-source against the relay and waits until the sink has everything.
     pub fn run(&self, relay: &Relay, sink: &mut Sink) -> Result<Measured> {
         let before = sink.counted()?;
-        let cpu_before = machine::usage(relay.pid)?;
+        let cpu_before = machine::usage(&relay.pids)?;
         let start = Instant::now();
-        let mut source = self.source(relay)?;
+        let mut source = self.source(relay.port, relay.sender_domain)?;
         let mut accepted = None;
         let (mut seen, mut moved) = (0, Instant::now());
         loop {
@@ -76,6 +88,7 @@ impl Load {
                 (seen, moved) = (count, Instant::now());
             }
             if accepted.is_some() && count >= u64::from(self.messages) {
+                sink.settled = before + count;
                 break;
             }
             if moved.elapsed() > STUCK {
@@ -85,7 +98,7 @@ impl Load {
             std::thread::sleep(TICK);
         }
         let delivered = start.elapsed();
-        let cpu_after = machine::usage(relay.pid)?;
+        let cpu_after = machine::usage(&relay.pids)?;
         let messages = f64::from(self.messages);
         Ok(Measured {
             accepted_per_second: messages / accepted.unwrap_or(delivered).as_secs_f64(),
@@ -95,17 +108,18 @@ impl Load {
         })
     }
 
-    fn source(&self, relay: &Relay) -> Result<Child> {
+    /// smtp-source, begun.
+    pub fn source(&self, port: u16, sender_domain: &str) -> Result<Child> {
         let mut command = Command::new("smtp-source");
         if self.sessions == Sessions::Kept {
             command.arg("-d");
         }
-        let numbers = [("-s", SESSIONS.min(self.messages)), ("-m", self.messages), ("-l", MESSAGE_OCTETS)];
+        let numbers = [("-s", self.count.min(self.messages)), ("-m", self.messages), ("-l", self.octets)];
         for (flag, number) in numbers {
             command.args([flag, &number.to_string()]);
         }
-        let sender = format!("sender@{}", relay.sender_domain);
-        command.args(["-f", &sender, "-t", "recipient@sink.test", "-S", "bench", &format!("127.0.0.1:{}", relay.port)]);
+        let (sender, to) = (format!("sender@{sender_domain}"), format!("recipient@{}", self.to));
+        command.args(["-f", &sender, "-t", &to, "-S", "bench", &format!("127.0.0.1:{port}")]);
         command.stdin(Stdio::null()).spawn().context("smtp-source cannot be started (it comes with Postfix)")
     }
 }
@@ -116,6 +130,8 @@ pub struct Sink {
     folder: PathBuf,
     counter: File,
     last: u64,
+    /// Up to where all were waited for.
+    settled: u64,
     pub port: u16,
 }
 
@@ -135,7 +151,8 @@ impl Sink {
             .stderr(output)
             .spawn()
             .context("smtp-sink cannot be started (it comes with Postfix)")?;
-        let mut sink = Sink { process, folder: folder.to_owned(), counter: File::open(&path)?, last: 0, port };
+        let mut sink =
+            Sink { process, folder: folder.to_owned(), counter: File::open(&path)?, last: 0, settled: 0, port };
         for _ in 0..500 {
             if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 return Ok(sink);
@@ -150,6 +167,26 @@ impl Sink {
 
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Waits until so many more messages are there than when this was called last, or since the start.
+    pub fn settle(&mut self, messages: usize) -> Result<()> {
+        self.settled += messages as u64;
+        let (mut seen, mut moved) = (0, Instant::now());
+        loop {
+            let count = self.counted()?;
+            if count >= self.settled {
+                self.settled = count;
+                return Ok(());
+            }
+            if count != seen {
+                (seen, moved) = (count, Instant::now());
+            }
+            if moved.elapsed() > STUCK {
+                bail!("{count} of {} messages arrived, then none for {STUCK:?}", self.settled);
+            }
+            std::thread::sleep(TICK);
+        }
     }
 
     /// Messages taken since the start: the last `mesg=N` of what the sink prints over and over.

@@ -33,8 +33,8 @@ struct Stat {
     resident_pages: u64,
 }
 
-/// What the tree under `root` has used until now.
-pub fn usage(root: u32) -> Result<Usage> {
+/// What the trees under `roots` have used until now.
+pub fn usage(roots: &[u32]) -> Result<Usage> {
     let mut stats = HashMap::new();
     for entry in fs::read_dir("/proc").context("no /proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
@@ -44,7 +44,7 @@ pub fn usage(root: u32) -> Result<Usage> {
         }
     }
     let mut usage = Usage::default();
-    let mut left = vec![root];
+    let mut left = roots.to_vec();
     while let Some(pid) = left.pop() {
         left.extend(stats.iter().filter(|(_, stat)| stat.parent == pid).map(|(pid, _)| *pid));
         if let Some(stat) = stats.get(&pid) {

@@ -1,11 +1,19 @@
-//! The figures as lines for people, and whether the aim is met.
+//! The figures as lines for people, and whether the bars are met.
 
+use super::latency::Latency;
 use super::load::{Measured, Sessions};
 use super::machine;
+use super::relays::{POSTFIX, POSTFIX_SIGNING, POSTHASTE, POSTHASTE_SIGNING};
+
+/// The bars: CPU and latency at most this part of Postfix', messages a second at least so many times as many.
+const COST: f64 = 0.25;
+const RATE: f64 = 4.0;
 
 /// One round of one relay.
 pub struct Row {
     pub relay: &'static str,
+    /// Sessions at once.
+    pub count: u32,
     pub sessions: Sessions,
     pub result: Measured,
     pub fsyncs: f64,
@@ -17,14 +25,15 @@ type Figure = fn(&Row) -> f64;
 /// What the run shows.
 pub struct Verdict {
     pub lines: Vec<String>,
-    /// Unsigned mail is taken and delivered no slower than by Postfix; true where there was no comparison.
+    /// True where there was no comparison.
     pub met: bool,
 }
 
 /// The figures of one round.
-pub fn line(relay: &str, sessions: Sessions, result: &Measured, fsyncs: f64) -> String {
+pub fn line(row: &Row) -> String {
+    let Row { relay, count, sessions, result, fsyncs } = row;
     format!(
-        "{relay:<20} {:<5} accept {:>6.0}/s  end to end {:>6.0}/s  CPU {:>5.2} ms  RSS {:>4} MB  fsync {fsyncs:>6.0}/s  load {:.1}",
+        "{relay:<20} {count:>4} {:<5} accept {:>6.0}/s  end to end {:>6.0}/s  CPU {:>5.2} ms  RSS {:>4} MB  fsync {fsyncs:>6.0}/s  load {:.1}",
         sessions.name(),
         result.accepted_per_second,
         result.delivered_per_second,
@@ -34,49 +43,89 @@ pub fn line(relay: &str, sessions: Sessions, result: &Measured, fsyncs: f64) -> 
     )
 }
 
+/// The latencies of one relay.
+pub fn latency_line(relay: &str, half: &Latency, full_per_second: f64) -> String {
+    format!(
+        "{relay:<20} dot to 250 at {:>5.0}/s (takes {full_per_second:>5.0}/s): p50 {:>7.2} ms  p99 {:>7.2} ms  most {:>7.2} ms  ({} messages)",
+        half.per_second, half.p50_ms, half.p99_ms, half.most_ms, half.messages,
+    )
+}
+
 /// One line for each relay and way of using sessions: the medians of its rounds.
 pub fn table(rows: &[Row]) -> Vec<String> {
     let mut lines = Vec::new();
-    let mut done: Vec<(&str, Sessions)> = Vec::new();
+    let mut done: Vec<(&str, u32, Sessions)> = Vec::new();
     for row in rows {
-        if done.contains(&(row.relay, row.sessions)) {
+        let case = (row.relay, row.count, row.sessions);
+        if done.contains(&case) {
             continue;
         }
-        done.push((row.relay, row.sessions));
-        let of = |figure: Figure| median(rows, row.relay, row.sessions, figure).unwrap_or(0.0);
+        done.push(case);
+        let of = |figure: Figure| median(rows, case, figure).unwrap_or(0.0);
         let result = Measured {
             accepted_per_second: of(|row| row.result.accepted_per_second),
             delivered_per_second: of(|row| row.result.delivered_per_second),
             cpu_ms_per_message: of(|row| row.result.cpu_ms_per_message),
             resident_bytes: row.result.resident_bytes,
         };
-        lines.push(line(row.relay, row.sessions, &result, of(|row| row.fsyncs)));
+        let (relay, count, sessions) = case;
+        lines.push(line(&Row { relay, count, sessions, result, fsyncs: of(|row| row.fsyncs) }));
     }
     lines
 }
 
-/// Compares unsigned mail with Postfix.
-pub fn verdict(rows: &[Row]) -> Verdict {
+/// Compares with Postfix, unsigned mail and signed.
+pub fn verdict(rows: &[Row], latencies: &[(&'static str, Latency)]) -> Verdict {
     let mut verdict = Verdict { lines: Vec::new(), met: true };
-    let figures: [(&str, Figure); 2] =
-        [("accept", |row| row.result.accepted_per_second), ("end to end", |row| row.result.delivered_per_second)];
-    for sessions in [Sessions::Kept, Sessions::New] {
-        for (name, figure) in figures {
-            let ours = median(rows, "posthaste", sessions, figure);
-            let theirs = median(rows, "postfix", sessions, figure);
-            if let (Some(ours), Some(theirs)) = (ours, theirs) {
-                let ratio = ours / theirs;
-                verdict.met &= ratio >= 1.0;
-                verdict.lines.push(format!("posthaste / postfix, {} sessions, {name}: {ratio:.2}", sessions.name()));
+    let mut counts: Vec<u32> = rows.iter().map(|row| row.count).collect();
+    counts.sort_unstable();
+    counts.dedup();
+    let end_to_end: Figure = |row| row.result.delivered_per_second;
+    let cpu: Figure = |row| row.result.cpu_ms_per_message;
+    for (what, ours, theirs) in [("unsigned", POSTHASTE, POSTFIX), ("RSA-signed", POSTHASTE_SIGNING, POSTFIX_SIGNING)] {
+        for &count in &counts {
+            for sessions in [Sessions::Kept, Sessions::New] {
+                let name = format!("{what}, {count} {} sessions", sessions.name());
+                let ratio = |figure: Figure| {
+                    let ours = median(rows, (ours, count, sessions), figure)?;
+                    let theirs = median(rows, (theirs, count, sessions), figure)?;
+                    Some(ours / theirs)
+                };
+                verdict.at_least(&format!("{name}, end to end"), ratio(end_to_end), RATE);
+                // What signing costs is the signature's own price on either side.
+                if ours == POSTHASTE {
+                    verdict.at_most(&format!("{name}, CPU a message"), ratio(cpu), COST);
+                }
             }
         }
     }
+    let p99 = |relay| latencies.iter().find(|(name, _)| *name == relay).map(|(_, latency)| latency.p99_ms);
+    let ratio = p99(POSTHASTE).zip(p99(POSTFIX)).map(|(ours, theirs)| ours / theirs);
+    verdict.at_most("unsigned, p99 from dot to 250 at half of full rate", ratio, COST);
     verdict
 }
 
-fn median(rows: &[Row], relay: &str, sessions: Sessions, figure: Figure) -> Option<f64> {
-    let mut values: Vec<f64> =
-        rows.iter().filter(|row| row.relay == relay && row.sessions == sessions).map(figure).collect();
+impl Verdict {
+    fn at_least(&mut self, name: &str, ratio: Option<f64>, bar: f64) {
+        let Some(ratio) = ratio else { return };
+        self.judge(name, ratio, ratio >= bar, &format!("at least {bar}"));
+    }
+
+    fn at_most(&mut self, name: &str, ratio: Option<f64>, bar: f64) {
+        let Some(ratio) = ratio else { return };
+        self.judge(name, ratio, ratio <= bar, &format!("at most {bar}"));
+    }
+
+    fn judge(&mut self, name: &str, ratio: f64, is_met: bool, bar: &str) {
+        self.met &= is_met;
+        let mark = if is_met { "met   " } else { "MISSED" };
+        self.lines.push(format!("{mark} posthaste / postfix: {ratio:.2} ({bar}): {name}"));
+    }
+}
+
+fn median(rows: &[Row], (relay, count, sessions): (&str, u32, Sessions), figure: Figure) -> Option<f64> {
+    let of_case = |row: &&Row| row.relay == relay && row.count == count && row.sessions == sessions;
+    let mut values: Vec<f64> = rows.iter().filter(of_case).map(figure).collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
 }

@@ -315,3 +315,16 @@ async fn a_late_banner_and_replies_of_many_lines() {
         assert_eq!(outcome(peer, "").await.verdict, Verdict::Delivered);
     }
 }
+
+#[tokio::test]
+async fn a_recipient_beyond_ascii_does_not_keep_others_from_their_mail() {
+    let recipients = ["c@b.test", "j\u{f6}rg@b.test", "d@b.test"];
+    let mx = FakeMx::start().await;
+    let outcomes = Post::to(&mx).await.send(&recipients).await;
+    let outcomes: Vec<String> = outcomes.iter().map(brief).collect();
+    assert_eq!(outcomes, ["Delivered Data 2.0.0", "Failed Local 5.6.7", "Delivered Data 2.0.0"]);
+    assert_eq!(mx.messages()[0].recipients, ["c@b.test", "d@b.test"]);
+    let mx = FakeMx::build().offers(&["SMTPUTF8", "8BITMIME"]).start().await;
+    let outcomes = Post::to(&mx).await.send(&recipients).await;
+    assert!(outcomes.iter().all(|outcome| outcome.verdict == Verdict::Delivered), "{outcomes:?}");
+}

@@ -13,6 +13,7 @@ use delivery_client::wire::{
 use http::Request;
 use serde_json::{Value, json};
 use tests::edge::{Loopback, Platform, Runner, Served};
+use tests::product::{Product, Setup};
 use tests::spin::Manifest;
 
 use crate::scripted::{Asked, Scripted};
@@ -136,4 +137,56 @@ async fn strangers_send_nothing() {
         assert!(served.log.contains("`delivery_token` is missing or empty"), "{}", served.log);
     }
     assert!(app.asked().is_empty());
+}
+
+/// A host that sends its events through an edge: `[edge] notify_url`.
+#[test]
+fn a_host_tells_through_the_edge() {
+    let app = Scripted::start(|_| (200, String::new(), b"thanks".to_vec()));
+    let (edge, runtime) = (notify(), tokio::runtime::Runtime::new().unwrap());
+    let edge = Scripted::start(move |asked| {
+        assert_eq!(asked.line, format!("POST {NOTIFY_PATH}"));
+        let request = Request::post(format!("http://edge.test{NOTIFY_PATH}"))
+            .header(DELIVERY_TOKEN_HEADER, asked.header(DELIVERY_TOKEN_HEADER).unwrap_or_default())
+            .header(SEAM_HEADER, asked.header(SEAM_HEADER).unwrap_or_default())
+            .body(asked.body.clone().into())
+            .unwrap();
+        let Served { response, .. } = runtime.block_on(edge.serve(request)).unwrap();
+        (response.status().as_u16(), String::new(), response.into_body().to_vec())
+    });
+    let setup = Setup::new().unwrap().with(&format!(
+        "[edge]\nnotify_url = \"http://{}\"\nnotify_token_file = \"token\"\n[webhooks]\nallow_private = true\n",
+        edge.address
+    ));
+    let token = setup.folder().join("token");
+    std::fs::write(&token, "edge-token\n").unwrap();
+    let key = setup.create_key().unwrap();
+    let call = |host: &Product, path: &str, body: &str| -> Value {
+        let bearer = format!("Bearer {key}");
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let answer = tests::http::request(host.http, "POST", path, &headers, body.as_bytes()).unwrap();
+        answer.json().unwrap()
+    };
+    let host = setup.start().unwrap();
+    let url = format!("http://{}/hook", app.address);
+    let made = call(&host, "/webhooks", &json!({"endpoint": url, "events": ["email.sent"]}).to_string());
+    let test = format!("/webhooks/{}/test", made["id"].as_str().unwrap());
+    let attempt = call(&host, &test, r#"{"type": "webhook.paused"}"#);
+    assert_eq!((&attempt["http_status_code"], &attempt["response"]), (&json!(200), &json!("thanks")), "{attempt}");
+    let told = app.asked().remove(0);
+    let body: Value = serde_json::from_slice(&told.body).unwrap();
+    assert_eq!((&body["type"], &body["data"]), (&json!("webhook.paused"), &json!({"test": true})));
+    assert_eq!(told.header("webhook-id"), attempt["event_id"].as_str());
+    drop(host);
+
+    // A token that is not the edge's: the customer learns that it is on our side, the operator what it is.
+    std::fs::write(&token, "another\n").unwrap();
+    let host = setup.start().unwrap();
+    let attempt = call(&host, &test, "");
+    assert_eq!(
+        (&attempt["http_status_code"], &attempt["error"]),
+        (&Value::Null, &json!("the event could not be sent from here"))
+    );
+    assert!(host.log().contains("403") && host.log().contains("notify_token"), "{}", host.log());
+    assert_eq!(app.asked().len(), 1);
 }

@@ -34,7 +34,7 @@ pub(super) fn pair(config: &Config) -> Vec<Finding> {
 
 /// What a peer with these roots says to the certificate.
 fn verify(cert: &Path, hostname: &Domain, roots: RootCertStore, now: UnixTime) -> Finding {
-    let renew = "renew it; a running host takes the new files when it is started again";
+    let renew = "renew it; a running host takes the new files with `posthaste reload`";
     let chain: Result<Vec<CertificateDer<'static>>, _> =
         CertificateDer::pem_file_iter(cert).and_then(|certificates| certificates.collect());
     let chain = match chain {

@@ -20,7 +20,10 @@ use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::api::control;
 use crate::api::fault::{fault, unavailable};
+use crate::metrics::{Road, Turned, metrics};
+use crate::server::pressure::Pressure;
 
 /// What a permit of the budget stands for.
 const PERMIT_BYTES: usize = 1024;
@@ -72,6 +75,7 @@ pub struct Budget {
     /// The most one body may have.
     limit: usize,
     admits: Admits,
+    pressure: Option<Arc<Pressure>>,
 }
 
 /// What a body holds of the budget, given back when dropped.
@@ -96,6 +100,8 @@ pub enum Refused {
     Broken,
     /// No room became free in time.
     Busy,
+    /// Memory or disk is short.
+    Pressed,
 }
 
 impl Refused {
@@ -114,6 +120,7 @@ impl Refused {
                 fault(StatusCode::BAD_REQUEST, "validation_error", "The request body could not be read.")
             }
             Refused::Busy => unavailable("Too many large requests at once. Try again later."),
+            Refused::Pressed => unavailable("The service takes no new mail for the moment. Try again later."),
         }
     }
 }
@@ -133,7 +140,19 @@ impl Budget {
             permits,
             limit: bytes(limit),
             admits,
+            pressure: None,
         }
+    }
+
+    /// The same, which takes nothing new where memory or disk is short.
+    pub fn under(self, pressure: Arc<Pressure>) -> Budget {
+        Budget { pressure: Some(pressure), ..self }
+    }
+
+    /// Whether a request with a body is to come later. The operator's are what may help.
+    fn is_pressed(&self, parts: &Parts) -> bool {
+        let is_high = self.pressure.as_ref().is_some_and(|pressure| pressure.is_high());
+        is_high && !parts.uri.path().starts_with(control::PREFIX)
     }
 
     /// Reads a body. What it takes of the budget comes back with it, to be held until the answer is there.
@@ -160,6 +179,10 @@ impl Budget {
         piece: Duration,
         held: &mut Held,
     ) -> Result<Bytes, Refused> {
+        if self.is_pressed(parts) {
+            metrics().turned_away(Road::Http, Turned::Pressed);
+            return Err(Refused::Pressed);
+        }
         let said = length(&parts.headers).unwrap_or(0);
         let mut is_admitted = false;
         let mut bytes = BytesMut::new();

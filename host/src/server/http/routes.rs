@@ -66,7 +66,7 @@ impl Routes {
             _ if path == "/readyz" => return self.readiness(),
             (Some(inbox), _) if is_below("/inbox") => return inbox.handle(request).await,
             (Some(_), _) if path == "/" => return to_inbox(),
-            (_, Some(control)) if path.starts_with(control::PREFIX) => {
+            (_, Some(control)) if path.starts_with(control::PREFIX) || path == control::METRICS_PATH => {
                 // The key of a development host is known to everybody, and so to every web page.
                 if self.inbox.is_some() && !is_local(&request) {
                     let text = "The control API answers on loopback names only, and no web page.";

@@ -7,18 +7,26 @@ use tokio::io::AsyncReadExt;
 
 use super::*;
 use crate::edge::tests::Setup;
+use crate::server::pressure::Pressure;
 
 const LIMIT: u64 = 1 << 20;
+
+const CONNECTIONS: usize = 64;
 
 /// A server on a port of its own; trouble is played by deadlines that are short.
 struct World {
     address: SocketAddr,
+    server: Arc<HttpServer>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
     _setup: Setup,
 }
 
 fn world(deadlines: Deadlines, tls: Option<Arc<ServerConfig>>) -> World {
+    world_under(deadlines, tls, None)
+}
+
+fn world_under(deadlines: Deadlines, tls: Option<Arc<ServerConfig>>, pressure: Option<Arc<Pressure>>) -> World {
     let setup = Setup::new();
     let routes = Routes {
         edge: setup.edge(),
@@ -28,13 +36,17 @@ fn world(deadlines: Deadlines, tls: Option<Arc<ServerConfig>>) -> World {
         obstacles: Box::new(|| vec!["the disk".to_owned()]),
     };
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let server =
-        HttpServer::new(routes, Budget::new(4 * LIMIT, LIMIT, admits()), deadlines, shutdown.clone(), tasks.clone());
+    let budget = Budget::new(4 * LIMIT, LIMIT, admits());
+    let budget = match pressure {
+        Some(pressure) => budget.under(pressure),
+        None => budget,
+    };
+    let server = HttpServer::new(routes, budget, CONNECTIONS, deadlines, shutdown.clone(), tasks.clone());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
     server.serve(TcpListener::from_std(listener).unwrap(), tls);
-    World { address, shutdown, tasks, _setup: setup }
+    World { address, server, shutdown, tasks, _setup: setup }
 }
 
 /// Knows every key but `stranger`.
@@ -213,11 +225,42 @@ async fn the_largest_are_worked_on_alone() {
 async fn an_address_has_not_all_connections() {
     let world = world(Deadlines::default(), None);
     let mut open = Vec::new();
-    for _ in 0..CONNECTIONS_OF_LOOPBACK {
+    for _ in 0..local_share(CONNECTIONS) {
         open.push(TcpStream::connect(world.address).await.unwrap());
     }
-    let mut over = TcpStream::connect(world.address).await.unwrap();
-    assert_eq!(read_to_end(&mut over).await, "");
+    let answer = world.talk(&post("/echo", "content-length: 0\r\n", "")).await;
+    assert!(answer.starts_with("HTTP/1.1 429 ") && answer.contains("\r\nretry-after: 5\r\n"), "{answer}");
+    // Where all are taken it is not the address' fault; the first ones are served all along.
+    world.server.locals.set_limit(CONNECTIONS);
+    world.server.gate.set_limit(open.len());
+    let answer = world.talk(&post("/echo", "content-length: 0\r\n", "")).await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nretry-after: 5\r\n"), "{answer}");
+    world.server.limit_connections(2 * CONNECTIONS);
+    let close = "content-length: 3\r\nconnection: close\r\n";
+    assert!(world.talk(&post("/echo", close, "abc")).await.ends_with("\r\n\r\nabc"));
+    for stream in &mut open {
+        stream.write_all(&post("/echo", close, "abc")).await.unwrap();
+        assert!(read_to_end(stream).await.ends_with("\r\n\r\nabc"));
+    }
+}
+
+/// What is new comes later; the operator is answered, and so is who asks.
+#[tokio::test]
+async fn no_mail_is_taken_while_memory_is_short() {
+    let pressure = Arc::new(Pressure::new(std::path::Path::new("/"), 0, Some(1)));
+    let watch = tokio::spawn(pressure.clone().watch(CancellationToken::new()));
+    while !pressure.is_high() {
+        tokio::task::yield_now().await;
+    }
+    watch.abort();
+    let world = world_under(Deadlines::default(), None, Some(pressure.clone()));
+    let close = "content-length: 3\r\nconnection: close\r\n";
+    let answer = world.talk(&post("/echo", close, "abc")).await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nretry-after: 5\r\n"), "{answer}");
+    let get = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    assert!(world.talk(get).await.starts_with("HTTP/1.1 200 "));
+    let answer = world.talk(&post("/control/v1/keys", close, "abc")).await;
+    assert!(!answer.starts_with("HTTP/1.1 503 "), "{answer}");
 }
 
 #[tokio::test]

@@ -5,13 +5,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use mail::{EnhancedCode, Reply};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::transport::Transport;
-use super::{Authority, Incoming, Principal, SessionFacts, SmtpServer};
+use super::{Authority, Incoming, Options, Principal, SessionFacts, SmtpServer};
+use crate::metrics::{Road, Turned, metrics};
 use crate::smtp::auth::Credentials;
 use crate::smtp::session::{Action, Arrived, Link, Session, Verdict};
 
@@ -31,9 +33,6 @@ const OUTLOOK_PAUSE: Duration = Duration::from_millis(100);
 /// For all that stands behind a message. Clients wait for 10 minutes (RFC 5321 s4.5.3.2.6).
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
-/// For a message that is coming in when the host goes down.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// How long, and how much, is read after the last reply, so that the client gets it before a reset.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 const LINGER_OCTETS: usize = 1024 * 1024;
@@ -44,6 +43,7 @@ const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection and what it holds.
 pub struct Connection {
     server: Arc<SmtpServer>,
+    options: Arc<Options>,
     session: Session,
     peer: IpAddr,
     link: Link,
@@ -61,17 +61,18 @@ pub struct Connection {
 type Ended = io::Error;
 
 impl Connection {
-    pub fn new(server: Arc<SmtpServer>, peer: IpAddr, link: Link) -> Connection {
+    pub fn new(server: Arc<SmtpServer>, options: Arc<Options>, peer: IpAddr, link: Link) -> Connection {
         Connection {
-            session: Session::new(server.options.settings.clone(), link),
+            session: Session::new(options.settings.clone(), link),
             peer,
             link,
             principal: None,
             room: None,
             buffer: Vec::new(),
-            deadline: Instant::now() + server.options.idle_timeout,
+            deadline: Instant::now() + options.idle_timeout,
             milestones: 0,
             draining: false,
+            options,
             server,
         }
     }
@@ -147,17 +148,18 @@ impl Connection {
             self.touch();
         }
         let size = if self.session.is_in_message() { TEXT_READ_OCTETS } else { COMMAND_READ_OCTETS };
-        if self.buffer.len() != size {
-            self.buffer = vec![0; size];
+        // Who waits holds no buffer: most connections do nothing else.
+        if stream.readable().now_or_never().is_none() {
+            self.buffer = Vec::new();
         }
         tokio::select! {
             biased;
             () = self.server.shutdown.cancelled(), if !self.draining => {
                 self.draining = true;
-                self.deadline = self.deadline.min(Instant::now() + DRAIN_TIMEOUT);
+                self.deadline = self.deadline.min(Instant::now() + self.options.drain);
                 self.session.drain();
             }
-            read = timeout_at(self.deadline, stream.read(&mut self.buffer)) => match read {
+            read = timeout_at(self.deadline, read(stream, &mut self.buffer, size)) => match read {
                 Err(_) => self.session.time_out(),
                 Ok(read) => match read? {
                     0 => return Ok(false),
@@ -171,7 +173,7 @@ impl Connection {
     /// The client did something: it has its whole time again, but not beyond the host's end.
     fn touch(&mut self) {
         if !self.draining {
-            self.deadline = Instant::now() + self.server.options.idle_timeout;
+            self.deadline = Instant::now() + self.options.idle_timeout;
         }
     }
 
@@ -181,14 +183,14 @@ impl Connection {
             return Ok(());
         }
         tracing::debug!(reply = %String::from_utf8_lossy(&output).trim_end(), "said");
-        match timeout(self.server.options.idle_timeout, stream.write(&output)).await {
+        match timeout(self.options.idle_timeout, stream.write(&output)).await {
             Ok(written) => written,
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its replies")),
         }
     }
 
     async fn handshake(&self, stream: Transport) -> Result<Transport, Ended> {
-        let limit = HANDSHAKE_TIMEOUT.min(self.server.options.idle_timeout);
+        let limit = HANDSHAKE_TIMEOUT.min(self.options.idle_timeout);
         let stream = tokio::select! {
             biased;
             () = self.server.shutdown.cancelled() => {
@@ -226,13 +228,16 @@ impl Connection {
     /// Waits for a while until a message of this size could be held. It is not kept free for it: a client may take its
     /// time before it sends.
     async fn foresee_room(&self, octets: u64) -> bool {
+        if self.is_pressed() {
+            return false;
+        }
         let room = &self.server.room;
         let is_there = async {
             while (room.available_permits() as u64) < octets {
                 tokio::time::sleep(OUTLOOK_PAUSE).await;
             }
         };
-        let found = timeout(self.server.options.room_timeout, is_there).await.is_ok();
+        let found = timeout(self.options.room_timeout, is_there).await.is_ok();
         if !found {
             tracing::warn!(octets, "no room for a message of the declared size: too many are coming in at once");
         }
@@ -242,9 +247,13 @@ impl Connection {
     /// Adds to what the message may hold; waits for a while where there is no room. Not for long: messages that wait
     /// for each other's room would wait forever.
     async fn take_room(&mut self, octets: usize) -> bool {
+        // What has begun may end: most of it is here already.
+        if self.room.is_none() && self.is_pressed() {
+            return false;
+        }
         let Ok(octets) = u32::try_from(octets) else { return false };
         let room = self.server.room.clone().acquire_many_owned(octets);
-        let Ok(Ok(permit)) = timeout(self.server.options.room_timeout, room).await else {
+        let Ok(Ok(permit)) = timeout(self.options.room_timeout, room).await else {
             tracing::warn!(octets, "no room for a message: too many are coming in at once");
             return false;
         };
@@ -255,7 +264,18 @@ impl Connection {
         true
     }
 
+    /// Whether memory or disk is short; the log has said why.
+    fn is_pressed(&self) -> bool {
+        let is_high = self.server.pressure.is_high();
+        if is_high {
+            metrics().turned_away(Road::Smtp, Turned::Pressed);
+            tracing::debug!("a message is told to come later: memory or disk is short");
+        }
+        is_high
+    }
+
     async fn deliver(&mut self, arrived: Arrived) {
+        let dot = Instant::now();
         let authority = match (&self.principal, self.link.trusted) {
             (Some(principal), _) => Authority::Key(principal.clone()),
             (None, true) => Authority::Trusted,
@@ -276,12 +296,15 @@ impl Connection {
                 }
             }
         }
-        let facts =
-            SessionFacts { peer: self.peer, hello: self.session.hello().to_owned(), protocol: self.session.protocol() };
-        let Arrived { envelope, message, .. } = arrived;
+        let Arrived { envelope, message, utf8, .. } = arrived;
+        let protocol = self.session.protocol(utf8);
+        let facts = SessionFacts { peer: self.peer, hello: self.session.hello().to_owned(), protocol };
         let incoming = Incoming { authority, envelope, message, facts };
         let answer = match timeout(SUBMIT_TIMEOUT, self.server.submit.submit(incoming)).await {
-            Ok(Ok(queued)) => reply(250, (2, 0, 0), &format!("Ok: queued as {}", queued.id)),
+            Ok(Ok(queued)) => {
+                metrics().answered(Road::Smtp, dot.elapsed());
+                reply(250, (2, 0, 0), &format!("Ok: queued as {}", queued.id))
+            }
             Ok(Err(refusal)) => {
                 let status = refusal.enhanced.map(|status| status.to_string());
                 tracing::info!(code = refusal.code, status, text = refusal.text, "a message was refused");
@@ -298,6 +321,15 @@ impl Connection {
 
 fn reply(code: u16, (class, subject, detail): (u8, u16, u16), text: &str) -> Reply {
     Reply::new(code, Some(EnhancedCode::new(class, subject, detail)), text)
+}
+
+/// Reads at most so many octets into a buffer that is there only then.
+async fn read(stream: &mut Transport, buffer: &mut Vec<u8>, size: usize) -> io::Result<usize> {
+    stream.readable().await?;
+    if buffer.len() != size {
+        *buffer = vec![0; size];
+    }
+    stream.read(buffer).await
 }
 
 /// Closes so that the last reply arrives: a connection closed with bytes unread is reset, and the reply lost.
@@ -317,16 +349,26 @@ async fn linger(mut stream: Transport) -> Result<(), Ended> {
     timeout(LINGER_TIMEOUT, drained).await.unwrap_or(Ok(()))
 }
 
-/// Tells a client that it has too many connections.
-pub async fn turn_away(stream: TcpStream, limit: usize) {
-    let text = format!("Too many connections from your address: {limit} at once are allowed");
+/// Tells a client that there are too many connections: in all, or from its address. Where TLS comes first nothing is said:
+/// a handshake costs what is to be saved.
+pub async fn turn_away(stream: TcpStream, secured: bool, why: Turned, limit: usize) {
+    metrics().turned_away(Road::Smtp, why);
+    if secured {
+        return tracing::debug!(limit, ?why, "turned away without a word");
+    }
+    let reply = match why {
+        Turned::Address => {
+            reply(421, (4, 7, 0), &format!("Too many connections from your address: {limit} at once are allowed"))
+        }
+        Turned::Full | Turned::Pressed => reply(421, (4, 3, 2), "Too many connections: try again later"),
+    };
     let mut stream = Transport::Plain(stream);
     let told = async {
-        stream.write(&reply(421, (4, 7, 0), &text).to_wire()).await?;
+        stream.write(&reply.to_wire()).await?;
         linger(stream).await
     };
     match timeout(TURN_AWAY_TIMEOUT, told).await {
-        Ok(Ok(())) => tracing::info!(limit, "turned away: too many connections from one address"),
+        Ok(Ok(())) => tracing::info!(limit, ?why, "turned away: too many connections"),
         Ok(Err(error)) => tracing::debug!(%error, "turned away, and gone already"),
         Err(_) => tracing::debug!("turned away, and not listening"),
     }

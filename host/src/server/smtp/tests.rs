@@ -63,6 +63,7 @@ fn options() -> Options {
         max_connections: 100,
         max_connections_per_ip: 100,
         idle_timeout: Duration::from_secs(60),
+        drain: Duration::from_secs(30),
         plain_auth_on_loopback: false,
         room_timeout: Duration::from_millis(50),
         text_budget_octets: 4_000_000,
@@ -78,7 +79,8 @@ impl Host {
         let folder = tempfile::tempdir().unwrap();
         let tls = tls::load(None, folder.path(), &options.settings.hostname).unwrap();
         let (desk, shutdown, tasks) = (Arc::new(Desk::default()), CancellationToken::new(), TaskTracker::new());
-        let server = SmtpServer::new(options, tls.smtp, desk.clone(), shutdown.clone(), tasks.clone());
+        let pressure = Arc::new(Pressure::new(folder.path(), 0, Some(u64::MAX)));
+        let server = SmtpServer::new(options, tls.smtp, desk.clone(), pressure, shutdown.clone(), tasks.clone());
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         server.serve(listener, secured);
@@ -320,18 +322,44 @@ async fn one_address_has_so_many_connections() {
 }
 
 #[tokio::test]
-async fn trusted_peers_are_not_counted_and_wait_where_the_host_is_full() {
+async fn trusted_peers_are_not_counted_and_told_where_the_host_is_full() {
     let options = Options { max_connections: 2, max_connections_per_ip: 1, ..trusting() };
-    let host = Host::start(options, false).await;
+    let host = Host::start(options.clone(), false).await;
     let (mut one, mut two) = (host.connect().await, host.connect().await);
     one.expect("220").await;
     two.expect("220").await;
     let mut three = host.connect().await;
-    one.ask("QUIT", "221").await;
-    drop(one);
-    three.expect("220").await;
-    drop((two, three));
+    three.expect("421 4.3.2 Too many connections").await;
+    three.expect_end().await;
+    // More of them are let in once the limit is another; who is inside notices nothing.
+    host.server.change(Options { max_connections: 3, ..options });
+    let mut four = host.connect().await;
+    four.expect("220").await;
+    one.ask("NOOP", "250").await;
+    drop((one, two, three, four));
     host.stop().await;
+}
+
+#[tokio::test]
+async fn no_message_is_taken_while_memory_is_short() {
+    let host = Host::start(trusting(), false).await;
+    let mut client = host.connect().await;
+    client.expect("220").await;
+    // One octet is more than enough for it.
+    host.server.pressure.limit_memory(Some(1));
+    let watch = tokio::spawn(host.server.pressure.clone().watch(host.shutdown.clone()));
+    while !host.server.pressure.is_high() {
+        tokio::task::yield_now().await;
+    }
+    client.ask("EHLO client.test", "250 ").await;
+    client.ask("MAIL FROM:<a@src.test>", "250").await;
+    client.ask("RCPT TO:<b@dst.test>", "250").await;
+    client.ask("DATA", "452 4.3.1").await;
+    // With its size told, it is refused before anything else is.
+    client.ask("MAIL FROM:<a@src.test> SIZE=100000", "452 4.3.1").await;
+    drop(client);
+    host.stop().await;
+    watch.await.unwrap();
 }
 
 #[tokio::test]

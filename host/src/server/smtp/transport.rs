@@ -22,6 +22,14 @@ impl Transport {
         }
     }
 
+    /// Waits until there may be something to read. Under TLS that is always so: only a read can tell.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Transport::Plain(stream) => stream.readable().await,
+            Transport::Tls(_) => Ok(()),
+        }
+    }
+
     /// Reads into a buffer; 0 at the client's end. Nothing is lost where it is given up.
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {

@@ -179,11 +179,17 @@ pub(super) struct Needs {
 
 impl Needs {
     pub(super) fn of(mail: Mail<'_>) -> Needs {
-        Needs {
-            eight_bit: !mail::seven_bit::is_seven_bit(mail.body),
-            utf8: mail.sender.iter().chain(mail.recipients).any(Address::is_internationalized),
-        }
+        let eight_bit = !mail::seven_bit::is_seven_bit(mail.body);
+        let in_envelope = mail.sender.iter().chain(mail.recipients).any(Address::is_internationalized);
+        Needs { eight_bit, utf8: in_envelope || eight_bit && has_utf8_header(mail.body) }
     }
+}
+
+/// Whether the header holds UTF-8 beyond ASCII. Octets that are no UTF-8 are what senders of before RFC 6532 made.
+fn has_utf8_header(message: &[u8]) -> bool {
+    let end = memchr::memmem::find(message, b"\r\n\r\n").unwrap_or(message.len());
+    let header = &message[..end];
+    !header.is_ascii() && std::str::from_utf8(header).is_ok()
 }
 
 /// ` SIZE=n`, or nothing where the peer does not know it (RFC 1870 s5: octets before dot-stuffing).

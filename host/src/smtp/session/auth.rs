@@ -15,7 +15,9 @@ impl Session {
     pub(super) fn auth(&mut self, mechanism: &str, initial: Option<&str>) -> Option<Action> {
         match self.state {
             State::ExpectHello => self.fail(503, (5, 5, 1), "Send EHLO first"),
-            State::ExpectRcpt(_) => self.fail(503, (5, 5, 1), "AUTH is not possible within a mail transaction"),
+            State::ExpectRcpt(_) | State::ExpectBdat(..) => {
+                self.fail(503, (5, 5, 1), "AUTH is not possible within a mail transaction")
+            }
             _ if self.authenticated => self.fail(503, (5, 5, 1), "Authenticated already"),
             _ if !self.link.secured && !self.link.plain_auth => {
                 self.fail(538, (5, 7, 11), "A key may only be sent encrypted: give STARTTLS first");

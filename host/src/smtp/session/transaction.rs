@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use mail::{Address, Envelope, ReversePath};
 
 use super::{Action, Arrived, FIRST_ROOM_OCTETS, Session, State};
-use crate::smtp::command::{MailParameters, sentence};
+use crate::smtp::command::{CommandError, MailParameters, RECIPIENT, sentence};
 use crate::smtp::text::{Progress, TextFault};
 
 /// MAIL and what followed.
@@ -13,7 +13,8 @@ use crate::smtp::text::{Progress, TextFault};
 pub(super) struct Transaction {
     sender: ReversePath,
     eight_bit: bool,
-    recipients: Vec<Address>,
+    utf8: bool,
+    pub(super) recipients: Vec<Address>,
     seen: HashSet<Address>,
     /// Whether a recipient was refused: tells DATA without recipients from DATA too early.
     pub(super) refused: bool,
@@ -26,7 +27,7 @@ impl Session {
                 self.fail(503, (5, 5, 1), "Send EHLO first");
                 return None;
             }
-            State::ExpectRcpt(_) => {
+            State::ExpectRcpt(_) | State::ExpectBdat(..) => {
                 self.fail(503, (5, 5, 1), "A mail transaction is under way: end it with DATA or RSET");
                 return None;
             }
@@ -50,6 +51,7 @@ impl Session {
         let transaction = Box::new(Transaction {
             sender,
             eight_bit: parameters.eight_bit,
+            utf8: parameters.utf8,
             recipients: Vec::new(),
             seen: HashSet::new(),
             refused: false,
@@ -68,12 +70,16 @@ impl Session {
         }
     }
 
-    pub(super) fn rcpt(&mut self, recipient: Address) {
+    pub(super) fn rcpt(&mut self, recipient: Address, internationalized: bool) {
         let limit = self.settings.recipients;
         let State::ExpectRcpt(transaction) = &mut self.state else {
             // Not counted: it follows a refused MAIL in a pipelined group.
             return self.say(503, Some((5, 5, 1)), "Send MAIL first");
         };
+        if internationalized && !transaction.utf8 {
+            transaction.refused = true;
+            return self.output.extend_from_slice(&CommandError::NotAscii(RECIPIENT).reply().to_wire());
+        }
         if transaction.seen.contains(&recipient) {
             return self.say(250, Some((2, 1, 5)), "Ok, the recipient was named before");
         }
@@ -90,7 +96,7 @@ impl Session {
     pub(super) fn data(&mut self) -> Option<Action> {
         match std::mem::replace(&mut self.state, State::ExpectMail) {
             State::ExpectRcpt(transaction) if !transaction.recipients.is_empty() => {
-                self.state = State::ExpectFirstRoom(transaction);
+                self.state = State::ExpectFirstRoom(transaction, None);
                 return Some(Action::Room(FIRST_ROOM_OCTETS));
             }
             State::ExpectRcpt(transaction) => {
@@ -126,15 +132,10 @@ impl Session {
                 Some(Action::Read)
             }
             Progress::Room(octets) => {
-                self.state = State::ExpectRoom(transaction, receiver, octets);
+                self.state = State::ExpectRoom(transaction, receiver, octets, None);
                 Some(Action::Room(octets))
             }
-            Progress::End(Ok(message)) => {
-                self.state = State::ExpectAcceptance;
-                let Transaction { sender, recipients, eight_bit, .. } = *transaction;
-                let envelope = Envelope { sender, recipients };
-                Some(Action::Deliver(Box::new(Arrived { envelope, message, eight_bit })))
-            }
+            Progress::End(Ok(message)) => Some(self.arrived(*transaction, message)),
             Progress::End(Err(fault)) => {
                 self.say_text_fault(fault);
                 None
@@ -145,6 +146,14 @@ impl Session {
                 None
             }
         }
+    }
+
+    /// A message is here in whole.
+    pub(super) fn arrived(&mut self, transaction: Transaction, message: Vec<u8>) -> Action {
+        self.state = State::ExpectAcceptance;
+        let Transaction { sender, recipients, eight_bit, utf8, .. } = transaction;
+        let envelope = Envelope { sender, recipients };
+        Action::Deliver(Box::new(Arrived { envelope, message, eight_bit, utf8 }))
     }
 
     pub(super) fn say_text_fault(&mut self, fault: TextFault) {
