@@ -100,14 +100,20 @@ struct Network;
 impl Http for Network {
     async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, HttpError> {
         let uri = request.uri();
-        let failed = |error: &dyn std::fmt::Display| HttpError(error.to_string());
+        let failed = |error: &dyn std::fmt::Display| HttpError::Unsent(error.to_string());
         let server: SocketAddr = uri.authority().unwrap().as_str().parse().map_err(|error| failed(&error))?;
         let path = uri.path_and_query().unwrap().as_str();
         // The client below writes its own.
         let fields = request.headers().iter().filter(|(name, _)| *name != "content-length");
         let fields: Vec<(&str, &str)> = fields.map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
-        let answer = wire::request(server, request.method().as_str(), path, &fields, request.body())
-            .map_err(|error| HttpError(format!("{error:#}")))?;
+        let answer =
+            wire::request(server, request.method().as_str(), path, &fields, request.body()).map_err(|error| {
+                let cause = error.root_cause().downcast_ref::<std::io::Error>();
+                match cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::ConnectionRefused) {
+                    true => HttpError::Unsent(format!("{error:#}")),
+                    false => HttpError::Unanswered(format!("{error:#}")),
+                }
+            })?;
         let mut response = Response::builder().status(answer.status);
         for line in answer.head.lines().skip(1) {
             let (name, value) = line.split_once(':').unwrap();

@@ -12,9 +12,9 @@ use thiserror::Error;
 
 use crate::frame::{FrameError, encode_frame};
 use crate::wire::{
-    AUTH_PATH, AuthAnswer, AuthRequest, DELIVERY_TOKEN_HEADER, ErrorAnswer, HAND_OVER_HEADER, INVALID_DELIVERY_TOKEN,
-    MESSAGES_PATH, MESSAGES_TYPE, MessageAnswer, MessageMeta, OUR_HEADERS, REQUEST_ID_HEADER, SEAM_HEADER,
-    SEAM_VERSION, UNSUPPORTED_SEAM,
+    AUTH_PATH, AuthAnswer, AuthRequest, DELIVERY_TOKEN_HEADER, ErrorAnswer, FETCH_PATH, HAND_OVER_HEADER,
+    INVALID_DELIVERY_TOKEN, MESSAGES_PATH, MESSAGES_TYPE, MessageAnswer, MessageMeta, OUR_HEADERS, REQUEST_ID_HEADER,
+    SEAM_HEADER, SEAM_VERSION, UNSUPPORTED_SEAM,
 };
 
 /// Seconds a caller is told to wait where the host did not say how long.
@@ -25,10 +25,16 @@ pub trait Http {
     fn send(&self, request: Request<Vec<u8>>) -> impl Future<Output = Result<Response<Vec<u8>>, HttpError>>;
 }
 
-/// No answer came. The text is for the log.
+/// No answer came. The texts are for the log.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0}")]
-pub struct HttpError(pub String);
+pub enum HttpError {
+    /// The request was never sent.
+    #[error("{0}")]
+    Unsent(String),
+    /// It may have arrived: nobody knows whether it was done.
+    #[error("{0}")]
+    Unanswered(String),
+}
 
 /// Where the host is and how the edge proves itself.
 #[derive(Clone, PartialEq, Eq)]
@@ -63,9 +69,12 @@ pub enum DeliveryError {
     /// The host said no, in words for the sender.
     #[error("the host answered {status}: {text}")]
     Refused { status: u16, name: String, text: String, retry_after_s: Option<u32> },
-    /// No answer, or one that says to come again: the sender tries again after this time.
-    #[error("the host is not there: {cause}")]
+    /// Nothing was stored, and the host says to come again or is not there: the sender tries again after this time.
+    #[error("the host is away or busy: {cause}")]
     Unreachable { cause: String, retry_after_s: u32 },
+    /// The host may have done what it was asked and its answer got lost: the sender looks before trying again.
+    #[error("the host's answer got lost: {cause}")]
+    Unanswered { cause: String },
     /// An answer that is not in the wire form: the two sides are of different versions.
     #[error("the host's answer cannot be read: {0}")]
     Nonsense(String),
@@ -133,10 +142,17 @@ impl<H: Http> Client<H> {
         if response.status() == StatusCode::CONFLICT {
             return Err(DeliveryError::StaleRevision);
         }
-        let answers: Vec<MessageAnswer> = read(&expect_ok(response)?)?;
+        if matches!(response.status(), StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) {
+            // A gateway between the two sides: what it handed on before, only the host knows.
+            return Err(DeliveryError::Unanswered { cause: format!("status {}", response.status().as_u16()) });
+        }
+        // A 200 that cannot be read is one all the same.
+        let lost = |cause: String| DeliveryError::Unanswered { cause };
+        let answers: Vec<MessageAnswer> =
+            serde_json::from_slice(&expect_ok(response)?).map_err(|error| lost(error.to_string()))?;
         match answers.len() {
             answered if answered == count => Ok(answers),
-            answered => Err(DeliveryError::Nonsense(format!("{count} messages were sent, {answered} answered"))),
+            answered => Err(lost(format!("{count} messages were sent, {answered} answered"))),
         }
     }
 
@@ -199,11 +215,19 @@ impl<H: Http> Client<H> {
     }
 
     async fn exchange(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, DeliveryError> {
-        self.http
-            .send(request)
-            .await
-            .map_err(|HttpError(cause)| DeliveryError::Unreachable { cause, retry_after_s: RETRY_AFTER_S })
+        let leaves_a_trace = leaves_a_trace(&request);
+        self.http.send(request).await.map_err(|error| match error {
+            HttpError::Unanswered(cause) if leaves_a_trace => DeliveryError::Unanswered { cause },
+            HttpError::Unsent(cause) | HttpError::Unanswered(cause) => {
+                DeliveryError::Unreachable { cause, retry_after_s: RETRY_AFTER_S }
+            }
+        })
     }
+}
+
+/// Whether a request may store something: not where it only asks.
+fn leaves_a_trace(request: &Request<Vec<u8>>) -> bool {
+    !request.method().is_safe() && ![AUTH_PATH, FETCH_PATH].contains(&request.uri().path())
 }
 
 /// The body of a 200; everything else becomes the error that its status says.
@@ -294,6 +318,7 @@ mod tests {
 
     use super::*;
     use crate::frame::{FrameLimits, decode_frames};
+    use crate::wire::FetchRequest;
 
     /// Answers every request alike and remembers them.
     struct Host {
@@ -384,16 +409,19 @@ mod tests {
         assert_eq!((&frames[0].meta, frames[0].message), (&meta(), b"A: b\r\n\r\nc".as_slice()));
     }
 
+    fn send(host: &Host) -> DeliveryError {
+        block_on(client(host).send("t", &meta(), vec![])).unwrap_err()
+    }
+
     #[test]
     fn errors_by_what_follows() {
-        let send = |host: &Host| block_on(client(host).send("t", &meta(), vec![])).unwrap_err();
         let refused = |status, name: &str, text: &str, retry_after_s| DeliveryError::Refused {
             status,
             name: name.to_owned(),
             text: text.to_owned(),
             retry_after_s,
         };
-        let table: [(Host, DeliveryError); 12] = [
+        let table: [(Host, DeliveryError); 14] = [
             (host(401, "", ""), DeliveryError::Credential),
             (host(401, "", r#"{"statusCode":401,"name":"x","message":"y"}"#), DeliveryError::Credential),
             (
@@ -421,24 +449,45 @@ mod tests {
                 DeliveryError::Unreachable { cause: "full".to_owned(), retry_after_s: 9 },
             ),
             (
-                host(502, "", "<html>"),
+                host(500, "", "<html>"),
                 DeliveryError::Unreachable {
-                    cause: "status 502 without an error of ours".to_owned(),
+                    cause: "status 500 without an error of ours".to_owned(),
                     retry_after_s: 5,
                 },
             ),
+            (host(502, "", "<html>"), DeliveryError::Unanswered { cause: "status 502".to_owned() }),
+            (host(504, "", ""), DeliveryError::Unanswered { cause: "status 504".to_owned() }),
         ];
         for (host, expect) in table {
             assert_eq!(send(&host), expect);
         }
-        let gone = Host { answer: Err(HttpError("refused".to_owned())), seen: RefCell::default() };
+        let gone = Host { answer: Err(HttpError::Unsent("refused".to_owned())), seen: RefCell::default() };
         assert_eq!(send(&gone), DeliveryError::Unreachable { cause: "refused".to_owned(), retry_after_s: 5 });
         for body in ["", "[]", "{}", r#"[{"result":"x"}]"#] {
-            assert!(matches!(send(&host(200, "", body)), DeliveryError::Nonsense(_)), "{body}");
+            assert!(matches!(send(&host(200, "", body)), DeliveryError::Unanswered { .. }), "{body}");
         }
         let two =
             r#"[{"result":"accepted","id":"1","replayed":false},{"result":"accepted","id":"2","replayed":false}]"#;
-        assert!(matches!(send(&host(200, "", two)), DeliveryError::Nonsense(_)));
+        assert!(matches!(send(&host(200, "", two)), DeliveryError::Unanswered { .. }));
+    }
+
+    /// Whether the sender may simply try again depends on what was asked.
+    #[test]
+    fn a_lost_answer_leaves_open_what_was_stored() {
+        let lost = Host { answer: Err(HttpError::Unanswered("reset".to_owned())), seen: RefCell::default() };
+        let unanswered = DeliveryError::Unanswered { cause: "reset".to_owned() };
+        let unreachable = DeliveryError::Unreachable { cause: "reset".to_owned(), retry_after_s: 5 };
+        assert_eq!(send(&lost), unanswered);
+        assert_eq!(block_on(client(&lost).auth(&KEY())).unwrap_err(), unreachable);
+        assert_eq!(block_on(client(&lost).template("t", "order")).unwrap_err(), unreachable);
+        let file = FetchRequest { url: "https://files.test/a".to_owned(), max_bytes: 1 };
+        assert_eq!(block_on(client(&lost).fetch("t", &file)).unwrap_err(), unreachable);
+        for (method, expect) in
+            [(Method::GET, &unreachable), (Method::POST, &unanswered), (Method::DELETE, &unanswered)]
+        {
+            let request = Request::builder().method(method).uri("/webhooks").body(vec![]).unwrap();
+            assert_eq!(block_on(client(&lost).pass_through(request)).unwrap_err(), *expect);
+        }
     }
 
     #[test]

@@ -76,7 +76,8 @@ impl Http for Outgoing {
     async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, HttpError> {
         let mut request = request.map(|body| FullBody::new(bytes::Bytes::from(body)));
         request.extensions_mut().insert(RequestOptionsExtension(limits()));
-        let response = spin_sdk::http::send(request).await.map_err(|error| HttpError(format!("{error:?}")))?;
+        let response =
+            spin_sdk::http::send(request).await.map_err(|error| HttpError::Unanswered(format!("{error:?}")))?;
         let (parts, mut body) = response.into_parts();
         let started = Instant::now();
         let mut head = Vec::new();

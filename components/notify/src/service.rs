@@ -94,7 +94,9 @@ impl<H: Http, S: Shaper> Service<'_, H, S> {
         }
         let given = headers.get(DELIVERY_TOKEN_HEADER).map_or(&[][..], HeaderValue::as_bytes);
         if !bool::from(given.ct_eq(self.token.as_bytes())) {
-            let text = "the delivery token is not this edge's: set `notify_token` in `[edge]` to it".to_owned();
+            let text =
+                "the delivery token is not this edge's: give the host's `[edge]` the edge's own `delivery_token`"
+                    .to_owned();
             return Err(Refusal::new(403, INVALID_DELIVERY_TOKEN, text));
         }
         match headers.get(SEAM_HEADER).map(HeaderValue::as_bytes) {

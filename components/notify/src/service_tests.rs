@@ -108,7 +108,7 @@ fn answers_are_told_as_they_are() {
     let answer = deliver(&redirect, Ok(shaped(&[])), "http://app.test");
     assert_eq!(answer, json!({"result": "answered", "status": 301, "retry_after": null, "head": "\u{fffd}"}));
     assert_eq!(redirect.seen.borrow().len(), 1, "a redirect is not followed");
-    let gone = Web { answer: Err(HttpError("ConnectionRefused".to_owned())), seen: RefCell::default() };
+    let gone = Web { answer: Err(HttpError::Unsent("ConnectionRefused".to_owned())), seen: RefCell::default() };
     let answer = deliver(&gone, Ok(shaped(&[])), "http://app.test");
     assert_eq!(answer, json!({"result": "unreachable", "cause": "ConnectionRefused"}));
 }

@@ -50,6 +50,13 @@ impl Error {
         }
     }
 
+    /// Perhaps it was done. No time to try again is told: whoever repeats the request unseen may send the mail twice.
+    fn lost(cause: String) -> Error {
+        let message = "no answer came from the service, so this may have been done: look before you send it again \
+                       (mail with an `Idempotency-Key` can be sent again as it is)";
+        Error { cause: Some(cause), ..Error::new(502, "application_error", message) }
+    }
+
     /// The same error, about one message of a batch.
     pub fn of_item(self, index: usize) -> Error {
         let prefix = format!("[{index}]");
@@ -131,7 +138,8 @@ impl From<DeliveryError> for Error {
             DeliveryError::Refused { status, name, text, retry_after_s } => {
                 Error { retry_after_s, ..Error::new(status, &name, text) }
             }
-            DeliveryError::Unreachable { cause, retry_after_s } => Error::later(cause, retry_after_s),
+            DeliveryError::Unreachable { retry_after_s, .. } => Error::later(error.to_string(), retry_after_s),
+            DeliveryError::Unanswered { .. } => Error::lost(error.to_string()),
             DeliveryError::Origin(_)
             | DeliveryError::DeliveryToken
             | DeliveryError::Seam(_)

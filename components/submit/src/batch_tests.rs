@@ -117,7 +117,7 @@ fn what_concerns_the_whole_batch_is_its_answer() {
         let gone = Host { messages: RefCell::new(vec![error(503, "application_error")]), ..Default::default() };
         check_error(answer(&gone, post(mode, None, &two)), 503, "application_error", "again later");
         let short = host(&json!([accepted("1")]));
-        check_error(answer(&short, post(mode, None, &two)), 503, "application_error", "again later");
+        check_error(answer(&short, post(mode, None, &two)), 502, "application_error", "may have been done");
     }
     let ask = |mode: &str, body: &Json| answer(&Host::default(), post(mode, None, body));
     check_error(ask("", &json!([])), 422, "missing_required_field", "`[0]`");

@@ -1,6 +1,6 @@
 //! The WASM shell: spin-sdk's HTTP on both sides, the stages as WIT imports, the settings as Spin variables.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use contract::{
     Acceptance, Rendered, RendererInput, Signatures, SignerInput, StageError, Transformed, TransformerInput,
@@ -11,6 +11,8 @@ use delivery_client::{Client, Http, HttpError, Settings};
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Request, Response};
 use spin_sdk::http::{FullBody, box_body};
+use spin_sdk::wasip3::http::types::{ErrorCode, RequestOptions};
+use spin_sdk::wasip3::http_compat::RequestOptionsExtension;
 use uuid::Uuid;
 
 use crate::AuthCache;
@@ -33,6 +35,9 @@ mod bindings {
         with: { "posthaste:types/types@0.1.0": contract },
     });
 }
+
+/// How long the host may take to be reached: a machine that is off does not refuse, it says nothing.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// Bytes of an answer of the host.
 const ANSWER_BYTES: usize = 64 << 20;
@@ -119,14 +124,39 @@ struct Outgoing;
 
 impl Http for Outgoing {
     async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, HttpError> {
-        let request = request.map(|body| FullBody::new(bytes::Bytes::from(body)));
-        let response = spin_sdk::http::send(request).await.map_err(|error| HttpError(format!("{error:?}")))?;
+        let mut request = request.map(|body| FullBody::new(bytes::Bytes::from(body)));
+        let options = RequestOptions::new();
+        // A host that knows no such limit has its own.
+        let _ = options.set_connect_timeout(u64::try_from(CONNECT.as_nanos()).ok());
+        request.extensions_mut().insert(RequestOptionsExtension(options));
+        let response = spin_sdk::http::send(request).await.map_err(|error| unanswered(&error))?;
         let (parts, body) = response.into_parts();
         match collect(body, ANSWER_BYTES).await {
             Ok(body) => Ok(Response::from_parts(parts, body)),
-            Err(BodyError::TooLarge) => Err(HttpError(format!("the answer has more than {ANSWER_BYTES} bytes"))),
-            Err(BodyError::Broken(cause)) => Err(HttpError(cause)),
+            Err(BodyError::TooLarge) => {
+                Err(HttpError::Unanswered(format!("the answer has more than {ANSWER_BYTES} bytes")))
+            }
+            Err(BodyError::Broken(cause)) => Err(HttpError::Unanswered(cause)),
         }
+    }
+}
+
+/// Tells what ends before a connection stands from what can end behind it.
+fn unanswered(error: &ErrorCode) -> HttpError {
+    let cause = format!("{error:?}");
+    match error {
+        ErrorCode::DnsTimeout
+        | ErrorCode::DnsError(_)
+        | ErrorCode::DestinationNotFound
+        | ErrorCode::DestinationUnavailable
+        | ErrorCode::DestinationIpProhibited
+        | ErrorCode::DestinationIpUnroutable
+        | ErrorCode::ConnectionRefused
+        | ErrorCode::ConnectionTimeout
+        | ErrorCode::ConnectionLimitReached
+        | ErrorCode::TlsCertificateError
+        | ErrorCode::HttpRequestDenied => HttpError::Unsent(cause),
+        _ => HttpError::Unanswered(cause),
     }
 }
 

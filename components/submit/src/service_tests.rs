@@ -18,7 +18,8 @@ use super::*;
 const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 const LEAST: &str = r#"{"from":"Acme <a@src.test>","to":["b@dst.test"],"subject":"Hi","text":"x"}"#;
 
-/// The host: answers `auth` and `messages` from two lists, each answer once and the last one for ever.
+/// The host: answers `auth` and `messages` from two lists, each answer once and the last one for ever. With the status 0
+/// an answer gets lost.
 pub(crate) struct Host {
     pub(crate) auth: RefCell<Vec<(u16, String)>>,
     pub(crate) messages: RefCell<Vec<(u16, String)>>,
@@ -31,7 +32,7 @@ pub(crate) struct Host {
 impl Http for &Host {
     async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, HttpError> {
         if self.gone {
-            return Err(HttpError("connection refused".to_owned()));
+            return Err(HttpError::Unsent("connection refused".to_owned()));
         }
         let path = request.uri().path().to_owned();
         self.seen.borrow_mut().push(request);
@@ -47,7 +48,10 @@ impl Http for &Host {
                 None => (200, format!("host: {path}")),
             },
         };
-        Ok(Response::builder().status(status).body(body.into_bytes()).unwrap())
+        match status {
+            0 => Err(HttpError::Unanswered(body)),
+            status => Ok(Response::builder().status(status).body(body.into_bytes()).unwrap()),
+        }
     }
 }
 
@@ -357,6 +361,10 @@ fn the_hosts_refusals_are_the_callers() {
     let response = answer(&host, post(LEAST));
     assert_eq!(response.headers()["retry-after"], "5");
     check_error(response, 503, "application_error", "nothing was stored");
+    let host = Host { messages: RefCell::new(vec![(0, "reset".to_owned())]), ..Default::default() };
+    let response = answer(&host, post(LEAST));
+    assert_eq!(response.headers().get("retry-after"), None);
+    check_error(response, 502, "application_error", "may have been done");
 }
 
 #[test]

@@ -23,7 +23,7 @@ impl Asked {
     }
 }
 
-/// Status, more header fields (each with its CRLF), body.
+/// Status, more header fields (each with its CRLF), body. The status 0 ends the connection without an answer.
 pub type Reply = (u16, String, Vec<u8>);
 
 /// Listens until the test ends.
@@ -45,6 +45,9 @@ impl Scripted {
                 let Some(request) = read(&stream) else { continue };
                 let (status, headers, body) = answer(&request);
                 kept.lock().unwrap().push(request);
+                if status == 0 {
+                    continue;
+                }
                 let head = format!(
                     "HTTP/1.1 {status} x\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n",
                     body.len()

@@ -22,7 +22,11 @@ const LIMITS: FrameLimits = FrameLimits { frames: 10, meta_bytes: 1 << 20, messa
 
 /// A host that knows one edge and one key, and takes every message.
 fn host() -> Scripted {
-    Scripted::start(|asked| match asked.line.as_str() {
+    Scripted::start(answer)
+}
+
+fn answer(asked: &Asked) -> Reply {
+    match asked.line.as_str() {
         line if line == format!("POST {AUTH_PATH}") => {
             if asked.header(DELIVERY_TOKEN_HEADER) != Some("edge-token") {
                 return json(403, &json!({"statusCode": 403, "name": "invalid_delivery_token", "message": "who?"}));
@@ -51,7 +55,7 @@ fn host() -> Scripted {
             json(200, &serde_json::to_value(answers).unwrap())
         }
         _ => json(404, &json!({"statusCode": 404, "name": "not_found", "message": "passed through"})),
-    })
+    }
 }
 
 fn json(status: u16, value: &Value) -> Reply {
@@ -185,6 +189,23 @@ async fn an_edge_that_is_set_up_wrongly_sends_nothing() {
         runner = Some(edge);
     }
     assert!(host.asked().iter().all(|asked| asked.line.ends_with(AUTH_PATH)), "nothing was half sent");
+}
+
+/// A message whose answer got lost may be stored: nobody is told that it is not.
+#[tokio::test]
+async fn a_lost_answer_is_no_promise() {
+    let host = Scripted::start(|asked| match asked.line.ends_with(MESSAGES_PATH) {
+        true => (0, String::new(), vec![]),
+        false => answer(asked),
+    });
+    let url = format!("http://{}", host.address);
+    let edge = submit().variables(&[("delivery_url", &url), ("delivery_token", "edge-token")]);
+    let (status, body, served) = serve(&edge, request("re_key", "you@src.test")).await;
+    assert_eq!((status, &body["name"]), (502, &json!("application_error")));
+    assert!(body["message"].as_str().unwrap().contains("may have been done"), "{body}");
+    assert_eq!(served.response.headers().get("retry-after"), None);
+    assert!(served.log.contains("the host's answer got lost"), "{}", served.log);
+    assert_eq!(host.asked().len(), 2, "nothing is sent twice");
 }
 
 /// Every other path goes to the host with the caller's own credential, and never with the edge's.
