@@ -2,6 +2,7 @@
 //! itself when no host runs: `link` hides which. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod check;
+mod component;
 mod dev;
 mod directory;
 mod edges;
@@ -52,6 +53,9 @@ enum Verb {
     /// Sending domains and their DKIM keys.
     #[command(subcommand)]
     Domain(directory::Domain),
+    /// Components: what takes the place of a stage.
+    #[command(subcommand)]
+    Component(component::Component),
     /// Mail that waits.
     #[command(subcommand)]
     Queue(directory::Queue),
@@ -136,6 +140,7 @@ pub fn run() -> ExitCode {
             Verb::Send(send) => send.run().await,
             Verb::Key(key) => key.run().await,
             Verb::Domain(domain) => domain.run().await,
+            Verb::Component(component) => component.run().await,
             Verb::Queue(queue) => queue.run().await,
             Verb::Events(events) => events.run().await,
             Verb::Tenant(tenant) => tenant.run().await,
@@ -210,6 +215,11 @@ mod tests {
         check("posthaste events tail --data d --tenant acme --follow", true);
         check("posthaste events tail", false);
         check("posthaste tenant list --config a.toml", true);
+        check("posthaste component inspect a.wasm", true);
+        check("posthaste component test a.wasm --stage validator --time-ms 500", true);
+        check("posthaste component test a.wasm --stage sorter", false);
+        check("posthaste component new --lang rust --stage signer dir", true);
+        check("posthaste component new --lang cobol --stage signer dir", false);
         check("posthaste sned", false);
     }
 }

@@ -11,10 +11,12 @@ mod answers;
 mod call;
 mod component;
 mod confine;
+pub mod conformance;
 mod engine;
 mod instance;
 mod library;
 mod outbound;
+mod survey;
 #[cfg(test)]
 pub(crate) mod tests;
 mod trigger;
@@ -40,6 +42,7 @@ use wasmtime::Engine;
 
 pub use component::{InspectError, Inspection, Stage, inspect};
 pub use library::{BuiltIn, Components};
+pub use survey::{Survey, survey};
 
 use crate::api::fault;
 use crate::config::{ComponentFiles, Limits, StageLimits, Tenant};
