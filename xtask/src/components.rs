@@ -17,7 +17,19 @@ const GUESTS: &[&str] = &["misbehave", "bare"];
 
 /// Components that the edge's own tests build where they lack. Built by the same command as there, so that the tests
 /// find them done.
-const EDGE_GUESTS: &[&str] = &["guest-stage", "guest-signer", "guest-trigger", "submit", "render", "validate", "sign"];
+const EDGE_GUESTS: &[&str] = &[
+    "guest-stage",
+    "guest-signer",
+    "guest-trigger",
+    "misbehave",
+    "submit",
+    "render",
+    "validate",
+    "sign",
+    "shape",
+    "notify",
+    "track",
+];
 
 /// How the host is built. Dependencies are optimized in both.
 #[derive(Clone, Copy, PartialEq, Eq)]

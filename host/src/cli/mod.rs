@@ -301,6 +301,11 @@ mod tests {
         check("posthaste component shadow --data d --stage signer --number 3", true);
         check("posthaste component grant --data d --stage signer --http keys.example.com --http b.test:8443", true);
         check("posthaste component limit --data d --tenant acme --cpu-percent 50", true);
+        check("posthaste component inspect a.wasm", true);
+        check("posthaste component test a.wasm --stage validator --time-ms 500", true);
+        check("posthaste component test a.wasm --stage sorter", false);
+        check("posthaste component new --lang rust --stage signer dir", true);
+        check("posthaste component new --lang cobol --stage signer dir", false);
         check("posthaste sned", false);
     }
 }

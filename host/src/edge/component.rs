@@ -47,7 +47,7 @@ impl Stage {
     }
 
     /// The interface that its component exports, without the version.
-    fn interface(self) -> &'static str {
+    pub(super) fn interface(self) -> &'static str {
         match self {
             Stage::Renderer => "posthaste:renderer/renderer",
             Stage::Validator => "posthaste:validator/validator",
@@ -142,13 +142,18 @@ pub fn compile_alone(bytes: &[u8], stage: Stage) -> wasmtime::Result<()> {
     Compiled::stage(&engine, &linkers, stage, bytes).map(drop)
 }
 
-/// Reads a file and checks its outline.
-pub fn read(path: &Path, stage: Stage) -> Result<Vec<u8>, InspectError> {
+/// Reads a file, whatever it holds.
+pub(super) fn load(path: &Path) -> Result<Vec<u8>, InspectError> {
     let failed = |source| InspectError::Read { path: path.to_owned(), source };
     if std::fs::metadata(path).map_err(failed)?.len() > FILE_BYTES {
         return Err(InspectError::TooLarge { path: path.to_owned(), limit: FILE_BYTES });
     }
-    let bytes = std::fs::read(path).map_err(failed)?;
+    std::fs::read(path).map_err(failed)
+}
+
+/// Reads a file and checks its outline.
+pub fn read(path: &Path, stage: Stage) -> Result<Vec<u8>, InspectError> {
+    let bytes = load(path)?;
     check_outline(path, &bytes, stage)?;
     Ok(bytes)
 }
@@ -184,26 +189,26 @@ pub fn digest(bytes: &[u8]) -> String {
 }
 
 /// Any WASI (it finds no files and no addresses), the shared types, and the keys for those who sign.
-fn may_import(stage: Stage, import: &str) -> bool {
+pub(super) fn may_import(stage: Stage, import: &str) -> bool {
     import.starts_with("wasi:")
         || is_of(import, "posthaste:types/types")
         || (stage == Stage::Signer && is_of(import, "posthaste:keys/keys"))
 }
 
 /// Whether a name with a version is this interface in a version that we serve.
-fn is_of(name: &str, interface: &str) -> bool {
+pub(super) fn is_of(name: &str, interface: &str) -> bool {
     name.strip_prefix(interface).is_some_and(|version| version.starts_with("@0.1."))
 }
 
 /// The names on the outside of a component.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Outline {
-    imports: BTreeSet<String>,
-    exports: BTreeSet<String>,
+pub(super) struct Outline {
+    pub imports: BTreeSet<String>,
+    pub exports: BTreeSet<String>,
 }
 
 impl Outline {
-    fn read(bytes: &[u8]) -> Result<Outline, String> {
+    pub fn read(bytes: &[u8]) -> Result<Outline, String> {
         let mut outline = Outline::default();
         // Components nest; only the outermost one's names count.
         let mut depth = 0_u32;

@@ -11,6 +11,7 @@ mod answers;
 mod call;
 mod component;
 mod confine;
+pub mod conformance;
 mod engine;
 mod grants;
 mod instance;
@@ -23,6 +24,7 @@ mod registry;
 mod set;
 mod slot;
 mod stages;
+mod survey;
 #[cfg(test)]
 pub(crate) mod tests;
 mod trial;
@@ -45,11 +47,13 @@ use tokio::time::timeout;
 use wasmtime::Engine;
 
 pub use component::{InspectError, Inspection, Stage, inspect};
+pub use confine::Bounds;
 pub use grants::Ways;
 pub use library::{Assignment, BuiltIn};
 pub use registry::{Named, Pushed, Registry, RegistryError, StageView};
 pub use set::{Components, Source};
 pub use stages::TenantStages;
+pub use survey::{Survey, survey};
 pub use trial::Calls;
 
 use crate::api::fault;
@@ -58,7 +62,6 @@ use crate::event::notifier;
 use crate::keyring::Keyring;
 use crate::web::{Limits as WebLimits, Web};
 use component::Pre;
-use confine::Bounds;
 use instance::{Room, Shelf};
 use library::Library;
 use outbound::{ORIGIN, Outbound, Trouble};

@@ -3,11 +3,12 @@
 //! Every change goes to the store first and then into the library, one change at a time, so that a restart finds what was
 //! answered. Where no host runs, a command changes the store alone, and the next start finds it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -20,9 +21,10 @@ use super::library::Assignment;
 use super::set::Source;
 use super::slot::Slot;
 use super::trial::Calls;
-use super::{Edge, Notice, grants};
+use super::{Bounds, Edge, Notice, conformance, grants};
 use crate::store::{
-    ComponentStore, ComponentVersion, NewVersion, StageSettings, StoreError, TenantLimits, VersionState,
+    ComponentStore, ComponentVersion, NewVersion, StageSettings, StoreError, TenantEvent, TenantEventKind,
+    TenantLimits, VersionState,
 };
 use crate::web::Limits;
 
@@ -31,6 +33,15 @@ const FETCH: Limits = Limits { time: Duration::from_secs(60), body_bytes: compon
 
 /// How often idle components and instances are given up.
 const TIDY: Duration = Duration::from_secs(30);
+
+/// How long one event about a component that fails stands for all its failures.
+const FALLBACK_TOLD: Duration = Duration::from_secs(10 * 60);
+
+/// Failed cases that an error names.
+const FAULTS_SHOWN: usize = 3;
+
+/// Bounds of a component's cases where no host runs: the defaults of `[stages]`.
+const ALONE: Bounds = Bounds { time: Duration::from_secs(5), memory_bytes: 128 << 20, output_bytes: 64 << 20 };
 
 /// Longest name of a file or URL that a version came from, in bytes.
 const SOURCE_BYTES: usize = 1024;
@@ -88,12 +99,14 @@ pub struct Registry {
     /// Absent where no host runs.
     edge: Option<Arc<Edge>>,
     changes: Mutex<()>,
+    /// Which components' failures were told when: all tenants'.
+    told: std::sync::Mutex<HashMap<(String, Stage, String), Instant>>,
 }
 
 impl Registry {
     /// Over the store alone, for a command while no host runs.
     pub fn of_store(store: Arc<dyn ComponentStore>) -> Registry {
-        Registry { store, edge: None, changes: Mutex::default() }
+        Registry { store, edge: None, changes: Mutex::default(), told: std::sync::Mutex::default() }
     }
 
     /// Puts to work what was pushed before, and answers for changes from then on.
@@ -114,7 +127,7 @@ impl Registry {
         for (tenant, assignment) in &assignments {
             edge.assign(tenant, assignment);
         }
-        Ok(Registry { store, edge: Some(edge), changes: Mutex::default() })
+        Ok(Registry { store, edge: Some(edge), changes: Mutex::default(), told: std::sync::Mutex::default() })
     }
 
     /// Acts on what the components come to, and gives up what is idle, until it is told to stop.
@@ -152,7 +165,52 @@ impl Registry {
                 tracing::error!(tenant, stage = stage_name, version, %error, "the end of a canary was not stored");
             }
         }
-        announce(&notice);
+        self.announce(&notice).await;
+    }
+
+    /// Tells whoever should know: the log, and the tenant by an event.
+    async fn announce(&self, notice: &Notice) {
+        let (tenant, event) = match notice {
+            Notice::CanaryOver { tenant, stage, version, digest, why } => {
+                tracing::warn!(tenant, stage = stage.name(), version, digest, why, "a canary was rolled back");
+                let data = [
+                    ("stage", stage.name().into()),
+                    ("version", (*version).into()),
+                    ("digest", digest.as_str().into()),
+                    ("reason", why.as_str().into()),
+                ];
+                (tenant, TenantEvent::new(TenantEventKind::ComponentRolledBack, data))
+            }
+            Notice::FellBack { tenant, stage, digest, why } => {
+                tracing::warn!(tenant, stage = stage.name(), digest, why, "the built-in component answered instead");
+                if !self.is_news(tenant, *stage, digest) {
+                    return;
+                }
+                let data = [
+                    ("stage", stage.name().into()),
+                    ("digest", digest.as_str().into()),
+                    ("reason", why.as_str().into()),
+                ];
+                (tenant, TenantEvent::new(TenantEventKind::ComponentFallback, data))
+            }
+        };
+        if let Err(error) = self.store.announce(tenant, event, Timestamp::now()).await {
+            tracing::error!(tenant, %error, "an event about a component was not stored");
+        }
+    }
+
+    /// Whether nobody was told of this component's failures in the last `FALLBACK_TOLD`: every message may be one.
+    fn is_news(&self, tenant: &str, stage: Stage, digest: &str) -> bool {
+        let now = Instant::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|_, at| now.duration_since(*at) < FALLBACK_TOLD);
+        match told.entry((tenant.to_owned(), stage, digest.to_owned())) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(place) => {
+                place.insert(now);
+                true
+            }
+        }
     }
 
     /// Checks a component, stores it and puts it to work.
@@ -222,6 +280,37 @@ impl Registry {
             }
         }
         Ok(digest)
+    }
+
+    /// Whether a component stands the cases of its stage (`conformance`), within the bounds of the host.
+    ///
+    /// Errors: what it is not, or what it did in which case.
+    pub async fn conform(&self, stage: Stage, source: &str, file: &Bytes) -> Result<(), RegistryError> {
+        let source = Path::new(source);
+        component::check_outline(source, file, stage)?;
+        let report = match &self.edge {
+            Some(edge) => {
+                let failed = |error: wasmtime::Error| InspectError::Compile {
+                    path: source.to_owned(),
+                    stage,
+                    what: format!("{error:#}"),
+                };
+                let library = &edge.inner.library;
+                let compiled = library.loader.compile(stage, file.to_vec()).await.map_err(failed)?;
+                conformance::check(&edge.inner.engine, &compiled, stage, &edge.inner.stage_bounds).await
+            }
+            None => conformance::test_bytes(source, file, stage, &ALONE).await?.0,
+        };
+        match report.faults().as_slice() {
+            [] => Ok(()),
+            faults => Err(RegistryError::Invalid(format!(
+                "{}: it does not stand {} of the {} cases of a {stage} (`posthaste component test` shows all): {}",
+                source.display(),
+                faults.len(),
+                report.cases.len(),
+                faults.iter().take(FAULTS_SHOWN).cloned().collect::<Vec<_>>().join("; ")
+            ))),
+        }
     }
 
     /// Gives a version another state; left out, the newest. What had that state before gives way.
@@ -375,18 +464,6 @@ impl Edge {
     /// What the components come to; for one listener.
     pub(super) fn notices(&self) -> Option<mpsc::Receiver<Notice>> {
         self.inner.unheard.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
-    }
-}
-
-/// Tells whoever should know.
-fn announce(notice: &Notice) {
-    match notice {
-        Notice::CanaryOver { tenant, stage, version, digest, why } => {
-            tracing::warn!(tenant, stage = stage.name(), version, digest, why, "a canary was rolled back");
-        }
-        Notice::FellBack { tenant, stage, digest, why } => {
-            tracing::warn!(tenant, stage = stage.name(), digest, why, "the built-in component answered instead");
-        }
     }
 }
 

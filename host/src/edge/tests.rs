@@ -25,7 +25,10 @@ pub fn guest(name: &str) -> PathBuf {
             .args(["build", "--release", "--target", "wasm32-wasip2", "--target-dir"])
             .arg(&target)
             .args(["-p", "guest-stage", "-p", "guest-signer", "-p", "guest-trigger", "-p", "misbehave"])
-            .args(["-p", "submit", "-p", "render", "-p", "validate", "-p", "sign", "-p", "shape", "-p", "notify"])
+            .args([
+                "-p", "submit", "-p", "render", "-p", "validate", "-p", "sign", "-p", "shape", "-p", "notify", "-p",
+                "track",
+            ])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .unwrap();

@@ -20,6 +20,7 @@ use utoipa::ToSchema;
 use super::embedded::Embedded;
 use super::history::time;
 use super::reading::tenant_key;
+use super::tenant_events::Announcements;
 use super::{StoreError, TenantId, accepting, private};
 
 pub(super) const SCHEMA: &str = "
@@ -181,7 +182,7 @@ pub struct TenantLimits {
 
 /// What was pushed for tenants.
 #[async_trait]
-pub trait ComponentStore: Send + Sync + 'static {
+pub trait ComponentStore: Announcements {
     /// Adds a version with its file, one caller at a time. Whatever had its state before gives way to it. `Io` where the file cannot be kept.
     async fn add_component(&self, new: NewVersion, file: Bytes) -> Result<ComponentVersion, StoreError>;
     /// Gives a version another state; whatever had a live one before gives way. `NotFound` where there is none.

@@ -256,6 +256,7 @@ async fn push(control: Arc<Control>, call: Call<File>) -> Result<Made<VersionVie
             (source, call.body.0.clone(), trial(canary, shadow)?)
         }
     };
+    control.registry.conform(stage, &source, &file).await?;
     let pushed = Pushed { tenant: call.tenant().to_owned(), stage, source, file, state };
     Ok(Made(control.registry.push(pushed).await?.into()))
 }

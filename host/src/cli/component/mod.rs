@@ -1,22 +1,59 @@
 //! `posthaste component`: what takes the place of a stage, from the author's first file to the operator's switch.
 
 mod deploy;
+mod inspect;
+mod new;
+mod project;
+mod test;
 
 use clap::Subcommand;
 
 use super::Failure;
+use crate::edge::Stage;
 
 /// What can be done with components.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Component {
     #[command(flatten)]
     Deploy(deploy::Deploy),
+    /// Start a project for a component: sources, contract, README; it builds as it is.
+    New(new::New),
+    /// Show what a component file is: exports, imports, size, digest, and what it would need. No host is asked.
+    Inspect(inspect::Inspect),
+    /// Give a component file the cases that every component of its stage must stand. No host is asked.
+    ///
+    /// Prints a line a case with time and memory. Exit code 1 where one failed.
+    Test(test::Test),
 }
 
 impl Component {
     pub async fn run(self) -> Result<(), Failure> {
         match self {
             Component::Deploy(deploy) => deploy.run().await,
+            Component::New(new) => new.run(),
+            Component::Inspect(inspect) => inspect.run(),
+            Component::Test(test) => test.run().await,
         }
+    }
+}
+
+/// The stage of a file: the one that was named, or the only one that it exports.
+fn stage_of(file: &std::path::Path, named: Option<Stage>) -> Result<Stage, Failure> {
+    if let Some(stage) = named {
+        return Ok(stage);
+    }
+    let survey = crate::edge::survey(file).map_err(|error| Failure::Refused(error.to_string()))?;
+    match survey.stages.as_slice() {
+        [stage] => Ok(*stage),
+        [] => Err(Failure::Refused(format!(
+            "{}: exports no stage of version 0.1; it exports {}",
+            file.display(),
+            if survey.exports.is_empty() { "nothing".to_owned() } else { survey.exports.join(", ") }
+        ))),
+        several => Err(Failure::Refused(format!(
+            "{}: is {}: say which is meant with --stage",
+            file.display(),
+            several.iter().map(|stage| format!("a {stage}")).collect::<Vec<_>>().join(" and ")
+        ))),
     }
 }

@@ -1,0 +1,13 @@
+// Makes the component out of the source and the contract.
+import { readFile, writeFile } from 'node:fs/promises';
+import { componentize } from '@bytecodealliance/componentize-js';
+
+const source = await readFile('src/@STAGE@.js', 'utf8');
+const { component } = await componentize(source, {
+  witWorld: await readFile('wit/@STAGE@.wit', 'utf8'),
+  worldName: '@WORLD@',
+  // Stages are pure: without these the component imports nothing from its host but what the contract names.
+  disableFeatures: ['random', 'stdio', 'clocks', 'http', 'fetch-event'],
+});
+await writeFile('@ARTIFACT@', component);
+console.log(`@ARTIFACT@: ${component.length} bytes`);

@@ -1,0 +1,115 @@
+#![allow(clippy::unwrap_used)]
+//! The shipped components stand every case; what misbehaves is told.
+
+use mail::{Address, Envelope};
+
+use super::*;
+use crate::edge::tests::bytes;
+
+const BOUNDS: Bounds = Bounds { time: Duration::from_secs(10), memory_bytes: 64 << 20, output_bytes: 16 << 20 };
+
+struct Ready {
+    engine: Engine,
+    compiled: Compiled,
+    stage: Stage,
+}
+
+fn ready(stage: Stage, component: &[u8]) -> Ready {
+    let engine = engine::start(engine::PoolSize { instances: 2, memory_bytes: BOUNDS.memory_bytes }, None).unwrap();
+    let linkers = Linkers::new(&engine).unwrap();
+    let compiled = Compiled::stage(&engine, &linkers, stage, component).unwrap();
+    Ready { engine, compiled, stage }
+}
+
+/// With this it is known that every case comes to its stage.
+#[tokio::test]
+async fn shipped_components_conform() {
+    let shipped = [
+        (Stage::Validator, "validate"),
+        (Stage::Renderer, "render"),
+        (Stage::Transformer, "track"),
+        (Stage::Signer, "sign"),
+        (Stage::Shaper, "shape"),
+    ];
+    let mut faults = Vec::new();
+    for (stage, component) in shipped {
+        let Ready { engine, compiled, .. } = ready(stage, bytes(component));
+        let report = check(&engine, &compiled, stage, &BOUNDS).await;
+        faults.extend(report.faults().into_iter().map(|fault| format!("{component}: {fault}")));
+        let answered = report.cases.iter().filter(|case| case.outcome == Ok(Verdict::Answered)).count();
+        if report.cases.len() < 10 || answered < 5 {
+            faults.push(format!("{component} answers {answered} of {} cases", report.cases.len()));
+        }
+        assert!(report.cases.iter().all(|case| case.memory_bytes > 0 && !case.fresh.is_zero()), "{report:#?}");
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+/// A component file that was built for version 0.1.0 of the contract stays usable, whatever becomes of the contract.
+#[tokio::test]
+async fn a_component_of_0_1_0_is_served_for_ever() {
+    let kept = include_bytes!("../../../../tests/vectors/components/validator-0.1.0.wasm");
+    let Ready { engine, compiled, stage } = ready(Stage::Validator, kept);
+    let report = check(&engine, &compiled, stage, &BOUNDS).await;
+    assert!(report.passed(), "{:#?}", report.faults());
+    assert!(report.cases.iter().any(|case| case.outcome == Ok(Verdict::Answered)), "{report:#?}");
+    let survey = crate::edge::survey(&kept_path()).unwrap();
+    assert_eq!((survey.stages, survey.foreign), (vec![Stage::Validator], vec![]));
+}
+
+fn kept_path() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/components/validator-0.1.0.wasm")
+}
+
+/// A message that tells the test guest what to do.
+fn told(deed: &str) -> Case {
+    let message = b"From: alice@example.com\r\n\r\nx\r\n".to_vec();
+    let content = pipeline::Content::Raw { message, message_id: "<1@example.com>".to_owned(), trace: Vec::new() };
+    let submission = pipeline::Submission {
+        envelope: Envelope { sender: None, recipients: vec![Address::parse("bob@example.net").unwrap()] },
+        content,
+        attributes: vec![("do".to_owned(), deed.to_owned())],
+        limits: pipeline::Limits { message_bytes: 1 << 20, recipients: 1 },
+        now_s: 0,
+    };
+    Case {
+        name: deed.to_owned(),
+        question: Question::Submission(Box::new(submission)),
+        keys: Default::default(),
+        is_result_used: true,
+    }
+}
+
+#[tokio::test]
+async fn misdeeds_are_told() {
+    let Ready { engine, compiled, stage } = ready(Stage::Validator, bytes("guest_stage"));
+    let bounds = Bounds { time: Duration::from_millis(500), memory_bytes: 32 << 20, ..BOUNDS };
+    let ask = async |deed: &str| judge(&engine, &compiled, stage, &bounds, told(deed)).await.outcome;
+    assert_eq!(ask("accept").await, Ok(Verdict::Answered));
+    assert_eq!(ask("refuse").await, Ok(Verdict::Refused("told to refuse".to_owned())));
+    assert_eq!(ask("nonsense").await, Ok(Verdict::Unavailable("cannot `nonsense`".to_owned())));
+    let time = ["it used more than 500 ms of CPU", "it took longer than 500 ms"];
+    let misdeeds: [(&str, &[&str]); 7] = [
+        ("panic", &["it trapped: "]),
+        ("recurse", &["it trapped: wasm trap: "]),
+        ("allocate", &["it asked for more than 33554432 bytes of memory"]),
+        ("loop", &time),
+        ("sleep", &time),
+        ("attributes", &["it returned 65 attributes: at most 64"]),
+        ("flood", &["too much data"]),
+    ];
+    for (deed, expect) in misdeeds {
+        let fault = ask(deed).await.unwrap_err();
+        assert!(expect.iter().any(|expect| fault.contains(expect)), "{deed}: {fault}");
+    }
+}
+
+/// What the pipeline would not have is nonsense: here, header fields that are no signatures.
+#[tokio::test]
+async fn nonsense_is_told() {
+    let Ready { engine, compiled, stage } = ready(Stage::Signer, bytes("guest_signer"));
+    let report = check(&engine, &compiled, stage, &BOUNDS).await;
+    let fault = report.faults().into_iter().next().unwrap();
+    assert!(fault.contains("`conformance-rsa` is not the name of a signature field"), "{fault}");
+    assert!(!report.passed());
+}
