@@ -12,6 +12,9 @@ use tempfile::TempDir;
 
 use crate::http;
 
+/// How long the built-in components may take to compile, on a machine that does much else.
+const COMPILED_WITHIN: Duration = Duration::from_secs(100);
+
 /// How long a host may take from its start until it answers. The product promises 1 s; the tests of that promise measure
 /// it themselves, all others wait for a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -217,6 +220,22 @@ impl Product {
             }
             // Nothing tells an outsider that a port is open but trying.
             std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until every component is compiled: before that, memory and trouble tell of that work.
+    pub fn settled(&self) -> Result<()> {
+        let asked = Instant::now();
+        loop {
+            let answer = crate::http::get(self.http, "/readyz", &[])?;
+            if answer.status == 200 {
+                return Ok(());
+            }
+            if asked.elapsed() > COMPILED_WITHIN {
+                bail!("not ready: {}", String::from_utf8_lossy(&answer.body));
+            }
+            // Nothing tells an outsider that a component is compiled but asking again.
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 

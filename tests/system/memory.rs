@@ -39,6 +39,7 @@ fn an_idle_connection_costs_little() {
     let smtp = "trusted = [\"127.0.0.1/32\"]\nmax_connections = 5000";
     let setup = Setup::new().unwrap().smtp(smtp).with("[[route]]\ndomain = \"*\"\nrelay = \"127.0.0.1:1\"");
     let product = setup.start().unwrap();
+    product.settled().unwrap();
     let first: Vec<Client> = (0..200).map(|_| Client::greeted(product.smtp).unwrap()).collect();
     let before = product.resident_bytes().unwrap();
     let idle: Vec<Client> = (0..CONNECTIONS).map(|_| Client::greeted(product.smtp).unwrap()).collect();

@@ -75,6 +75,7 @@ fn metrics_and_status_tell_what_happened() {
     let tenant = format!("Bearer {}", setup.create_key().unwrap());
     assert_eq!(http::get(admin, "/metrics", &[("authorization", &tenant)]).unwrap().status, 403);
 
+    product.settled().unwrap();
     let status = setup.command(&["status"]).unwrap();
     for part in ["running ", "queue     ", "rates     accepted 0.", "memory    ", "disk      ", "site      "] {
         assert!(status.contains(part), "{part} is not in\n{status}");

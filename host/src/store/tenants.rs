@@ -198,7 +198,17 @@ impl Tenants for Embedded {
         let change = self.change(Box::new(move |connection, counters| {
             let missing = || StoreError::NotFound(format!("tenant {name}"));
             let key = tenant_key(connection, &name)?.ok_or_else(missing)?;
-            for table in ["api_key", "delivery_token", "domain", "template", "idempotency", "quota_usage"] {
+            let tables = [
+                "api_key",
+                "delivery_token",
+                "domain",
+                "template",
+                "idempotency",
+                "quota_usage",
+                "component",
+                "stage_settings",
+            ];
+            for table in tables {
                 connection.execute(&format!("DELETE FROM {table} WHERE tenant = ?1"), [key])?;
             }
             connection.execute(

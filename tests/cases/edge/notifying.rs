@@ -187,6 +187,6 @@ fn a_host_tells_through_the_edge() {
         (&attempt["http_status_code"], &attempt["error"]),
         (&Value::Null, &json!("the event could not be sent from here"))
     );
-    assert!(host.log().contains("403") && host.log().contains("notify_token"), "{}", host.log());
+    assert!(host.log().contains("403") && host.log().contains("`delivery_token`"), "{}", host.log());
     assert_eq!(app.asked().len(), 1);
 }

@@ -205,14 +205,20 @@ async fn no_route_reaches_another_tenant() {
                 .replace("{tenant}", "victim")
                 .replace("{id}", id)
                 .replace("{domain}", "secret-of.test")
-                .replace("{selector}", "s1-rsa");
+                .replace("{selector}", "s1-rsa")
+                .replace("{stage}", "validator")
+                .replace("{change}", "purge");
             assert!(!filled.contains('{'), "the test must know the places of {path}");
-            let asks_tenant = operation["parameters"]
-                .as_array()
-                .is_some_and(|all| all.iter().any(|it| it["name"] == "tenant" && it["in"] == "query"));
+            let asks = |name: &str| {
+                let parameters = operation["parameters"].as_array();
+                parameters.is_some_and(|all| all.iter().any(|it| it["name"] == name && it["in"] == "query"))
+            };
             let mut tries = vec![filled.clone()];
-            if asks_tenant {
+            if asks("tenant") {
                 tries.push(format!("{filled}?tenant=victim"));
+            }
+            if asks("tenant") && asks("all") {
+                tries.push(format!("{filled}?tenant=victim&all=true"));
             }
             // Bodies that name the victim, and bodies that fit.
             let bodies = [

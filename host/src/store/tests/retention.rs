@@ -121,7 +121,9 @@ async fn a_webhook_that_is_behind_keeps_what_it_is_to_be_told() {
     finish(&store, &leased, 0).await;
     store.move_events().await;
     let events = rusqlite::Connection::open(folder.path().join("events.db")).unwrap();
-    events.execute("INSERT INTO delivery VALUES (1, 1, 1, 0, 0)", []).unwrap();
+    events
+        .execute("INSERT INTO delivery (webhook, seq, message, due_ms, attempts) VALUES (1, 1, 1, 0, 0)", [])
+        .unwrap();
     store.sweep(at(9999)).await;
     assert!(store.message("default", Uuid::from_u128(1)).await.is_ok());
     assert!(store.message("default", Uuid::from_u128(2)).await.is_err());
