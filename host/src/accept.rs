@@ -67,8 +67,10 @@ impl Intake {
             let mut answers = Vec::with_capacity(admitted.len());
             for (admitted, (tenant, count)) in admitted.into_iter().zip(&recipients) {
                 answers.push(Err(match admitted {
-                    Ok(()) => {
-                        self.give_back(tenant, *count).await;
+                    Ok(is_counted) => {
+                        if is_counted {
+                            self.give_back(tenant, *count).await;
+                        }
                         Denial::Together.into()
                     }
                     Err(fault) => fault,
@@ -80,17 +82,18 @@ impl Intake {
         let mut stored = self.store(good.map(|(message, _)| message).collect()).await.into_iter();
         let mut answers = Vec::with_capacity(admitted.len());
         for (admitted, (tenant, count)) in admitted.into_iter().zip(&recipients) {
-            let answer = match admitted {
-                Ok(()) => stored
-                    .next()
-                    .unwrap_or_else(|| Err(StoreError::Io("the store gave no answer".to_owned())))
-                    .map_err(IntakeFault::from),
+            let (answer, is_counted) = match admitted {
+                Ok(is_counted) => {
+                    let answer =
+                        stored.next().unwrap_or_else(|| Err(StoreError::Io("the store gave no answer".to_owned())));
+                    (answer.map_err(IntakeFault::from), is_counted)
+                }
                 Err(fault) => {
                     answers.push(Err(fault));
                     continue;
                 }
             };
-            if !matches!(answer, Ok(Accepted::Stored)) {
+            if is_counted && !matches!(answer, Ok(Accepted::Stored)) {
                 self.give_back(tenant, *count).await;
             }
             answers.push(answer);
@@ -98,10 +101,18 @@ impl Intake {
         answers
     }
 
-    async fn admit(&self, message: &NewMessage, now: Timestamp) -> Result<(), IntakeFault> {
+    /// Whether its recipients were counted: what is there already needs no room in a quota, and must be told so even
+    /// where there is none.
+    async fn admit(&self, message: &NewMessage, now: Timestamp) -> Result<bool, IntakeFault> {
         let standing = self.tenancy.of(&message.tenant).await?;
         let (octets, recipients) = (message.body.len(), message.recipients.len());
-        Ok(self.tenancy.admit(&message.tenant, &standing, octets, recipients, now).await?)
+        match self.tenancy.admit(&message.tenant, &standing, octets, recipients, now).await {
+            Ok(()) => Ok(true),
+            Err(denial) => match &message.idempotency {
+                Some(it) if self.store.is_replay(&message.tenant, it, now).await? => Ok(false),
+                _ => Err(denial.into()),
+            },
+        }
     }
 
     async fn give_back(&self, tenant: &str, recipients: usize) {

@@ -44,9 +44,7 @@ use crate::server::smtp::{Options as SmtpOptions, SmtpServer};
 use crate::server::submission::Submissions;
 use crate::server::tls::{self, Tls, TlsError};
 use crate::server::{BindError, bind};
-use crate::store::{
-    Directory as _, Edges as _, Embedded, OpenError, Operators as _, StoreError, Tenants as _, private,
-};
+use crate::store::{Directory as _, Edges as _, Embedded, OpenError, StoreError, Tenants as _, private};
 use crate::tenancy::Tenancy;
 use crate::web::{self, address::Reachable};
 
@@ -110,6 +108,8 @@ pub struct Opened {
     pub store: Arc<Embedded>,
     pub keyring: Arc<Keyring>,
     pub tenancy: Arc<Tenancy>,
+    /// Hash of the operator key of a development host.
+    development_operator: Option<[u8; 32]>,
 }
 
 /// What a data folder is opened for.
@@ -137,7 +137,7 @@ impl Opened {
         let master = MasterKey::load(config.master_key_file.as_deref(), &config.data)?;
         let keyring = Arc::new(Keyring::new(store.clone(), master, purpose == Purpose::Develop));
         let tenancy = Arc::new(Tenancy::new(store.clone()));
-        Ok(Opened { store, keyring, tenancy })
+        Ok(Opened { store, keyring, tenancy, development_operator: None })
     }
 
     /// The control API over it; `started` and the addresses are those of a running host.
@@ -160,6 +160,7 @@ impl Opened {
             webhooks: self.store.clone(),
             keyring: self.keyring.clone(),
             registry,
+            development_operator: self.development_operator,
             hostname: config.hostname.clone(),
             configured: config.tenants.keys().cloned().collect(),
             started,
@@ -235,12 +236,13 @@ impl Host {
         let started = Instant::now();
         let development = options.development.as_ref();
         let purpose = if development.is_some() { Purpose::Develop } else { Purpose::Serve };
-        let opened = blocking(&config, move |config| Opened::new(config, purpose)).await?;
+        let mut opened = blocking(&config, move |config| Opened::new(config, purpose)).await?;
         learn_tenants(&config, &opened).await.map_err(StartError::Key)?;
         if let Some(development) = development {
             learn_key(&opened, &development.api_key).await.map_err(StartError::Key)?;
             learn_token(&opened, &development.delivery_token).await.map_err(StartError::Key)?;
-            learn_operator_key(&opened, &development.operator_key).await.map_err(StartError::Key)?;
+            // Never stored: everybody knows it, and `serve` may run on the same folder one day.
+            opened.development_operator = Some(crate::api_key::hash(&development.operator_key));
         }
         let listeners = Listeners::bind(&config).await?;
         let telling = blocking(&config, {
@@ -527,8 +529,11 @@ async fn learn_key(opened: &Opened, key: &str) -> Result<(), StoreError> {
         return Ok(());
     }
     let name = "development".to_owned();
-    control::keys::add_key(opened.store.as_ref(), key, DEFAULT_TENANT.to_owned(), name, Timestamp::now()).await?;
-    Ok(())
+    match control::keys::add_key(opened.store.as_ref(), key, DEFAULT_TENANT.to_owned(), name, Timestamp::now()).await {
+        // It was revoked.
+        Ok(_) | Err(StoreError::Exists(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes the development token a delivery token of the store, once.
@@ -537,18 +542,11 @@ async fn learn_token(opened: &Opened, token: &str) -> Result<(), StoreError> {
         return Ok(());
     }
     let name = "development".to_owned();
-    control::edges::add_token(opened.store.as_ref(), token, None, name, Timestamp::now()).await?;
-    Ok(())
-}
-
-/// Makes the development operator key an operator key of the store, once.
-async fn learn_operator_key(opened: &Opened, key: &str) -> Result<(), StoreError> {
-    if opened.store.operator_key(crate::api_key::hash(key)).await?.is_some() {
-        return Ok(());
+    match control::edges::add_token(opened.store.as_ref(), token, None, name, Timestamp::now()).await {
+        // It was revoked.
+        Ok(_) | Err(StoreError::Exists(_)) => Ok(()),
+        Err(error) => Err(error),
     }
-    let name = "development".to_owned();
-    control::operators::add_operator_key(opened.store.as_ref(), key, name, Timestamp::now()).await?;
-    Ok(())
 }
 
 /// Tenants that the configuration names are tenants.

@@ -140,8 +140,8 @@ impl Usage {
         for (span, window) in Span::ALL.into_iter().zip(&mut self.windows) {
             let Some(limit) = span.limit(quotas) else { continue };
             let (start_s, end_s) = span.window(now_s);
-            // A clock that goes back opens no window anew.
-            if window.start_s < start_s {
+            // A clock that goes back opens no window anew; one that was far ahead binds nobody.
+            if window.start_s < start_s || window.start_s > end_s {
                 *window = Window { start_s, ..Window::default() };
             }
             if recipients > limit {
@@ -408,6 +408,8 @@ mod tests {
         usage.take(&quotas, 5, NOW_S + 3600).unwrap();
         assert!(matches!(usage.take(&quotas, 1, NOW_S - 3600), Err(Denial::Spent { .. })), "no window opens anew");
         usage.take(&quotas, 10, NOW_S + 86_400).unwrap();
+        usage.take(&quotas, 10, NOW_S + 365 * 86_400).unwrap();
+        usage.take(&quotas, 10, NOW_S + 86_400).expect("a clock that was a year ahead binds nobody");
     }
 
     #[tokio::test]

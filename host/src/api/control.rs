@@ -96,6 +96,8 @@ pub struct Control {
     pub tenancy: Arc<Tenancy>,
     /// Tenants named in the configuration.
     pub configured: Vec<String>,
+    /// Hash of the operator key of a development host.
+    pub development_operator: Option<[u8; 32]>,
     /// When the host started; `None` in a command that opened the store itself.
     pub started: Option<Instant>,
     pub http: Vec<SocketAddr>,

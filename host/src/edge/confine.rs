@@ -28,6 +28,12 @@ pub const TICK: Duration = Duration::from_millis(5);
 /// Elements of any one table. Large language runtimes need some ten thousands.
 pub const TABLE_ELEMENTS: usize = 100_000;
 
+/// What the host keeps for a stage at once, outside its memory: resources (streams, requests, header fields), octets of
+/// one set of header fields, and tasks. Together some 16 MiB.
+const STAGE_RESOURCES: usize = 1024;
+const STAGE_FIELDS_BYTES: usize = 16 << 10;
+const STAGE_TASKS: usize = 4096;
+
 /// What is kept of one call's stderr: a panic message and its surroundings.
 const STDERR_BYTES: usize = 4096;
 
@@ -95,6 +101,12 @@ pub fn store(engine: &Engine, role: Role, outbound: Outbound, bounds: &Bounds) -
         .allow_ip_name_lookup(false)
         .stderr(stderr.clone())
         .build();
+    let (mut table, mut http) = (ResourceTable::new(), WasiHttpCtx::new());
+    let is_stage = matches!(role, Role::Stage(_));
+    if is_stage {
+        table.set_max_capacity(STAGE_RESOURCES);
+        http.set_field_size_limit(STAGE_FIELDS_BYTES);
+    }
     let guest = Guest {
         role,
         tenant: outbound.tenant(),
@@ -102,11 +114,14 @@ pub fn store(engine: &Engine, role: Role, outbound: Outbound, bounds: &Bounds) -
         usage: Usage { memory_limit: bounds.memory_bytes, memory: 0, refused: false, ticks_left: 0 },
         stderr,
         wasi,
-        http: WasiHttpCtx::new(),
+        http,
         outbound,
-        table: ResourceTable::new(),
+        table,
     };
     let mut store = Store::new(engine, guest);
+    if is_stage && let Some(table) = store.concurrent_resource_table() {
+        table.set_max_capacity(STAGE_TASKS);
+    }
     store.limiter(|guest| &mut guest.usage);
     store.set_hostcall_fuel(bounds.output_bytes);
     store.epoch_deadline_callback(|mut context| {

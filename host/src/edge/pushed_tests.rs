@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::tests::{Desk, Folder, Setup, TIME, Vault, ask, bytes, guest, shipped, told};
 use super::*;
 use crate::config::{ComponentFiles, Dns};
-use crate::store::{ComponentStore, Embedded, OnFailure, Options, StageSettings, TenantLimits, VersionState};
+use crate::store::{ComponentStore, Embedded, OnFailure, Options, StageSettings, TenantLimits, Tenants, VersionState};
 use crate::web::Web;
 use crate::web::address::Reachable;
 
@@ -113,6 +113,21 @@ async fn what_was_pushed_answers_at_once_until_it_is_taken_back() {
     assert_eq!(field.edge.components("acme"), before);
     let view = field.registry.stages("acme");
     assert!(view.iter().all(|stage| stage.source == Source::BuiltIn));
+}
+
+#[tokio::test]
+async fn what_is_active_stays_so_and_goes_with_its_tenant() {
+    let field = Field::new(&Setup::new()).await;
+    field.push(saying("wait 1")).await;
+    for state in [VersionState::Canary(20), VersionState::Shadow] {
+        let refused = field.registry.place("acme", Stage::Validator, None, state).await.unwrap_err().to_string();
+        assert!(refused.contains("is the active one"), "{refused}");
+    }
+    assert_eq!(field.refusal("acme").await, "told to wait 1");
+    Tenants::remove_tenant(&*field.store, "acme").await.unwrap();
+    field.registry.forget("acme").await.unwrap();
+    assert!(field.states().await.is_empty());
+    assert_eq!(field.refusal("acme").await, "told to refuse");
 }
 
 #[tokio::test]

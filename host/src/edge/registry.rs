@@ -153,6 +153,13 @@ impl Registry {
     pub(super) async fn act(&self, notice: Notice) {
         if let Notice::CanaryOver { tenant, stage, version, why, .. } = &notice {
             let _turn = self.changes.lock().await;
+            // An operator may have decided meanwhile; requests under way still count for what was.
+            let is_on_trial = self.versions(tenant, *stage).await.is_ok_and(|all| {
+                all.iter().any(|it| it.version == *version && matches!(it.state, VersionState::Canary(_)))
+            });
+            if !is_on_trial {
+                return;
+            }
             let stage_name = stage.name();
             let state = VersionState::RolledBack;
             let done = self.store.place_component(tenant, stage_name, *version, state, Some(why.clone())).await;
@@ -330,8 +337,21 @@ impl Registry {
                 newest.map(|newest| newest.version).ok_or_else(|| nothing(tenant, stage))?
             }
         };
+        let versions = self.versions(tenant, stage).await?;
+        let is_active = versions.iter().any(|it| it.version == version && it.state == VersionState::Active);
+        if is_active && state != VersionState::Active {
+            return Err(RegistryError::Invalid(format!(
+                "version {version} is the active one: name one that is not, or activate another first"
+            )));
+        }
         self.store.place_component(tenant, stage.name(), version, state, None).await?;
         Ok(self.refresh(tenant).await?)
+    }
+
+    /// Calls nothing of a tenant's own any more: it was removed from the store.
+    pub async fn forget(&self, tenant: &str) -> Result<(), StoreError> {
+        let _turn = self.changes.lock().await;
+        self.refresh(tenant).await
     }
 
     /// Ends the trial of a canary or of a shadow.

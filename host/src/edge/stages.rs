@@ -306,9 +306,18 @@ impl TenantStages {
         self.run(&compiled, None, outbound, &self.set.bounds, meter, call).await.map(|(answer, _)| answer)
     }
 
-    /// What a component of the validator's wants to see. Asked once for each; a failure is not remembered.
+    /// What a component of the validator's wants to see. Asked once for each; a failure is not remembered, nor is what
+    /// another component answers in its place.
     async fn wants(&self, plan: &Plan, link: Link<'_>) -> Result<Wants, StageError> {
-        link.slot.wants.get_or_try_init(|| self.ask(plan, link, &Describe)).await.cloned()
+        if let Some(known) = link.slot.wants.get() {
+            return Ok(known.clone());
+        }
+        if let (Ok(Ok(wants)), _) = self.attempt(plan, link, &Describe).await {
+            let _ = link.slot.wants.set(wants.clone());
+            return Ok(wants);
+        }
+        // Asked again: its failure is counted, and has the consequence that the tenant chose.
+        self.ask(plan, link, &Describe).await
     }
 
     /// Shapes and signs the request of an event.

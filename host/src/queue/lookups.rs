@@ -45,6 +45,8 @@ pub(super) struct Lookups {
     running: usize,
     /// That wait, of all tenants.
     recipients: usize,
+    /// Counts changes of the routes: what was asked before one is not remembered after it.
+    generation: u64,
 }
 
 /// A lookup nobody answered: until when none is tried, and what everybody who comes meanwhile is told.
@@ -62,6 +64,8 @@ struct Asked {
     tenants: Vec<String>,
     /// On whose account the lookup runs; `None`: it does not yet.
     runs_for: Option<String>,
+    /// Of the routes that it was asked of.
+    generation: u64,
 }
 
 #[derive(Default)]
@@ -94,6 +98,7 @@ impl Lookups {
             turn: VecDeque::new(),
             running: 0,
             recipients: 0,
+            generation: 0,
         }
     }
 
@@ -162,6 +167,7 @@ impl Lookups {
                     continue;
                 };
                 asked.runs_for = Some(name.clone());
+                asked.generation = self.generation;
                 tenant.running += 1;
                 self.running += 1;
                 if !tenant.line.is_empty() {
@@ -182,7 +188,9 @@ impl Lookups {
         until: impl FnOnce(u32) -> Timestamp,
         now: Timestamp,
     ) -> Vec<Item> {
+        let is_current = self.asked.get(domain).is_some_and(|asked| asked.generation == self.generation);
         match found {
+            _ if !is_current => {}
             Some(Ok(site)) => {
                 self.failed.remove(domain);
                 self.remember(domain, site, now);
@@ -222,6 +230,7 @@ impl Lookups {
     pub(super) fn forget_sites(&mut self) {
         self.known.clear();
         self.failed.clear();
+        self.generation += 1;
     }
 
     /// Takes everything that waits.

@@ -9,8 +9,9 @@ pub mod lookup;
 pub mod resolver;
 pub(crate) mod rules;
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use mail::outcome::Phase;
 use mail::{Domain, EnhancedCode, Outcome, Verdict};
@@ -170,8 +171,8 @@ impl Router {
         if plan.hosts.iter().any(|host| !host.foreign) {
             key.push_str(" relay");
         }
-        if let Some(number) = route.filter(|_| plan.auth.is_some()).and_then(|number| self.credentials(number)) {
-            key.push_str(&format!(" login of route {}", number + 1));
+        if let Some(auth) = &plan.auth {
+            key.push_str(&format!(" login {:08x}", credentials(auth)));
         }
         if let Some(sources) = route.map_or(self.sources.last(), |number| self.sources.get(number)) {
             plan.egress = Egress::choose(&hosts, sources, &self.blames, Instant::now());
@@ -181,21 +182,13 @@ impl Router {
         }
         Site { key: key.into(), plan: Arc::new(plan) }
     }
-
-    /// Names the credentials of a rule in site keys without showing them: the first rule that has the same.
-    fn credentials(&self, number: usize) -> Option<usize> {
-        let auth = auth_of(self.routes.get(number)?)?;
-        self.routes.iter().position(|other| {
-            auth_of(other).is_some_and(|other| other.username == auth.username && other.password == auth.password)
-        })
-    }
 }
 
-fn auth_of(route: &Route) -> Option<&RelayAuth> {
-    match &route.next_hop {
-        NextHop::Mx { .. } => None,
-        NextHop::Relay { auth, .. } => auth.as_ref(),
-    }
+/// Names credentials in site keys without showing them: the same for the same ones, whatever rule has them and across
+/// reloads, and nothing that a stranger could compute.
+fn credentials(auth: &RelayAuth) -> u32 {
+    static NAMES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    NAMES.hash_one((&auth.username, &auth.password)) as u32
 }
 
 fn relay_host(host: &RelayHost) -> Host {

@@ -208,6 +208,19 @@ fn replay(
     })
 }
 
+/// Whether an idempotency key has stood for the same place of a request in the time that keys are kept.
+pub(super) fn is_known(
+    connection: &Connection,
+    tenant: i64,
+    idempotency: &Idempotency,
+    now: jiff::Timestamp,
+) -> rusqlite::Result<bool> {
+    let Idempotency { key, item, .. } = idempotency;
+    connection
+        .prepare_cached("SELECT 1 FROM idempotency WHERE tenant = ?1 AND key = ?2 AND item = ?3 AND at_ms >= ?4")?
+        .exists(params![tenant, key, item, now.as_millisecond() - IDEMPOTENCY_MS])
+}
+
 /// Adds body and message row; `None` where the id is taken.
 fn insert_message(
     connection: &Connection,

@@ -20,20 +20,20 @@ use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use uuid::Uuid;
 
-use super::accepting::{Counters, Prepared};
+use super::accepting::{self, Counters, Prepared};
 use super::directory::KeyCache;
 use super::faults::{Faults, NoFaults};
 use super::housekeeping::{EventsChange, Housekeeper, Wake};
 use super::lease::{self, Leases, place};
 use super::private;
-use super::reading::Readers;
+use super::reading::{Readers, tenant_key};
 use super::schema::{self, Layout, OpenError};
 use super::segment::{self, BodyError, Place, Spool};
 use super::writer::{Job, Writer};
 use super::{
-    Accepted, ApiKey, Backup, BodyRef, Completion, DeliveryToken, EventRecord, Leased, MessageView, NewMessage,
-    OperatorKey, Page, QueueChange, QueueFilter, QueuedRecipient, Rest, Store, StoreError, Tended, backup, deliveries,
-    tending, webhook_rows,
+    Accepted, ApiKey, Backup, BodyRef, Completion, DeliveryToken, EventRecord, Idempotency, Leased, MessageView,
+    NewMessage, OperatorKey, Page, QueueChange, QueueFilter, QueuedRecipient, Rest, Store, StoreError, Tended, backup,
+    deliveries, tending, webhook_rows,
 };
 
 /// Jobs that may wait for the writer; whoever comes later waits to hand in.
@@ -276,6 +276,16 @@ impl Drop for Embedded {
 
 #[async_trait]
 impl Store for Embedded {
+    async fn is_replay(&self, tenant: &str, idempotency: &Idempotency, now: Timestamp) -> Result<bool, StoreError> {
+        let (tenant, idempotency) = (tenant.to_owned(), idempotency.clone());
+        self.readers
+            .read(move |connection| match tenant_key(connection, &tenant)? {
+                Some(tenant) => Ok(accepting::is_known(connection, tenant, &idempotency, now)?),
+                None => Ok(false),
+            })
+            .await
+    }
+
     async fn accept(&self, batch: Vec<NewMessage>) -> Vec<Result<Accepted, StoreError>> {
         let count = batch.len();
         let mut messages = Vec::with_capacity(count);
@@ -429,6 +439,7 @@ impl Found {
         let number = |connection: &Connection, sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
         // Positions grow with keys, but for bodies that moved: the last frame is that of the newest, or of one of these.
         let last_of = |sql| main.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)?, place(row, 1)?))).optional();
+        let noted = number(main, "SELECT coalesce(max(first_message), 1) - 1 FROM segment")?;
         let newest = last_of("SELECT key, segment, position, size FROM message ORDER BY key DESC LIMIT 1")?;
         let moved = last_of(
             "SELECT m.key, m.segment, m.position, m.size FROM moved v JOIN message m ON m.key = v.message
@@ -441,7 +452,8 @@ impl Found {
             .query_map([], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))?
             .collect::<Result<_, _>>()?;
         Ok(Found {
-            message: newest.map_or(0, |(key, _)| key),
+            // A group that failed may have left a gap below what a segment begins with.
+            message: newest.map_or(0, |(key, _)| key).max(noted),
             seq: number(main, "SELECT coalesce(max(seq), 0) FROM outbox")?
                 .max(number(events, "SELECT seq FROM progress")?),
             last,

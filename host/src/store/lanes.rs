@@ -115,6 +115,11 @@ impl Lanes {
         }
     }
 
+    /// Whether something waits in a lane.
+    pub(super) fn knows(&self, lane: Lane) -> bool {
+        self.lanes.contains_key(&lane)
+    }
+
     /// Nothing is taken from a lane before a time; one that is over ends a rest.
     pub(super) fn rest(&mut self, lane: Lane, until_ms: i64, now_ms: i64) {
         if until_ms > now_ms {

@@ -270,6 +270,9 @@ pub trait Store: Send + Sync + 'static {
     /// same id, tenant and digest is answered `Replayed`. A batch is stored in one transaction.
     async fn accept(&self, batch: Vec<NewMessage>) -> Vec<Result<Accepted, StoreError>>;
 
+    /// Whether a call of `accept` with this idempotency key and place would store nothing new.
+    async fn is_replay(&self, tenant: &str, idempotency: &Idempotency, now: Timestamp) -> Result<bool, StoreError>;
+
     /// Gives a message that waits for its time another one. `NotScheduled` once it is sent or canceled.
     async fn reschedule(&self, tenant: &str, message: Uuid, to: Timestamp) -> Result<(), StoreError>;
 

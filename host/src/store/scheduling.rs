@@ -57,9 +57,11 @@ pub(super) fn reschedule(
         Err(error) => return Ok(Err(error)),
     };
     connection.prepare_cached("UPDATE schedule SET send_ms = ?2 WHERE message = ?1")?.execute([message, send_ms])?;
-    connection.prepare_cached("UPDATE recipient SET due_ms = ?2 WHERE message = ?1")?.execute([message, send_ms])?;
+    connection
+        .prepare_cached("UPDATE recipient SET due_ms = ?2 WHERE message = ?1 AND done_ms IS NULL")?
+        .execute([message, send_ms])?;
     let due = connection
-        .prepare_cached("SELECT DISTINCT lane FROM recipient WHERE message = ?1")?
+        .prepare_cached("SELECT DISTINCT lane FROM recipient WHERE message = ?1 AND done_ms IS NULL")?
         .query_map([message], |row| Ok((Lane::from_key(row.get(0)?), (send_ms, message, 0))))?
         .collect::<Result<_, _>>()?;
     Ok(Ok(due))
@@ -78,16 +80,19 @@ pub(super) fn cancel(
         Err(error) => return Ok(Err(error)),
     };
     settle(connection, message, CANCELED)?;
+    record_all(connection, counters, message, mail::EventKind::Canceled, at_ms)?;
     let ended = connection
         .prepare_cached("UPDATE recipient SET due_ms = NULL, done_ms = ?2 WHERE message = ?1 AND due_ms IS NOT NULL")?
         .execute([message, at_ms])?;
-    record_all(connection, counters, message, mail::EventKind::Canceled, at_ms)?;
     Ok(Ok(ended as u64))
 }
 
-/// A message is over before its time came, by an operator.
+/// A recipient is over before its time came, by an operator; with the last one the message is.
 pub(super) fn leave(connection: &Connection, message: i64) -> rusqlite::Result<()> {
-    settle(connection, message, CANCELED)
+    let is_left = connection
+        .prepare_cached("SELECT 1 FROM recipient WHERE message = ?1 AND done_ms IS NULL")?
+        .exists([message])?;
+    if is_left { Ok(()) } else { settle(connection, message, CANCELED) }
 }
 
 /// The key of a tenant's message that waits for its time, or why there is none.
@@ -122,7 +127,7 @@ fn settle(connection: &Connection, message: i64, state: i64) -> rusqlite::Result
     Ok(())
 }
 
-/// Records the same event for each recipient.
+/// Records the same event for each recipient that is not done with.
 fn record_all(
     connection: &Connection,
     counters: &mut Counters,
@@ -130,7 +135,8 @@ fn record_all(
     kind: mail::EventKind,
     at_ms: i64,
 ) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached("SELECT address FROM recipient WHERE message = ?1 ORDER BY place")?;
+    let mut statement = connection
+        .prepare_cached("SELECT address FROM recipient WHERE message = ?1 AND done_ms IS NULL ORDER BY place")?;
     let mut rows = statement.query([message])?;
     while let Some(row) = rows.next()? {
         counters.seq += 1;

@@ -448,8 +448,13 @@ impl Writer {
             let tenant = accepting::known_tenant(&self.connection, &mut self.counters, tenant)?;
             let Some(tenant) = tenant else { continue };
             for is_broadcast in [false, true] {
-                let lane = Lane::new(tenant, is_broadcast, domain_number(domain.as_str()));
-                self.leases.lanes.rest(lane, until.as_millisecond(), now.as_millisecond());
+                // What an older version stored has no domain in its lane.
+                for number in [domain_number(domain.as_str()), 0] {
+                    let lane = Lane::new(tenant, is_broadcast, number);
+                    if number != 0 || self.leases.lanes.knows(lane) {
+                        self.leases.lanes.rest(lane, until.as_millisecond(), now.as_millisecond());
+                    }
+                }
             }
         }
         Ok(())

@@ -76,6 +76,11 @@ async fn list(control: Arc<Control>, call: Call) -> Result<AuditPage, Problem> {
     let limit = call.asked_number("limit", 1, MOST)?.unwrap_or(PAGE) as usize;
     let before = call.asked_number("before", 0, i64::MAX as u64)?.map(u64::cast_signed);
     let mut found = control.tenants.audited(call.only(), before, limit + 1).await?;
+    if let Some(tenant) = call.caller.tenant() {
+        // Another tenant of that name, removed since, is none of its business. Newest first: only the tail goes.
+        let since = control.tenant_named(tenant).await?.created_at;
+        found.retain(|it| it.at >= since);
+    }
     let has_more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| has_more).map(|last| last.seq);
@@ -137,13 +142,29 @@ pub async fn write_change(tenants: &dyn Tenants, tenant: &str, key: &str, peer: 
 }
 
 /// Takes secrets out, wherever they stand.
+/// A URL without user, password and query, where credentials may be.
+pub(super) fn without_credentials(url: &str) -> String {
+    let bare = url.split(['?', '#']).next().unwrap_or_default();
+    match bare.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+            let host = authority.rsplit('@').next().unwrap_or_default();
+            format!("{scheme}://{host}{path}")
+        }
+        None => bare.to_owned(),
+    }
+}
+
 fn redact(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, field) in fields {
                 match SECRETS.contains(&name.as_str()) && !field.is_null() {
                     true => *field = Value::from("(secret)"),
-                    false => redact(field),
+                    false => match (name.as_str(), field.as_str()) {
+                        ("url", Some(url)) => *field = Value::from(without_credentials(url)),
+                        _ => redact(field),
+                    },
                 }
             }
         }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Body, Call, Control, File, Made, Problem, Route};
+use super::{Body, Call, Control, File, Made, Problem, Route, audit};
 use crate::edge::{Calls, Pushed, RegistryError, Source, Stage, StageView};
 use crate::store::{ComponentVersion, StageSettings, TenantLimits, VersionState};
 
@@ -243,7 +243,7 @@ async fn push(control: Arc<Control>, call: Call<File>) -> Result<Made<VersionVie
         "application/json" => {
             let FetchComponent { url, sha256, canary, shadow } = Body::read(&call.headers, call.body.0.clone())?;
             let state = trial(canary, shadow)?;
-            (url.clone(), control.registry.fetch(&url, &sha256).await?, state)
+            (audit::without_credentials(&url), control.registry.fetch(&url, &sha256).await?, state)
         }
         _ => {
             let canary = call.asked_number("canary", 0, 100)?.and_then(|percent| u8::try_from(percent).ok());

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use http::Method;
+use http::{Method, StatusCode};
 use jiff::Timestamp;
 use mail::Domain;
 use serde::{Deserialize, Serialize};
@@ -131,6 +131,15 @@ async fn change(control: Arc<Control>, call: Call) -> Result<QueueChanged, Probl
             return Err(Problem::missing(text));
         }
     };
+    if matches!(change, QueueChange::Release)
+        && let Some(tenant) = call.caller.tenant()
+    {
+        // What an operator holds while an account is paused is the operator's to release.
+        let standing = control.tenancy.of(tenant).await?;
+        standing
+            .check_pause()
+            .map_err(|denial| Problem::new(StatusCode::FORBIDDEN, "account_paused", denial.to_string()))?;
+    }
     let filter = filter(&call)?;
     if filter == QueueFilter::default() && !flag(&call, "all")?.unwrap_or(false) {
         return Err(Problem::invalid(

@@ -140,6 +140,7 @@ async fn remove(control: Arc<Control>, call: Call) -> Result<RemovedTenant, Prob
         control.webhooks.remove_webhook(&name, &webhook.id).await?;
     }
     control.tenants.remove_tenant(&name).await?;
+    control.registry.forget(&name).await?;
     control.tenancy.forget(&name, true);
     Ok(RemovedTenant { name, removed: true })
 }

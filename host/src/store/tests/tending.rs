@@ -185,6 +185,23 @@ async fn scheduled_mail_is_ended_and_otherwise_left_to_its_owner() {
     assert_eq!(kinds(&store, 1).await[2..], [EventKind::Failed, EventKind::Failed]);
 }
 
+/// One recipient's end leaves the others where they are: on the schedule, and their owner's to move and to cancel.
+#[tokio::test]
+async fn scheduled_mail_loses_one_recipient_alone() {
+    let (_folder, store) = fresh();
+    let scheduled = to("default", 1, 0, &["x@a.test", "y@b.test"]);
+    accept(&store, NewMessage { scheduled_at: Some(at(500)), ..scheduled }).await.unwrap();
+    let at_a = QueueFilter { domain: Some(mail::Domain::parse("a.test").unwrap()), ..QueueFilter::default() };
+    assert_eq!(tend(&store, &at_a, QueueChange::Cancel, 30).await, changed(1));
+    assert_eq!(tend(&store, &QueueFilter::default(), QueueChange::Retry, 31).await, changed(0), "it is not its time");
+    store.reschedule("default", Uuid::from_u128(1), at(700)).await.unwrap();
+    assert!(store.lease(at(600), 9).await.unwrap().is_empty());
+    store.cancel("default", Uuid::from_u128(1), at(650)).await.unwrap();
+    assert!(store.lease(at(800), 9).await.unwrap().is_empty());
+    let expect = [EventKind::Scheduled, EventKind::Scheduled, EventKind::Canceled, EventKind::Canceled];
+    assert_eq!(kinds(&store, 1).await, expect);
+}
+
 #[tokio::test]
 async fn a_large_purge_goes_in_steps() {
     let (_folder, store) = fresh();
