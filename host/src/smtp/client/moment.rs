@@ -55,8 +55,6 @@ impl Client {
     pub(super) fn read_wait(&self) -> Wait {
         match self.state {
             State::ExpectGreeting => Wait::Greeting,
-            // The whole message is with the peer, which may answer all of it at once, at the end.
-            State::ExpectCommand if self.exchange.body_in_group => Wait::DataEnd,
             State::ExpectCommand if self.exchange.current() == Command::Data => Wait::DataStart,
             State::ExpectCommand if self.exchange.current() == Command::Chunk => Wait::DataEnd,
             State::ExpectEnd | State::ExpectEmptyDot => Wait::DataEnd,
