@@ -1,0 +1,287 @@
+//! Lanes, shares and connections of sites.
+#![allow(clippy::unwrap_used)]
+use std::time::Duration;
+
+use super::*;
+use crate::config::TlsPolicy;
+use crate::route::Plan;
+use mail::outcome::Phase;
+use mail::{Address, EnhancedCode, Verdict};
+
+fn site(key: &str) -> Site {
+    let plan = Plan { hosts: Vec::new(), port: 25, tls: TlsPolicy::Off, auth: None, egress: None };
+    Site { key: key.into(), plan: Arc::new(plan) }
+}
+
+fn item(message: u128, tenant: &str, recipients: &[&str]) -> Item {
+    let recipient = |(index, text): (usize, &&str)| LeasedRecipient {
+        index: index as u32,
+        address: Address::parse(text).unwrap(),
+        attempts: 0,
+    };
+    Item {
+        message: Uuid::from_u128(message),
+        tenant: tenant.to_owned(),
+        sender: None,
+        body: BodyRef(String::new()),
+        accepted_at: at(0),
+        recipients: recipients.iter().enumerate().map(recipient).collect(),
+    }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn domain(name: &str) -> Domain {
+    Domain::parse(name).unwrap()
+}
+
+fn sites(per_site: usize, in_all: usize) -> Sites {
+    Sites::new(Limits { per_site, in_all, waiting: 1000 })
+}
+
+fn add(sites: &mut Sites, key: &str, message: u128, tenant: &str, recipient: &str) {
+    let item = item(message, tenant, &[recipient]);
+    let domain = item.recipients[0].address.domain().clone();
+    assert!(matches!(sites.add(&site(key), &domain, item, at(0)), Added::Waiting));
+}
+
+fn taken(sites: &mut Sites, key: &str) -> Vec<u128> {
+    std::iter::from_fn(|| sites.take(key, at(0))).map(|item| item.message.as_u128()).collect()
+}
+
+fn refusal() -> Outcome {
+    Outcome {
+        verdict: Verdict::Deferred,
+        phase: Phase::Connect,
+        status: EnhancedCode::new(4, 4, 1),
+        remote_host: None,
+        reply: None,
+        text: "refused".to_owned(),
+        tls: None,
+    }
+}
+
+#[test]
+fn a_source_has_a_limit_of_its_own() {
+    let source = |name: &str| crate::config::Source {
+        name: name.to_owned(),
+        addresses: Vec::new(),
+        hostname: None,
+        connections: 2,
+    };
+    let from = |key: &str, name: &str| {
+        let sources: Arc<[Arc<crate::config::Source>]> = [Arc::new(source(name))].into();
+        let egress = crate::route::egress::Egress::choose(key, &sources, &Arc::default(), tokio::time::Instant::now());
+        Site { key: key.into(), plan: Arc::new(Plan { egress, ..(*site(key).plan).clone() }) }
+    };
+    let mut sites = sites(5, 100);
+    for (message, (key, name)) in [("x", "a"), ("y", "a"), ("z", "b")].into_iter().enumerate() {
+        for number in 0..5 {
+            let item = item((message * 10 + number) as u128, "t", &["x@a.test"]);
+            assert!(matches!(sites.add(&from(key, name), &domain("a.test"), item, at(0)), Added::Waiting));
+        }
+    }
+    let grown = |sites: &mut Sites, key: &str| {
+        let opened = sites.grow(&key.into(), at(0)).map_or(0, |(_, count)| count);
+        (0..opened).for_each(|_| sites.connected(key));
+        opened + sites.grow(&key.into(), at(0)).map_or(0, |(_, count)| count)
+    };
+    assert_eq!(grown(&mut sites, "x"), 2, "of its source's two, one of them once the first is proven");
+    assert_eq!(grown(&mut sites, "y"), 0, "the same source");
+    assert_eq!(grown(&mut sites, "z"), 2, "another one");
+    assert_eq!(sites.closed(&"z".into(), false), ["z".into()], "room at b is none at a");
+    assert_eq!(sites.closed(&"x".into(), false), [Arc::from("y"), "x".into()]);
+    assert_eq!(grown(&mut sites, "y"), 1);
+}
+
+#[test]
+fn lanes_take_turns() {
+    let mut sites = sites(1, 1);
+    for message in 1..=4 {
+        add(&mut sites, "s", message, "bulk", "x@a.test");
+    }
+    add(&mut sites, "s", 5, "other", "x@a.test");
+    add(&mut sites, "s", 6, "bulk", "x@b.test");
+    add(&mut sites, "s", 7, "other", "y@a.test");
+    assert_eq!(taken(&mut sites, "s"), [1, 5, 6, 2, 7, 3, 4]);
+}
+
+#[test]
+fn recipients_of_one_message_at_one_site_go_together() {
+    let mut sites = sites(1, 1);
+    add(&mut sites, "s", 1, "t", "x@a.test");
+    add(&mut sites, "s", 2, "t", "x@a.test");
+    add(&mut sites, "s", 1, "t", "y@b.test");
+    add(&mut sites, "elsewhere", 1, "t", "z@c.test");
+    assert_eq!(sites.take("s", at(0)).unwrap().recipients.len(), 2);
+    assert_eq!(taken(&mut sites, "s"), [2]);
+    assert_eq!(taken(&mut sites, "elsewhere"), [1]);
+}
+
+#[test]
+fn a_message_with_many_recipients_goes_in_several_transactions() {
+    let mut sites = sites(1, 1);
+    let addresses: Vec<String> = (0..250).map(|n| format!("r{n}@a.test")).collect();
+    let all = item(1, "t", &addresses.iter().map(String::as_str).collect::<Vec<_>>());
+    sites.add(&site("s"), &domain("a.test"), all, at(0));
+    let sizes: Vec<usize> = std::iter::from_fn(|| sites.take("s", at(0))).map(|item| item.recipients.len()).collect();
+    assert_eq!(sizes, [100, 100, 50]);
+}
+
+#[test]
+fn a_site_holds_its_share_and_the_rest_comes_at_its_pace() {
+    let mut sites = Sites::new(Limits { per_site: 1, in_all: 1, waiting: 200 });
+    let mut put =
+        |message, second| sites.add(&site("s"), &domain("a.test"), item(message, "t", &["x@a.test"]), at(second));
+    let waiting = (1..=200).filter(|message| matches!(put(*message, 0), Added::Waiting)).count();
+    assert_eq!(waiting, 100);
+    assert!(matches!(put(900, 0), Added::Postponed(_, until) if until == at(1) + Duration::from_secs(50)));
+    assert!(matches!(
+        sites.add(&site("other"), &domain("b.test"), item(900, "t", &["x@b.test"]), at(0)),
+        Added::Waiting
+    ));
+    for second in 0..4 {
+        (0..20).for_each(|_| drop(sites.take("s", at(second))));
+    }
+    // 20 a second, and so 40 a second come; those before are spread up to 50.5 seconds.
+    let mut slots = Vec::new();
+    for message in 1000..1101 {
+        if let Added::Postponed(_, until) =
+            sites.add(&site("s"), &domain("a.test"), item(message, "t", &["x@a.test"]), at(60))
+        {
+            slots.push(until);
+        }
+    }
+    assert_eq!((slots.len(), slots[0], slots[20]), (21, at(61), at(61) + Duration::from_millis(500)));
+}
+
+#[test]
+fn many_slow_sites_leave_room_for_one_more() {
+    let mut sites = Sites::new(Limits { per_site: 1, in_all: 1, waiting: 1000 });
+    let mut held = Vec::new();
+    for name in ["a.test", "b.test", "c.test", "d.test", "e.test"] {
+        let mut put = |message| sites.add(&site(name), &domain(name), item(message, "t", &["x@a.test"]), at(0));
+        held.push((1..=1000).filter(|message| matches!(put(*message), Added::Waiting)).count());
+    }
+    assert_eq!(held, [500, 250, 125, 63, 31]);
+    assert_eq!(sites.recipients, 969);
+    (0..600).for_each(|_| drop(sites.take("a.test", at(0))));
+    assert_eq!(sites.recipients, 469);
+    assert!(matches!(sites.add(&site("f"), &domain("f"), item(1, "t", &["x@f"]), at(0)), Added::Waiting));
+    sites.take_all();
+    assert_eq!(sites.recipients, 0);
+}
+
+#[test]
+fn a_site_that_took_half_of_what_waits_is_given_more() {
+    let mut sites = Sites::new(Limits { per_site: 1, in_all: 1, waiting: 200 });
+    for message in 1..=101 {
+        drop(sites.add(&site("s"), &domain("a.test"), item(message, "t", &["x@a.test"]), at(0)));
+    }
+    (0..49).for_each(|_| drop(sites.take("s", at(0))));
+    assert!(sites.roused.is_empty());
+    sites.take("s", at(0));
+    assert_eq!(sites.roused, [("t".to_owned(), domain("a.test"))]);
+}
+
+#[test]
+fn nobody_is_postponed_for_long() {
+    let mut pace = Pace::default();
+    let latest = (0..10_000).map(|_| pace.slot(1, at(0))).max();
+    assert_eq!(latest, Some(at(60)));
+}
+
+#[test]
+fn one_connection_tries_before_many_open() {
+    let mut sites = sites(3, 10);
+    for message in 1..=9 {
+        add(&mut sites, "s", message, "t", "x@a.test");
+    }
+    let opened = |sites: &mut Sites| sites.grow(&"s".into(), at(0)).map_or(0, |(_, count)| count);
+    assert_eq!(opened(&mut sites), 1);
+    assert_eq!(opened(&mut sites), 0);
+    sites.connected("s");
+    assert_eq!(opened(&mut sites), 2, "up to the limit of the site");
+    assert_eq!(opened(&mut sites), 0);
+}
+
+#[test]
+fn idle_connections_are_used_before_new_ones() {
+    let mut sites = sites(3, 10);
+    add(&mut sites, "s", 1, "t", "x@a.test");
+    sites.grow(&"s".into(), at(0));
+    sites.connected("s");
+    assert_eq!(taken(&mut sites, "s"), [1]);
+    add(&mut sites, "s", 2, "t", "x@a.test");
+    assert!(sites.grow(&"s".into(), at(0)).is_none());
+    sites.woken("s");
+    assert_eq!(sites.take("s", at(0)).unwrap().message.as_u128(), 2);
+}
+
+#[test]
+fn a_starved_site_gets_the_next_free_connection() {
+    let mut sites = sites(2, 1);
+    add(&mut sites, "one", 1, "t", "x@a.test");
+    add(&mut sites, "two", 2, "t", "x@b.test");
+    assert!(sites.grow(&"one".into(), at(0)).is_some());
+    assert!(sites.grow(&"two".into(), at(0)).is_none());
+    assert!(sites.grow(&"two".into(), at(0)).is_none());
+    assert_eq!(sites.closed(&"one".into(), true), ["two".into(), "one".into()]);
+    assert!(sites.grow(&"two".into(), at(0)).is_some());
+    assert_eq!(sites.closed(&"two".into(), true), ["two".into()]);
+}
+
+#[test]
+fn a_refusal_is_told_to_all_who_wait_and_who_come_before_it_ends() {
+    let mut sites = sites(2, 2);
+    add(&mut sites, "s", 1, "t", "x@a.test");
+    add(&mut sites, "s", 2, "t", "x@a.test");
+    sites.grow(&"s".into(), at(0));
+    let mut counts = Vec::new();
+    assert_eq!(
+        sites
+            .refused("s", &refusal(), |count| {
+                counts.push(count);
+                at(10)
+            })
+            .len(),
+        2
+    );
+    sites.closed(&"s".into(), true);
+    sites.forget_quiet(at(5));
+    let late = sites.add(&site("s"), &domain("a.test"), item(3, "t", &["x@a.test"]), at(9));
+    assert!(matches!(late, Added::Refused(_, outcome) if *outcome == refusal()));
+    let later = sites.add(&site("s"), &domain("a.test"), item(3, "t", &["x@a.test"]), at(10));
+    assert!(matches!(later, Added::Waiting));
+    sites.grow(&"s".into(), at(0));
+    assert_eq!(
+        sites
+            .refused("s", &refusal(), |count| {
+                counts.push(count);
+                at(20)
+            })
+            .len(),
+        1
+    );
+    sites.closed(&"s".into(), true);
+    assert_eq!(counts, [1, 2]);
+    sites.forget_quiet(at(21));
+    assert!(sites.sites.is_empty());
+}
+
+#[test]
+fn one_lost_connection_among_good_ones_is_no_refusal() {
+    let mut sites = sites(2, 2);
+    add(&mut sites, "s", 1, "t", "x@a.test");
+    add(&mut sites, "s", 2, "t", "x@a.test");
+    sites.grow(&"s".into(), at(0));
+    sites.connected("s");
+    sites.grow(&"s".into(), at(0));
+    assert!(sites.refused("s", &refusal(), |_| at(10)).is_empty());
+    sites.closed(&"s".into(), true);
+    assert!(sites.grow(&"s".into(), at(9)).is_none(), "one was too many");
+    assert!(sites.grow(&"s".into(), at(10)).is_some());
+    assert_eq!(taken(&mut sites, "s"), [1, 2]);
+}
