@@ -83,7 +83,7 @@ pub(super) async fn test_bytes(
 ) -> Result<(Report, Duration), InspectError> {
     let failed =
         |error: wasmtime::Error| InspectError::Compile { path: path.to_owned(), stage, what: format!("{error:#}") };
-    let size = engine::PoolSize { instances: 2, memory_bytes: bounds.memory_bytes };
+    let size = engine::PoolSize::of_one(bounds.memory_bytes);
     let engine = engine::start(size, None).map_err(failed)?;
     let linkers = Linkers::new(&engine).map_err(failed)?;
     let started = Instant::now();

@@ -39,6 +39,15 @@ pub struct PoolSize {
     pub memory_bytes: usize,
 }
 
+impl PoolSize {
+    /// Room for two instances of the largest component there may be: one that carries an interpreter is made of many
+    /// parts.
+    pub fn of_one(memory_bytes: usize) -> PoolSize {
+        let each = CORE_INSTANCES.div_ceil(CORE_INSTANCES_SHARE).max(TABLES.div_ceil(TABLES_SHARE));
+        PoolSize { instances: 2 * each, memory_bytes }
+    }
+}
+
 /// Makes the engine and starts its clock. `cache` is the folder for compiled components.
 ///
 /// The clock's thread ends with the engine.
