@@ -227,10 +227,17 @@ impl Directory for Embedded {
     }
 
     async fn domain(&self, tenant: &str, domain: &Domain) -> Result<Option<SendingDomain>, StoreError> {
-        let (tenant, domain) = (tenant.to_owned(), domain.clone());
-        self.readers
-            .read(move |connection| Ok(read_domains(connection, Some(&tenant), Some(domain.as_str()))?.pop()))
-            .await
+        let changes = self.shared.changes.load(Ordering::Acquire);
+        if let Some(found) = self.domain_cache.get(changes, tenant, domain.as_str()) {
+            return Ok(found);
+        }
+        let (of, name) = (tenant.to_owned(), domain.clone());
+        let found = self
+            .readers
+            .read(move |connection| Ok(read_domains(connection, Some(&of), Some(name.as_str()))?.pop()))
+            .await?;
+        self.domain_cache.put(changes, tenant, domain.as_str(), found.clone());
+        Ok(found)
     }
 
     async fn vouch_for(&self, tenant: &str, domain: &Domain) -> Result<(), StoreError> {

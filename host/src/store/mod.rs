@@ -40,14 +40,17 @@ use crate::scram::Verifier;
 
 mod accepting;
 mod backup;
+mod checkpointing;
 mod codes;
 mod components;
 mod deliveries;
 mod directory;
+mod domain_cache;
 mod edges;
 mod embedded;
 mod faults;
 mod feed;
+mod fresh;
 mod history;
 mod housekeeping;
 mod jobs;
