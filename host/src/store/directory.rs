@@ -10,13 +10,12 @@ use mail::Domain;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use crate::scram::Verifier;
-
 use super::embedded::Embedded;
 use super::history::time;
 use super::reading::tenant_key;
 use super::writer::{Change, Job};
 use super::{ApiKey, Directory, DkimKey, EdgeKey, Scopes, SendingDomain, StoreError, accepting, codes, verification};
+use crate::scram::Verifier;
 
 /// Live keys remembered; at more, all are forgotten and read again.
 const CACHED_KEYS: usize = 4096;

@@ -353,6 +353,8 @@ async fn a_first_telling_has_the_header_although_the_body_is_gone() {
         accept(&store, message(number, 0, 1)).await.unwrap();
     }
     let leased = store.lease(at(0), 99).await.unwrap();
+    // From then on it is on the disk alone.
+    store.body(&leased[0].body).await.unwrap();
     let done = leased.iter().map(|one| completion(one, 0, Next::Done, Some(EventKind::Delivered)));
     store.complete(done.collect()).await.unwrap();
     store.move_events().await;
