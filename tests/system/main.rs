@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod changing;
+mod commands;
 mod memory;
 mod misbehaviour;
 mod operator;
@@ -10,3 +12,4 @@ mod seeing;
 mod sending;
 mod start;
 mod survival;
+mod tenancy;
