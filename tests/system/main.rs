@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod components;
 mod memory;
 mod misbehaviour;
 mod operator;
