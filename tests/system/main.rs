@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod changing;
+mod commands;
 mod components;
 mod memory;
 mod misbehaviour;
@@ -11,3 +13,4 @@ mod seeing;
 mod sending;
 mod start;
 mod survival;
+mod tenancy;
