@@ -281,6 +281,7 @@ impl Host {
         tasks.spawn(pressure.clone().watch(stop.clone()));
         let control =
             opened.control(&config, registry.clone(), Some(started), http.clone(), smtp.clone(), Some(live.clone()));
+        tasks.spawn(registry.clone().try_configured(stop.clone()));
         tasks.spawn(registry.watch(stop.clone()));
         telling.start(&config, &opened.store, &opened.keyring, &edge, &stop, &tasks);
         tasks.spawn(opened.tenancy.clone().run(stop.clone()));

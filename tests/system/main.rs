@@ -4,6 +4,7 @@
 
 mod changing;
 mod commands;
+mod components;
 mod memory;
 mod misbehaviour;
 mod operator;
