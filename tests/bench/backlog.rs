@@ -1,8 +1,8 @@
 //! `cargo xtask bench backlog [--queued N] [--messages N]`: mail that flows beside a long queue against mail that flows
 //! alone, and the first delivery after a restart with that queue.
 //!
-//! The queued messages are of 1 KB and for a site that refuses every connection: each was tried once and waits for its
-//! retry. What is measured meanwhile goes to the sink.
+//! The queued messages are of 1 KB and for a site that refuses every connection; the queue tries them now and then, as it
+//! does with a dead site. What is measured meanwhile goes to the sink.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ const QUEUED_OCTETS: u32 = 1024;
 const QUEUED_DOMAIN: &str = "queued.test";
 const ROUNDS: usize = 3;
 
-/// How long the queue may take to try everything once.
+/// How long the queue may take to be filled.
 const FILLED: Duration = Duration::from_secs(30 * 60);
 
 /// Runs it; fails where a bar is missed.
@@ -72,15 +72,13 @@ pub fn run(arguments: &[String]) -> Result<()> {
         bail!("smtp-source failed");
     }
     let wanted = f64::from(queued);
-    while figure("posthaste_queue_recipients")? < wanted
-        || figure("posthaste_attempts_total{result=\"deferred\"}")? < wanted
-    {
+    while figure("posthaste_queue_recipients")? < wanted {
         if filling.elapsed() > FILLED {
-            bail!("the queue was not tried through after {FILLED:?}");
+            bail!("the queue was not full after {FILLED:?}");
         }
         std::thread::sleep(Duration::from_secs(1));
     }
-    println!("{queued} queued and tried once after {:.0} s", filling.elapsed().as_secs_f64());
+    println!("{queued} queued after {:.0} s", filling.elapsed().as_secs_f64());
     let full = rate()?;
     let memory = machine::usage(&[pid])?.resident_bytes;
     println!(

@@ -11,6 +11,8 @@ use html5gum::{Span, Tokenizer};
 
 /// HTML above this size gets no text part.
 const HTML_BYTES: usize = 1 << 20;
+/// So is HTML whose text is longer than this: marks of quotes and lists stand on every line.
+const TEXT_BYTES: usize = 2 << 20;
 /// Quotes and lists inside each other that are still marked. Each costs a few octets on every line.
 const DEPTH: usize = 8;
 /// Lines left empty at most, less one.
@@ -86,9 +88,9 @@ impl Page {
                 self.tag.hidden |= name == b"hidden";
             }
             CallbackEvent::AttributeValue { value } => self.tag.take(value),
-            CallbackEvent::CloseStartTag { .. } => {
+            CallbackEvent::CloseStartTag { self_closing } => {
                 let tag = std::mem::take(&mut self.tag);
-                self.open(&tag);
+                self.open(&tag, self_closing);
                 // Its buffers serve the next one.
                 self.tag = tag;
             }
@@ -98,13 +100,17 @@ impl Page {
         }
     }
 
-    fn open(&mut self, tag: &Tag) {
+    fn open(&mut self, tag: &Tag, self_closing: bool) {
         let name = tag.name.as_slice();
         if let Some((skipped, depth)) = &mut self.skipped {
-            *depth += usize::from(skipped == name);
-            return;
+            if !ends_by_next(skipped, name) {
+                *depth += usize::from(skipped == name);
+                return;
+            }
+            self.skipped = None;
         }
-        if (tag.hidden || is_silent(name)) && !is_void(name) {
+        // Only drawings can close themselves.
+        if (tag.hidden || is_silent(name)) && !is_void(name) && !(self_closing && name == b"svg") {
             self.skipped = Some((name.to_vec(), 1));
             return;
         }
@@ -148,13 +154,15 @@ impl Page {
 
     fn close(&mut self, name: &[u8]) {
         if let Some((skipped, depth)) = &mut self.skipped {
-            if skipped == name {
-                *depth -= 1;
-                if *depth == 0 {
-                    self.skipped = None;
-                }
+            let is_its_own = skipped == name;
+            *depth -= usize::from(is_its_own);
+            let is_over = *depth == 0 || ends_with_parent(skipped, name);
+            if is_over {
+                self.skipped = None;
             }
-            return;
+            if is_its_own || !is_over {
+                return;
+            }
         }
         match name {
             b"br" => self.breaks = (self.breaks + 1).min(BREAKS),
@@ -201,17 +209,21 @@ impl Page {
     fn say_verbatim(&mut self, text: &str) {
         for (number, line) in text.split('\n').enumerate() {
             if number > 0 {
-                self.breaks += 1;
+                self.breaks = (self.breaks + 1).min(BREAKS);
                 self.space = false;
             }
-            let line = line.trim_end();
-            if !line.is_empty() {
+            // Blanks at the end of a line go when the next one begins.
+            let line = line.strip_suffix('\r').unwrap_or(line);
+            if !line.is_empty() && (self.breaks == 0 || !line.trim().is_empty()) {
                 self.word(line);
             }
         }
     }
 
     fn word(&mut self, word: &str) {
+        if self.text.len() > TEXT_BYTES {
+            return;
+        }
         let is_plain = |byte: u8| (0x20..0x7f).contains(&byte);
         let word = match word.bytes().all(is_plain) {
             true => Cow::Borrowed(word),
@@ -286,6 +298,9 @@ impl Page {
 
     fn finish(mut self) -> Option<String> {
         self.end_link();
+        if self.text.len() > TEXT_BYTES {
+            return None;
+        }
         let end = self.text.trim_end().len();
         self.text.truncate(end);
         if self.text.trim().is_empty() {
@@ -323,9 +338,38 @@ fn margin(name: &[u8]) -> usize {
     }
 }
 
+/// Whether an element whose end tag may be left out ends where another begins (HTML s13.1.2.4).
+fn ends_by_next(element: &[u8], next: &[u8]) -> bool {
+    match element {
+        b"p" => margin(next) > 0 || matches!(next, b"ul" | b"ol" | b"blockquote" | b"pre" | b"hr"),
+        b"li" => next == b"li",
+        b"td" | b"th" => matches!(next, b"td" | b"th" | b"tr"),
+        b"tr" => next == b"tr",
+        b"dt" | b"dd" => matches!(next, b"dt" | b"dd"),
+        b"option" => next == b"option",
+        _ => false,
+    }
+}
+
+/// Whether it ends with the element around it.
+fn ends_with_parent(element: &[u8], parent: &[u8]) -> bool {
+    match element {
+        b"p" => matches!(parent, b"div" | b"td" | b"li" | b"body" | b"blockquote" | b"section" | b"article"),
+        b"li" => matches!(parent, b"ul" | b"ol"),
+        b"td" | b"th" => matches!(parent, b"tr" | b"table"),
+        b"tr" => parent == b"table",
+        b"dt" | b"dd" => parent == b"dl",
+        b"option" => parent == b"select",
+        _ => false,
+    }
+}
+
 /// Elements whose content says nothing to a reader.
 fn is_silent(name: &[u8]) -> bool {
-    matches!(name, b"script" | b"style" | b"title" | b"template" | b"iframe" | b"noembed" | b"noframes" | b"svg")
+    matches!(
+        name,
+        b"script" | b"style" | b"title" | b"template" | b"iframe" | b"noembed" | b"noframes" | b"noscript" | b"svg"
+    )
 }
 
 /// Elements without content or end tag (HTML s13.1.2).
@@ -382,6 +426,7 @@ mod tests {
         check("<img src=x alt='A logo'>", "A logo\n");
         check("<table><tr><td>one</td><td>two</td></tr></table>", "one\ntwo\n");
         check("<pre>\n a\n\n  b </pre>c", " a\n\n  b\n\nc\n");
+        check("<pre>total <b>5</b> EUR  \n.</pre>", "total 5 EUR\n.\n");
     }
 
     #[test]
@@ -397,6 +442,9 @@ mod tests {
     fn what_is_hidden_is_not_said() {
         check("<div style='DISPLAY: none'>pre<div>view</div>x</div>a", "a\n");
         check("<p hidden>no</p><img hidden alt=no>a", "a\n");
+        check("<p hidden>no<p>Hello<p>you", "Hello\n\nyou\n");
+        check("<table><tr><td hidden>no<td>a<tr hidden><td>no</table>b", "a\nb\n");
+        check("<svg width=1 /><svg><text>no</text></svg><noscript><p>no</p></noscript>a", "a\n");
         check("a\u{ad}b &#8203;&#847; c", "ab c\n");
     }
 
@@ -436,6 +484,8 @@ mod tests {
         assert!(from_html(&format!("{deep}a")).is_some_and(|text| text.len() < 200));
         let lines = format!("{deep}{}", "a<br>".repeat(20_000));
         assert!(from_html(&lines).is_some_and(|text| text.len() < 20_000 * 100));
+        let deep = "<blockquote><ol>".repeat(8);
+        assert_eq!(from_html(&format!("{deep}<pre>{}", "x\n".repeat(500_000))), None);
     }
 
     #[test]

@@ -111,7 +111,7 @@ where
         let is_from = standing.map_err(|error| Unavailable(error.to_string()))?.is_from(Some(peer));
         if !is_from {
             let Principal { tenant, key_id, .. } = principal;
-            tracing::info!(tenant, key = key_id, %peer, "a good key came from a network that is not allowed");
+            tracing::info!(tenant, key = key_id, %peer, "a key was named from a network that is not allowed");
         }
         Ok(is_from)
     }

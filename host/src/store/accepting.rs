@@ -53,6 +53,11 @@ pub(super) struct Extra {
 }
 
 impl Prepared {
+    /// Whether it is to be delivered at once.
+    pub(super) fn is_due(&self) -> bool {
+        self.send_ms.is_none()
+    }
+
     pub(super) fn new(message: NewMessage) -> Result<Prepared, StoreError> {
         if u32::try_from(message.body.len()).is_err() {
             return Err(StoreError::Io("a message of 4 GiB or more cannot be stored".to_owned()));

@@ -147,26 +147,39 @@ fn read_due(
     Ok(due)
 }
 
-/// Messages in a segment that webhooks were never told of and still are to be, at most `limit`. On a reading connection.
-pub(super) fn untold(connection: &Connection, segment: i64, limit: usize) -> rusqlite::Result<Vec<(i64, Place)>> {
+/// A delivery, and where its message lies.
+pub(super) type Untold = ((WebhookKey, i64), Place);
+
+/// What webhooks were never told of messages in a segment and still are to be, behind `after`, at most `limit`. On a
+/// reading connection.
+pub(super) fn untold(
+    connection: &Connection,
+    segment: i64,
+    after: Option<(WebhookKey, i64)>,
+    limit: usize,
+) -> rusqlite::Result<Vec<Untold>> {
+    let (webhook, seq) = after.map_or((i64::MIN, i64::MIN), |(webhook, seq)| (webhook.0, seq));
     connection
         .prepare_cached(
-            "SELECT DISTINCT m.key, m.segment, m.position, m.size
+            "SELECT d.webhook, d.seq, m.segment, m.position, m.size
              FROM events.delivery d JOIN main.message m ON m.key = d.message
-             WHERE d.head IS NULL AND m.segment = ?1 LIMIT ?2",
+             WHERE (d.webhook, d.seq) > (?2, ?3) AND d.head IS NULL AND m.segment = ?1
+             ORDER BY d.webhook, d.seq LIMIT ?4",
         )?
-        .query_map([segment, limit as i64], |row| Ok((row.get(0)?, place(row, 1)?)))?
+        .query_map(params![segment, webhook, seq, limit as i64], |row| {
+            Ok(((WebhookKey(row.get(0)?), row.get(1)?), place(row, 2)?))
+        })?
         .collect()
 }
 
 /// Keeps what is told of these messages, whose bodies are about to go. On `events.db`.
-pub(super) fn keep_heads(events: &mut Connection, spool: &Path, messages: &[(i64, Place)]) -> rusqlite::Result<()> {
+pub(super) fn keep_heads(events: &mut Connection, spool: &Path, untold: &[Untold]) -> rusqlite::Result<()> {
     let transaction = events.transaction()?;
-    for (message, place) in messages {
+    for ((webhook, seq), place) in untold {
         if let Some(head) = read_head(spool, *place) {
             transaction
-                .prepare_cached("UPDATE delivery SET head = ?2 WHERE message = ?1 AND head IS NULL")?
-                .execute(params![message, &*head])?;
+                .prepare_cached("UPDATE delivery SET head = ?3 WHERE webhook = ?1 AND seq = ?2 AND head IS NULL")?
+                .execute(params![webhook.0, seq, &*head])?;
         }
     }
     transaction.commit()

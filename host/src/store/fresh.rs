@@ -52,6 +52,11 @@ impl Fresh {
         inner.tidy();
     }
 
+    /// Gives up what lies in a segment that is taken out of use: its time is over here too.
+    pub(super) fn forget(&self, segment: u64) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).remove_segment(segment);
+    }
+
     pub(super) fn take(&self, place: Place) -> Option<Bytes> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.remove((place.segment, place.position))
@@ -59,6 +64,12 @@ impl Fresh {
 }
 
 impl Inner {
+    /// What of a segment is kept.
+    fn remove_segment(&mut self, segment: u64) {
+        let keys: Vec<Key> = self.bodies.keys().filter(|key| key.0 == segment).copied().collect();
+        keys.into_iter().for_each(|key| drop(self.remove(key)));
+    }
+
     fn remove(&mut self, key: Key) -> Option<Bytes> {
         let body = self.bodies.remove(&key)?;
         self.bytes -= body.len();
@@ -95,6 +106,8 @@ mod tests {
         assert_eq!(fresh.take(place(2)), None);
         fresh.keep(vec![(place(4), body.clone())]);
         assert_eq!(fresh.take(place(1)), Some(body));
+        fresh.forget(1);
+        assert_eq!(fresh.take(place(4)), None);
     }
 
     #[test]

@@ -243,6 +243,8 @@ impl Housekeeper {
         let Some(retention_ms) = self.retention_ms else { return Ok(()) };
         // Where space lacks, bodies are kept for those who wait for them alone.
         let before_ms = if self.shared.full.load(Ordering::Relaxed) { i64::MAX } else { now_ms - retention_ms };
+        // What webhooks are to be told of bodies that go must be known.
+        self.move_events();
         let ended = &mut self.ended;
         let (over, pinned) = self.readers.now(|connection| {
             let (mut over, mut pinned) = (Vec::new(), Vec::new());
@@ -258,6 +260,10 @@ impl Housekeeper {
         for segment in over {
             if let Err(error) = self.keep_heads(segment) {
                 tracing::warn!(%error, segment, "what webhooks are to be told of messages could not be kept");
+                // The next sweep does both, unless space lacks.
+                if !self.shared.full.load(Ordering::Relaxed) {
+                    continue;
+                }
             }
             if self.tell(|answer| Job::Retire { segment: segment.cast_unsigned(), answer }) {
                 self.ended.forget(segment);
@@ -278,11 +284,14 @@ impl Housekeeper {
 
     /// Webhooks that were down for as long as bodies are kept are told From, To and Subject all the same.
     fn keep_heads(&mut self, segment: i64) -> Result<(), StoreError> {
-        let untold = self.readers.now(|connection| Ok(deliveries::untold(connection, segment, HEADS_KEPT)?))?;
-        if untold.is_empty() {
-            return Ok(());
+        let mut after = None;
+        loop {
+            let untold =
+                self.readers.now(|connection| Ok(deliveries::untold(connection, segment, after, HEADS_KEPT)?))?;
+            let Some((last, _)) = untold.last() else { return Ok(()) };
+            after = Some(*last);
+            deliveries::keep_heads(&mut self.events, &self.shared.layout.spool, &untold)?;
         }
-        Ok(deliveries::keep_heads(&mut self.events, &self.shared.layout.spool, &untold)?)
     }
 
     /// Has bodies written anew, to the newest segment. What cannot be read stays where it is.

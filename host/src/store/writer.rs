@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use mail::Event;
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
@@ -219,8 +220,12 @@ impl Writer {
             let (answer, queued) = accepting::accept(connection, spool, counters, message, &mut effects.due)?;
             effects.queued += queued;
             effects.events = true;
-            if let (Ok(Accepted::Stored), size @ ..=fresh::LARGEST) = (&answer, message.body.len()) {
-                effects.fresh.push((Place { segment, position, size: size as u32 }, message.body.clone()));
+            if let (Ok(Accepted::Stored), size @ ..=fresh::LARGEST) = (&answer, message.body.len())
+                && message.is_due()
+            {
+                // Copied: the rest of the request that it came in would stay in memory with it.
+                let body = Bytes::copy_from_slice(&message.body);
+                effects.fresh.push((Place { segment, position, size: size as u32 }, body));
             }
             answers.push(answer);
         }
@@ -420,6 +425,7 @@ impl Writer {
             self.shared.due.notify_one();
         }
         for segment in effects.retired {
+            self.shared.fresh.forget(segment);
             let keep_free = !self.shared.full.load(Ordering::Relaxed);
             let retired = self.faults.at(Point::Deleting).and_then(|()| self.spool.retire(segment, keep_free));
             if let Err(error) = retired {

@@ -187,10 +187,12 @@ pub async fn add_key(
 async fn store(directory: &dyn Directory, view: &ApiKey, key: &str) -> Result<(), StoreError> {
     let verifier = api_key::verifier(key).await;
     directory.add_key(view.clone(), api_key::hash(key)).await?;
-    match verifier {
-        Ok(verifier) => directory.set_verifier(&view.id, verifier).await,
-        Err(_) => Ok(()),
+    if let Ok(verifier) = verifier
+        && let Err(error) = directory.set_verifier(&view.id, verifier).await
+    {
+        tracing::warn!(key = view.id, %error, "a key was stored without what SCRAM needs of it");
     }
+    Ok(())
 }
 
 /// A key that may do everything, for ever.
