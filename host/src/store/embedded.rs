@@ -61,7 +61,8 @@ pub struct Options {
     pub reserve_bytes: u64,
     /// Bytes of bodies that were stored just now and are kept in memory too, for their first delivery.
     pub fresh_bytes: usize,
-    /// How often events move to their own database.
+    /// How often events move to their own database: in many small steps, for whoever submits mail waits for the processor
+    /// behind each.
     pub events_every: Duration,
     /// How often segments and idempotency keys are looked at.
     pub sweep_every: Duration,
@@ -75,7 +76,7 @@ impl Default for Options {
             keep_messages: Some(Duration::from_secs(30 * 24 * 60 * 60)),
             reserve_bytes: 256 * 1024 * 1024,
             fresh_bytes: 16 * 1024 * 1024,
-            events_every: Duration::from_millis(250),
+            events_every: Duration::from_millis(50),
             sweep_every: Duration::from_secs(60),
         }
     }

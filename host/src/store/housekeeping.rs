@@ -21,7 +21,7 @@ use super::segment;
 use super::writer::Job;
 
 /// Events moved in one transaction.
-const MOVED_AT_ONCE: usize = 1000;
+const MOVED_AT_ONCE: usize = 500;
 
 /// How far the clock may have gone back without the order of first attempts being given up for it.
 const CLOCK_SLACK_MS: i64 = 60_000;
