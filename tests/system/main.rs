@@ -5,6 +5,7 @@
 mod memory;
 mod misbehaviour;
 mod operator;
+mod reports;
 mod seam;
 mod seeing;
 mod sending;

@@ -89,14 +89,15 @@ async fn use_session(inner: &Arc<Inner>, site: &Site, mut session: Box<dyn Sessi
         let Some(item) = next_item(inner, key).await else { break };
         let mut in_hand = InHand { inner: inner.clone(), item: Some(item) };
         let Some(transaction) = transaction(inner, &mut in_hand).await else { continue };
-        let via = Via { source: source.clone(), begun_at: jiff::Timestamp::now() };
+        let begun_at = jiff::Timestamp::now();
         let (began, span) =
             (Instant::now(), telemetry::attempt(transaction.message, key, transaction.recipients.len()));
         tokio::select! {
             outcomes = session.send(&transaction).instrument(span.clone()) => {
                 note(&span, &outcomes);
                 tally.attempted(began.elapsed(), outcomes.iter().map(|outcome| outcome.verdict));
-                in_hand.attempted(outcomes, &via);
+                let handed_on = session.takes_requests();
+                in_hand.attempted(outcomes, &Via { source: source.clone(), begun_at, handed_on });
             }
             // Dropped in the middle: in_hand releases it. The peer may have it all the same.
             () = inner.abort.cancelled() => return,
@@ -152,6 +153,9 @@ async fn transaction(inner: &Inner, in_hand: &mut InHand) -> Option<Transaction>
             message: item.message,
             sender: item.sender.clone(),
             recipients: item.recipients.iter().map(|recipient| recipient.address.clone()).collect(),
+            request: item.request.as_ref().and_then(|request| {
+                request.handed_on(item.recipients.iter().map(|recipient| (recipient.index, &recipient.address)))
+            }),
             body,
         }),
         Err(error) => {

@@ -368,14 +368,15 @@ fn lookup_failed(error: &tokio::task::JoinError) -> Outcome {
 
 /// Sorts a message's recipients by domain, in their order.
 fn by_domain(leased: Leased) -> Vec<(Domain, Item)> {
-    let Leased { message, tenant, sender, body, size_bytes: _, accepted_at, recipients } = leased;
+    let Leased { message, tenant, sender, body, size_bytes, accepted_at, request, recipients } = leased;
     let mut items: Vec<(Domain, Item)> = Vec::new();
     let mut places: HashMap<Domain, usize> = HashMap::new();
     for recipient in recipients {
         let domain = recipient.address.domain().clone();
         let place = *places.entry(domain.clone()).or_insert_with(|| {
             let (tenant, sender, body) = (tenant.clone(), sender.clone(), body.clone());
-            items.push((domain, Item { message, tenant, sender, body, accepted_at, recipients: Vec::new() }));
+            let (request, recipients) = (request.clone(), Vec::new());
+            items.push((domain, Item { message, tenant, sender, body, size_bytes, accepted_at, request, recipients }));
             items.len() - 1
         });
         if let Some((_, item)) = items.get_mut(place) {

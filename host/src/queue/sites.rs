@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use mail::{Domain, Outcome, ReversePath};
+use mail::{Domain, Outcome, ReversePath, dsn};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -26,7 +26,10 @@ pub(super) struct Item {
     pub(super) tenant: String,
     pub(super) sender: ReversePath,
     pub(super) body: BodyRef,
+    pub(super) size_bytes: u64,
     pub(super) accepted_at: Timestamp,
+    /// What reports its sender asked for.
+    pub(super) request: Option<Arc<dsn::Request>>,
     pub(super) recipients: Vec<LeasedRecipient>,
 }
 

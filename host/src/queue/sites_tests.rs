@@ -20,6 +20,8 @@ fn item(message: u128, tenant: &str, recipients: &[&str]) -> Item {
         attempts: 0,
     };
     Item {
+        size_bytes: 1,
+        request: None,
         message: Uuid::from_u128(message),
         tenant: tenant.to_owned(),
         sender: None,

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::*;
-use crate::config::{Delivery, DeliveryTimeouts, TlsPolicy};
+use crate::bounce::Reporting;
+use crate::config::{Bounces, Delivery, DeliveryTimeouts, TlsPolicy};
 use crate::queue::policy::Schedules;
 use crate::route::Plan;
 use crate::store::{Embedded, NewMessage, Options, Store};
@@ -151,6 +152,8 @@ fn config() -> Delivery {
         allow_private: false,
         expire_after: 3600 * second,
         retry_delays: vec![Duration::from_millis(20)],
+        bounces: Bounces::Report,
+        report_delay_after: 3600 * second,
         connections_per_site: 4,
         connections: 8,
         messages_per_connection: 100,
@@ -167,6 +170,12 @@ fn config() -> Delivery {
     }
 }
 
+fn schedules(config: &Delivery) -> Schedules {
+    let hostname = Domain::parse("relay.test").unwrap();
+    let reporting = Reporting { hostname, bounces: config.bounces, delay_after: config.report_delay_after };
+    Schedules::new(config, &[], reporting)
+}
+
 struct Running {
     net: Arc<Net>,
     store: Arc<Embedded>,
@@ -179,7 +188,7 @@ fn start(folder: &Path, net: Net, config: Delivery) -> Running {
     let net = Arc::new(net);
     let shutdown = CancellationToken::new();
     let courier = Arc::new(Courierly(net.clone()));
-    let queue = Queue::start(store.clone(), courier, config.clone(), Schedules::new(&config, &[]), shutdown.clone());
+    let queue = Queue::start(store.clone(), courier, config.clone(), schedules(&config), shutdown.clone());
     Running { net, store, queue, shutdown }
 }
 
@@ -205,6 +214,7 @@ impl Running {
             idempotency: None,
             accepted_at,
             scheduled_at: None,
+            request: None,
         };
         self.store.accept(vec![message]).await.pop().unwrap().unwrap();
     }
@@ -432,8 +442,7 @@ async fn two_queues_on_one_store_deliver_each_message_once() {
     let folder = folder();
     let first = start(folder.path(), Net::default(), config());
     let courier = Arc::new(Courierly(first.net.clone()));
-    let schedules = Schedules::new(&config(), &[]);
-    let second = Queue::start(first.store.clone(), courier, config(), schedules, first.shutdown.clone());
+    let second = Queue::start(first.store.clone(), courier, config(), schedules(&config()), first.shutdown.clone());
     for number in 1..=300 {
         first.accept(number, &["x@a.test", "y@b.test"]).await;
     }

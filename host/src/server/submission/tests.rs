@@ -88,6 +88,7 @@ fn incoming(tenant: Option<&str>, message: impl Into<Vec<u8>>) -> Incoming {
     let principal =
         |tenant: &str| Principal { tenant: tenant.to_owned(), key_id: "key_1".to_owned(), key_hash: [0; 32] };
     Incoming {
+        request: mail::dsn::Request::default(),
         authority: tenant.map_or(Authority::Trusted, |tenant| Authority::Key(principal(tenant))),
         envelope: Envelope {
             sender: Some(address("bounces@acme.test")),

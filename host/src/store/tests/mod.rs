@@ -69,6 +69,7 @@ fn message(number: u128, second: i64, recipients: usize) -> NewMessage {
         idempotency: None,
         accepted_at: at(second),
         scheduled_at: None,
+        request: None,
     }
 }
 
@@ -100,7 +101,15 @@ fn event(kind: EventKind, recipient: &Address, attempt: Option<(u32, Outcome)>) 
 fn completion(leased: &Leased, place: usize, next: Next, kind: Option<EventKind>) -> Completion {
     let recipient = &leased.recipients[place];
     let events = kind.map(|kind| event(kind, &recipient.address, None)).into_iter().collect();
-    Completion { message: leased.message, index: recipient.index, next, events, at: at(100) }
+    Completion {
+        message: leased.message,
+        index: recipient.index,
+        next,
+        events,
+        at: at(100),
+        report: None,
+        tells_delay: false,
+    }
 }
 
 /// Numbers of the leased messages with their recipients' places.
