@@ -312,6 +312,11 @@ pub const SECTIONS: &[Section] = &[
                 "The name in EHLO. It should resolve to the addresses, and they back to it. Left out: the host's.",
             ),
             key("connections", COUNT, "100", "Connections at once from here; sites that find none free wait for one."),
+            bare(
+                "weight",
+                COUNT,
+                "Its share of a route's mail, in proportion to the `weight` of the route's other sources; a message and its retries keep to one source. Left out: the source is used only where those with a weight are blamed, and where none has one, the first of the route's `sources` is used.",
+            ),
         ],
     },
     section("components", "WASM files that replace built-in stages, for all tenants.", STAGE_FILES),

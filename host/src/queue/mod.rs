@@ -35,6 +35,21 @@ pub struct Site {
     pub plan: Arc<crate::route::Plan>,
 }
 
+impl Site {
+    /// The same site from the source that a message falls to, where sources share the mail.
+    pub fn for_message(self, message: uuid::Uuid) -> Site {
+        let Some(own) = &self.plan.egress else { return self };
+        let Some(chosen) = own.share_of(message, tokio::time::Instant::now()) else { return self };
+        if chosen.source == own.source {
+            return self;
+        }
+        let key = self.key.strip_suffix(own.source.name.as_str()).unwrap_or(&self.key);
+        let key = format!("{key}{}", chosen.source.name);
+        let plan = crate::route::Plan { egress: Some(chosen), ..(*self.plan).clone() };
+        Site { key: key.into(), plan: Arc::new(plan) }
+    }
+}
+
 /// One transaction on a connection: one message for one or more recipients.
 #[derive(Clone, Debug)]
 pub struct Transaction {

@@ -16,7 +16,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use super::completing::Completer;
 use super::lookups::{self, Found, Lookups};
 use super::policy::{Schedules, later};
-use super::sites::{Added, Item, Lane, Limits, Sites};
+use super::sites::{Added, Item, Lane, Limits, Sites, Stage, Taken};
 use super::{Courier, Site, connection};
 use crate::config;
 use crate::metrics::metrics;
@@ -55,10 +55,11 @@ impl Tuning {
     pub fn change(&self, config: &config::Delivery, schedules: Schedules) {
         // A queue that has stopped has no limits.
         let Some(inner) = self.0.upgrade() else { return };
-        inner.sites().limit(config.connections_per_site, config.connections);
+        let starved = inner.sites().limit(config.connections_per_site, config.connections);
         inner.lookups().forget_sites();
         inner.completer.reschedule(schedules);
         *inner.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config.clone());
+        starved.iter().for_each(|key| inner.grow(key));
     }
 }
 
@@ -264,6 +265,7 @@ impl Inner {
         let mut keys: HashSet<Arc<str>> = HashSet::new();
         let mut sites = self.sites();
         for (site, domain, item) in items {
+            let site = site.for_message(item.message);
             match sites.add(&site, &domain, item, now) {
                 Added::Waiting => {}
                 Added::Refused(item, outcome) => self.refuse(domain, &item, &outcome, now),
@@ -307,27 +309,27 @@ impl Inner {
         self.grow(key);
     }
 
-    pub(super) fn connection_closed(self: &Arc<Self>, key: &Arc<str>, connecting: bool) {
-        let next = self.sites().closed(key, connecting);
+    pub(super) fn connection_closed(self: &Arc<Self>, key: &Arc<str>, stage: Stage) {
+        let next = self.sites().closed(key, stage);
         next.iter().for_each(|key| self.grow(key));
     }
 
-    pub(super) fn take(&self, key: &str) -> Option<Item> {
+    pub(super) fn take(&self, key: &str, stage: &mut Stage, had_turn: bool) -> Taken {
         let now = Timestamp::now();
-        let (item, roused) = {
+        let (taken, roused) = {
             let mut sites = self.sites();
-            (sites.take(key, now), std::mem::take(&mut sites.roused))
+            (sites.take(key, stage, had_turn, now), std::mem::take(&mut sites.roused))
         };
         if !roused.is_empty() {
             let mut rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
             rests.extend(roused.into_iter().map(|lane| (lane, now)));
             self.roused.notify_one();
         }
-        item
+        taken
     }
 
-    pub(super) fn woken(&self, key: &str) {
-        self.sites().woken(key);
+    pub(super) fn idle_no_more(&self, key: &str, stage: &mut Stage) {
+        self.sites().idle_no_more(key, stage);
     }
 
     /// What wakes an idle connection of a site: something to send, and the need of another site.
