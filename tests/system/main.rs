@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod disk;
 mod memory;
 mod misbehaviour;
 mod operator;
@@ -11,3 +12,4 @@ mod seeing;
 mod sending;
 mod start;
 mod survival;
+mod upgrades;

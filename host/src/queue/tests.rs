@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::bounce::Reporting;
-use crate::config::{Bounces, Delivery, DeliveryTimeouts, TlsPolicy};
+use crate::config::{Delivery, TlsPolicy};
 use crate::queue::policy::Schedules;
 use crate::route::Plan;
 use crate::store::{Embedded, NewMessage, Options, Store};
@@ -146,28 +146,9 @@ impl Drop for NetSession {
 }
 
 fn config() -> Delivery {
-    let second = Duration::from_secs(1);
-    Delivery {
-        port: 25,
-        allow_private: false,
-        expire_after: 3600 * second,
-        retry_delays: vec![Duration::from_millis(20)],
-        bounces: Bounces::Report,
-        report_delay_after: 3600 * second,
-        connections_per_site: 4,
-        connections: 8,
-        messages_per_connection: 100,
-        idle_connection: Duration::from_millis(20),
-        sources: Vec::new(),
-        timeouts: DeliveryTimeouts {
-            connect: second,
-            greeting: second,
-            command: second,
-            data_start: second,
-            data_block: second,
-            data_end: second,
-        },
-    }
+    let text = "hostname = \"relay.test\"\ndata = \"d\"\n[http]\nlisten = \"127.0.0.1:1\"\n[delivery]\nexpire_after = \"1h\"\n\
+                retry_delays = [\"20ms\"]\nconnections_per_site = 4\nconnections = 8\nidle_connection = \"20ms\"\n";
+    crate::config::parse(Path::new("test.toml"), text, &|_| None).unwrap().delivery
 }
 
 fn schedules(config: &Delivery) -> Schedules {

@@ -12,6 +12,7 @@ mod leases;
 mod mail_rows;
 mod retention;
 mod scheduling;
+mod slow;
 mod states;
 mod templates;
 mod tending;
