@@ -51,6 +51,8 @@ impl Told {
 pub enum Reply {
     /// This status, with these header lines.
     Status(u16, &'static str),
+    /// 200 with these bytes.
+    Body(&'static [u8]),
     /// Takes it and never answers.
     Silence,
 }
@@ -145,15 +147,15 @@ fn converse(stream: TcpStream, state: &(Mutex<State>, Condvar)) {
             state.script.pop_front().unwrap_or(Reply::Status(200, ""))
         };
         state.1.notify_all();
-        match reply {
-            Reply::Status(status, headers) => {
-                let answer = format!("HTTP/1.1 {status} X\r\n{headers}content-length: 6\r\n\r\nnoted\n");
-                if answering.write_all(answer.as_bytes()).is_err() {
-                    return;
-                }
-            }
+        let (status, headers, body) = match reply {
+            Reply::Status(status, headers) => (status, headers, &b"noted\n"[..]),
+            Reply::Body(body) => (200, "", body),
             // Until the other side gives up.
-            Reply::Silence => {}
+            Reply::Silence => continue,
+        };
+        let head = format!("HTTP/1.1 {status} X\r\n{headers}content-length: {}\r\n\r\n", body.len());
+        if answering.write_all(&[head.as_bytes(), body].concat()).is_err() {
+            return;
         }
     }
 }
@@ -170,7 +172,8 @@ fn read(reader: &mut BufReader<TcpStream>) -> Option<Told> {
         let Some((name, value)) = line.split_once(':') else { break };
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    let length = headers.iter().find(|(name, _)| name == "content-length")?.1.parse().ok()?;
+    let length = headers.iter().find(|(name, _)| name == "content-length");
+    let length = length.map_or(Some(0), |(_, length)| length.parse().ok())?;
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     Some(Told { path, headers, body })

@@ -5,7 +5,7 @@
 //! configuration is not given an adapter that refuses everything; `dependencies` lets a test ask whether it would need it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use toml::Value;
@@ -14,8 +14,12 @@ use wac_graph::{CompositionGraph, EncodeOptions};
 
 use crate::product::root;
 
-/// `spin.toml`.
-pub struct Manifest(Value);
+/// A manifest for Spin.
+pub struct Manifest {
+    text: Value,
+    /// What the files are named from.
+    folder: PathBuf,
+}
 
 /// A line of `[component.ID.dependencies]`.
 pub struct Dependency {
@@ -30,24 +34,31 @@ pub struct Dependency {
 impl Manifest {
     /// The repository's own.
     pub fn read() -> Result<Manifest> {
-        let text = std::fs::read_to_string(root().join("spin.toml")).context("spin.toml")?;
-        Ok(Manifest(Value::Table(text.parse().context("spin.toml")?)))
+        Manifest::at(&root().join("spin.toml"))
+    }
+
+    /// Another one.
+    pub fn at(path: &Path) -> Result<Manifest> {
+        let what = || path.display().to_string();
+        let text = std::fs::read_to_string(path).with_context(what)?;
+        let folder = path.parent().unwrap_or(path).to_owned();
+        Ok(Manifest { text: Value::Table(text.parse().with_context(what)?), folder })
     }
 
     /// Routes and the components that answer them.
     pub fn routes(&self) -> Result<BTreeMap<String, String>> {
-        let triggers = self.0["trigger"]["http"].as_array().context("no [[trigger.http]]")?;
+        let triggers = self.text["trigger"]["http"].as_array().context("no [[trigger.http]]")?;
         triggers.iter().map(|trigger| Ok((text(trigger, "route")?, text(trigger, "component")?))).collect()
     }
 
     /// A component's table.
     pub fn component(&self, id: &str) -> Result<&Value> {
-        self.0["component"].get(id).with_context(|| format!("no component {id}"))
+        self.text["component"].get(id).with_context(|| format!("no component {id}"))
     }
 
     /// The application's variables: whether they must be given, and their default.
     pub fn variables(&self) -> Result<BTreeMap<String, (bool, Option<String>)>> {
-        let table = self.0["variables"].as_table().context("no [variables]")?;
+        let table = self.text["variables"].as_table().context("no [variables]")?;
         let entry = |value: &Value| {
             let default = value.get("default").and_then(Value::as_str).map(str::to_owned);
             (value.get("required").and_then(Value::as_bool).unwrap_or(false), default)
@@ -57,7 +68,7 @@ impl Manifest {
 
     /// A component's file.
     pub fn source(&self, id: &str) -> Result<PathBuf> {
-        Ok(root().join(text(self.component(id)?, "source")?))
+        Ok(self.folder.join(text(self.component(id)?, "source")?))
     }
 
     /// The bytes of a component's file.

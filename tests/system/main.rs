@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod changing;
+mod commands;
+mod components;
 mod disk;
 mod memory;
 mod misbehaviour;
@@ -12,4 +15,5 @@ mod seeing;
 mod sending;
 mod start;
 mod survival;
+mod tenancy;
 mod upgrades;

@@ -1,6 +1,7 @@
 //! The outside world that the tests judge by: other people's clients, verifiers, servers and a browser.
 //!
-//! Python and Node packages go into `target/interop/` at the versions that `tests/interop/` names; Debian packages into
+//! Python and Node packages go into `target/interop/` and `target/authors/` at the versions that `tests/interop/` and
+//! `tests/authors/` name; Debian packages into
 //! the system, where they lack and we may. Nothing is fetched when nothing changed.
 
 use std::path::Path;
@@ -23,11 +24,21 @@ const DEBIAN: &[(&str, &str)] = &[
     ("node", "nodejs"),
     ("npm", "npm"),
     ("python3", "python3"),
+    ("make", "make"),
 ];
 
 /// Installs all and says what could not be, in words for people.
 pub fn set_up() -> Vec<String> {
-    let steps = [("Debian packages", debian()), ("Python packages", python()), ("Node packages", node())];
+    let steps = [
+        ("Debian packages", debian()),
+        ("Python packages", python("interop")),
+        ("Node packages", node("interop", &["ci", "--omit=optional"])),
+        // What authors of components have.
+        ("componentize-py", python("authors")),
+        // Its programs are optional packages, one for each kind of machine; `ci` wants those of other kinds in the lock too.
+        ("componentize-js", node("authors", &["install"])),
+        ("crates of the examples", examples()),
+    ];
     let mut missing = Vec::new();
     for (what, outcome) in steps {
         if let Err(error) = outcome {
@@ -70,9 +81,10 @@ fn install_packages(wanted: &[(&str, &str)]) -> Result<()> {
     retry(|| run::quiet(run::command("apt-get", &apt).args(install).args(&packages).envs(environment)))
 }
 
-fn python() -> Result<()> {
-    let requirements = run::root().join("tests/interop/python/requirements.txt");
-    let folder = run::target().join("interop/python");
+/// Installs `tests/WHOSE/python/requirements.txt` into `target/WHOSE/python`.
+fn python(whose: &str) -> Result<()> {
+    let requirements = run::root().join("tests").join(whose).join("python/requirements.txt");
+    let folder = run::target().join(whose).join("python");
     once(&folder, &[&requirements], || {
         let (venv, file) = (folder.to_string_lossy(), requirements.to_string_lossy());
         if run::quiet(&mut run::command("python3", &["-m", "venv", "--clear", &venv])).is_err() {
@@ -88,18 +100,35 @@ fn python() -> Result<()> {
     })
 }
 
-fn node() -> Result<()> {
-    let source = run::root().join("tests/interop/node");
-    let folder = run::target().join("interop/node");
+/// Installs `tests/WHOSE/node/package-lock.json` into `target/WHOSE/node`.
+fn node(whose: &str, verb: &[&str]) -> Result<()> {
+    let source = run::root().join("tests").join(whose).join("node");
+    let folder = run::target().join(whose).join("node");
     let files = [source.join("package.json"), source.join("package-lock.json")];
     once(&folder, &[&files[0], &files[1]], || {
         std::fs::create_dir_all(&folder).context("cannot create the folder")?;
         for file in &files {
             std::fs::copy(file, folder.join(file.file_name().unwrap_or_default())).context("cannot copy")?;
         }
-        let arguments = ["ci", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
-        retry(|| run::quiet(run::command("npm", &arguments).current_dir(&folder)))
+        let flags = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+        retry(|| run::quiet(run::command("npm", verb).args(flags).current_dir(&folder)))
     })
+}
+
+/// Fetches the crates of the examples, so that their tests need no network.
+fn examples() -> Result<()> {
+    for entry in std::fs::read_dir(run::root().join("examples")).context("cannot list examples")? {
+        let entry = entry?;
+        let lock = entry.path().join("Cargo.lock");
+        if lock.is_file() {
+            let fetched = run::target().join("examples").join(entry.file_name());
+            once(&fetched, &[&lock], || {
+                std::fs::create_dir_all(&fetched).context("cannot create the folder")?;
+                retry(|| run::quiet(run::cargo(&["fetch", "--locked"]).current_dir(entry.path())))
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs `install` for a folder unless it ran there before with files of the same content.

@@ -20,6 +20,7 @@ pub mod report;
 pub mod seven_bit;
 pub mod signature;
 pub mod status;
+pub mod stream;
 
 pub use address::{Address, Domain, Mailbox};
 pub use envelope::{Envelope, ReversePath};
@@ -27,3 +28,4 @@ pub use event::{Event, EventKind};
 pub use outcome::{Outcome, Verdict};
 pub use reply::Reply;
 pub use status::EnhancedCode;
+pub use stream::Stream;

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use contract::{HttpRequest, ShaperInput, StageError};
-use delivery_client::wire::{self, NOTIFY_HEAD_BYTES};
-use delivery_client::{Http, HttpError};
+use delivery_client::wire::{self, NOTIFY_HEAD_BYTES, NOTIFY_PATH};
+use delivery_client::{Http, HttpError, below};
 use http::{Request, Response};
 use spin_sdk::http::{FullBody, box_body};
 use spin_sdk::wasip3::http::types::RequestOptions;
@@ -41,7 +41,12 @@ async fn handle(request: spin_sdk::http::Request) -> Response<spin_sdk::http::Bo
     // Missing is as good as empty: nobody may call.
     let token = spin_sdk::variables::get("delivery_token").await.unwrap_or_default();
     let service = Service { http: Outgoing, shaper: &Import, token: token.trim() };
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    if head.uri.path() != NOTIFY_PATH {
+        // Only where this stands below a path is another one asked for.
+        let base = spin_sdk::variables::get("base_path").await.unwrap_or_default();
+        head.uri = below(&base, &head.uri).unwrap_or(head.uri);
+    }
     let (response, cause) = service.answer(&head, async |limit| collect(body, limit).await).await;
     if let Some(cause) = cause {
         let request_id = wire::request_id(&head.headers).unwrap_or("-");

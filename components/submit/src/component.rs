@@ -7,7 +7,7 @@ use contract::{
     ValidatorInput, Wants,
 };
 use delivery_client::wire::{REQUEST_ID_HEADER, request_id};
-use delivery_client::{Client, Http, HttpError, Settings};
+use delivery_client::{Client, Http, HttpError, Settings, below};
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Request, Response};
 use spin_sdk::http::{FullBody, box_body};
@@ -46,14 +46,20 @@ static CACHE: AuthCache = AuthCache::new();
 
 #[allow(unsafe_code)]
 #[spin_sdk::http_service]
-async fn handle(request: spin_sdk::http::Request) -> Response<spin_sdk::http::BoxBody> {
+async fn handle(mut request: spin_sdk::http::Request) -> Response<spin_sdk::http::BoxBody> {
     let request_id = request_id(request.headers()).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
     let (mut response, cause) = match settings().await {
-        Ok(settings) => {
+        Ok((settings, base)) => {
             let moment = Moment { now_s: now_s(), id: Uuid::now_v7() };
             let client = Client::new(Outgoing, settings, request_id.clone());
             let service = Service { client, stages: &Imports, cache: &CACHE, moment };
-            service.answer(request.map(Incoming)).await
+            match below(&base, request.uri()) {
+                Some(uri) => {
+                    *request.uri_mut() = uri;
+                    service.answer(request.map(Incoming)).await
+                }
+                None => (Error::not_found().into_response(), None),
+            }
         }
         Err(cause) => (Error::later("", 60).into_response(), Some(cause)),
     };
@@ -68,14 +74,21 @@ async fn handle(request: spin_sdk::http::Request) -> Response<spin_sdk::http::Bo
     response.map(|body| box_body(FullBody::new(body.into())))
 }
 
-/// `delivery_url` and `delivery_token`.
-async fn settings() -> Result<Settings, String> {
+/// `delivery_url` with `delivery_token`, and `base_path`.
+async fn settings() -> Result<(Settings, String), String> {
     let url = spin_sdk::variables::get("delivery_url")
         .await
         .map_err(|error| format!("the variable `delivery_url` cannot be read: {error:?}"))?;
     // Absent where the host serves this trigger itself.
-    let token = spin_sdk::variables::get("delivery_token").await.unwrap_or_default();
-    Settings::new(&url, &token).map_err(|error| error.to_string())
+    let token = variable("delivery_token").await;
+    // Whoever needs no token stands below no path: there nothing is asked for.
+    let base = if token.is_empty() { String::new() } else { variable("base_path").await };
+    Ok((Settings::new(&url, &token).map_err(|error| error.to_string())?, base))
+}
+
+/// Empty where there is none.
+async fn variable(name: &str) -> String {
+    spin_sdk::variables::get(name).await.unwrap_or_default()
 }
 
 fn now_s() -> u64 {

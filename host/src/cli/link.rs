@@ -60,6 +60,11 @@ impl Link {
         self.own.is_none()
     }
 
+    /// Of the host that is meant.
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Calls a route and reads its answer.
     pub(super) async fn call<A: DeserializeOwned>(
         &self,

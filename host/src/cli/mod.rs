@@ -13,6 +13,7 @@ mod queue;
 mod reload;
 mod send;
 mod serve;
+mod spin;
 mod status;
 mod tenants;
 
@@ -69,6 +70,8 @@ enum Verb {
     /// Components: what takes the place of a stage.
     #[command(subcommand)]
     Component(component::Component),
+    /// Write a manifest for Spin: a tenant's edge, with the components that answer for the tenant, below its own path.
+    SpinManifest(spin::SpinManifest),
     /// Mail that waits: look at it, try it again, hold it, end it.
     #[command(subcommand)]
     Queue(queue::Queue),
@@ -170,6 +173,7 @@ pub fn run() -> ExitCode {
             Verb::Key(key) => key.run().await,
             Verb::Domain(domain) => domain.run().await,
             Verb::Component(component) => component.run().await,
+            Verb::SpinManifest(manifest) => manifest.run().await,
             Verb::Queue(queue) => queue.run().await,
             Verb::Backup(backup) => backup.run().await,
             Verb::Events(events) => events.run().await,

@@ -1,5 +1,7 @@
 //! `[edge]`: which edge tells events, and what the host proves itself with there.
 
+use delivery_client::wire::NOTIFY_PATH;
+
 use super::load::secret_file;
 use super::reader::{Context, Reader};
 
@@ -8,8 +10,8 @@ const WRITE: &str = "write notify_token_file = \"â€¦\" or notify_token_env = \"â
 /// The edge whose `notify` tells events.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NotifyEdge {
-    /// A bare origin, with no slash behind it.
-    pub origin: String,
+    /// What `/notify` is put behind: an origin, and the path that the edge stands below; no slash at its end.
+    pub url: String,
     /// Visible ASCII.
     pub token: String,
 }
@@ -17,17 +19,17 @@ pub struct NotifyEdge {
 /// Never prints the token.
 impl std::fmt::Debug for NotifyEdge {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NotifyEdge").field("origin", &self.origin).finish_non_exhaustive()
+        f.debug_struct("NotifyEdge").field("url", &self.url).finish_non_exhaustive()
     }
 }
 
 /// Reads the section, where there is one.
 pub(super) fn read(context: &mut Context<'_, '_>, section: &Reader<'_, '_>) -> Option<NotifyEdge> {
-    let origin: Option<String> = section.demand(context, "notify_url");
-    let origin = origin.and_then(|text| match delivery_client::Settings::new(&text, "") {
-        Ok(_) => Some(text.trim().trim_end_matches('/').to_owned()),
-        Err(_) => {
-            let text = "edge.notify_url: write a bare origin such as https://edge.example.com, without a path";
+    let url: Option<String> = section.demand(context, "notify_url");
+    let url = url.and_then(|text| match is_base(text.trim()) {
+        true => Some(text.trim().trim_end_matches('/').to_owned()),
+        false => {
+            let text = "edge.notify_url: write an origin such as https://edge.example.com, with the path that the edge stands below and without `/notify`";
             if let Some((_, value)) = section.raw("notify_url") {
                 context.faults.add(value.span(), text);
             }
@@ -35,7 +37,15 @@ pub(super) fn read(context: &mut Context<'_, '_>, section: &Reader<'_, '_>) -> O
         }
     });
     let token = token(context, section);
-    Some(NotifyEdge { origin: origin?, token: token? })
+    Some(NotifyEdge { url: url?, token: token? })
+}
+
+/// Whether it is an http URL without credentials and query, and not yet the path of `notify` itself.
+fn is_base(text: &str) -> bool {
+    let Ok(url) = text.parse::<http::Uri>() else { return false };
+    let is_web = matches!(url.scheme_str(), Some("http" | "https"));
+    let has_host = url.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    is_web && has_host && url.query().is_none() && !url.path().trim_end_matches('/').ends_with(NOTIFY_PATH)
 }
 
 fn token(context: &mut Context<'_, '_>, section: &Reader<'_, '_>) -> Option<String> {
@@ -89,12 +99,14 @@ mod tests {
         assert_eq!(read("").unwrap().notify_edge, None);
         let good = |text: &str, expect: (&str, &str)| {
             let edge = read(text).unwrap().notify_edge.unwrap();
-            assert_eq!((edge.origin.as_str(), edge.token.as_str()), expect, "{text}");
+            assert_eq!((edge.url.as_str(), edge.token.as_str()), expect, "{text}");
             assert!(!format!("{edge:?}").contains("phd_"));
         };
         let url = "[edge]\nnotify_url = \"https://edge.test/\"\n";
         good(&format!("{url}notify_token_file = \"token\"\n"), ("https://edge.test", "phd_1"));
         good(&format!("{url}notify_token_env = \"TOKEN\"\n"), ("https://edge.test", "phd_2"));
+        let below = "[edge]\nnotify_url = \"https://edge.test/acme\"\nnotify_token_env = \"TOKEN\"\n";
+        good(below, ("https://edge.test/acme", "phd_2"));
         let bad = |text: &str, part: &str| {
             let faults = read(text).unwrap_err().to_string();
             assert!(faults.contains(part), "{faults}");
@@ -104,7 +116,8 @@ mod tests {
         bad(&format!("{url}notify_token_env = \"NONE\"\n"), "`NONE` is not set");
         bad(&format!("{url}notify_token_env = \"TOKEN\"\nnotify_token_file = \"token\"\n"), "keep one");
         bad(&format!("{url}notify_token_file = \"missing\"\n"), "missing");
-        bad("[edge]\nnotify_url = \"https://edge.test/notify\"\nnotify_token_env = \"TOKEN\"\n", "bare origin");
+        bad("[edge]\nnotify_url = \"https://edge.test/notify\"\nnotify_token_env = \"TOKEN\"\n", "without `/notify`");
+        bad("[edge]\nnotify_url = \"edge.test\"\nnotify_token_env = \"TOKEN\"\n", "write an origin");
         bad(&format!("{url}notify_token = \"phd_3\"\n"), "unknown key `edge.notify_token`");
         std::fs::write(folder.path().join("token"), "phd 1\n").unwrap();
         bad(&format!("{url}notify_token_file = \"token\"\n"), "letters, digits and signs");

@@ -14,11 +14,12 @@ use super::edge;
 use super::fault::{Collector, Faults};
 use super::reader::{Context, Reader, hint};
 use super::schema::{self, Section};
-use super::value::{ByteSize, Count, HostPort, Port, ReadableFile, Setting, Surroundings, io_text};
+use super::value::{ByteSize, Count, GrantedHost, HostPort, Port, ReadableFile, Setting, Surroundings, io_text};
 use super::{
-    ComponentFiles, Config, Delivery, DeliveryTimeouts, Dns, HttpListener, Limits, NextHop, RelayAuth, Route, Smtp,
-    Source, StageLimits, Tenant, TlsFiles, TlsPolicy, events, sources, store, telemetry,
+    ComponentFiles, Config, Delivery, DeliveryTimeouts, Dns, Grants, HttpListener, Limits, NextHop, RelayAuth, Route,
+    Smtp, Source, StageLimits, Tenant, TlsFiles, TlsPolicy, events, sources, store, telemetry,
 };
+use crate::edge::{GRANTED_HOSTS, Stage};
 
 /// Tables at the top of the file.
 const TABLES: &[&str] = &[
@@ -424,6 +425,7 @@ fn tenants(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> BTreeMap<Stri
     let (Some(schema), Some((_, value))) = (schema::section_of("tenant.*.components"), top.raw("tenant")) else {
         return tenants;
     };
+    let of_grants = schema::section_of("tenant.*.grants").unwrap_or(&EMPTY);
     let DeValue::Table(named) = value.get_ref() else {
         context.faults.add(value.span(), "`tenant` is a table: write [tenant.NAME.components]");
         return tenants;
@@ -435,13 +437,35 @@ fn tenants(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> BTreeMap<Stri
         }
         let path = format!("tenant.{name}");
         let tenant = Reader::of(context, &EMPTY, path.clone(), Some(value));
-        tenant.refuse_unknown(context, &["components"]);
+        tenant.refuse_unknown(context, &["components", "grants"]);
         let below = tenant.raw("components").map(|(_, value)| value);
         let section = Reader::of(context, schema, format!("{path}.components"), below);
         section.refuse_unknown(context, &[]);
-        tenants.insert(name.to_owned(), Tenant { components: components(context, &section) });
+        let components = components(context, &section);
+        let below = tenant.raw("grants").map(|(_, value)| value);
+        let section = Reader::of(context, of_grants, format!("{path}.grants"), below);
+        section.refuse_unknown(context, &[]);
+        tenants.insert(name.to_owned(), Tenant { components, grants: grants(context, &section) });
     }
     tenants
+}
+
+fn grants(context: &mut Context<'_, '_>, section: &Reader<'_, '_>) -> Grants {
+    let mut hosts = BTreeMap::new();
+    for stage in Stage::ALL {
+        let granted: Vec<GrantedHost> = section.get(context, stage.name()).unwrap_or_default();
+        if granted.len() > GRANTED_HOSTS
+            && let Some((span, _)) = section.raw(stage.name())
+        {
+            let text =
+                format!("{}: {} hosts, at most {GRANTED_HOSTS} are granted", section.full(stage.name()), granted.len());
+            context.faults.add(span, text);
+        }
+        if !granted.is_empty() {
+            hosts.insert(stage, granted.into_iter().map(|GrantedHost(host)| host).collect());
+        }
+    }
+    Grants { hosts, private: section.get(context, "private").unwrap_or(false) }
 }
 
 fn limits(context: &mut Context<'_, '_>, top: &Reader<'_, '_>) -> Option<Limits> {

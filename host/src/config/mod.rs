@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use mail::Domain;
 
+use crate::edge::Stage;
 pub use crate::store::OnFailure;
 
 pub use edge::NotifyEdge;
@@ -243,6 +244,15 @@ pub struct ComponentFiles {
 #[derive(Clone, Debug, Default)]
 pub struct Tenant {
     pub components: ComponentFiles,
+    pub grants: Grants,
+}
+
+/// `[tenant.NAME.grants]`: hosts that stages may reach by HTTP, as `name` or `name:port`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    pub hosts: BTreeMap<Stage, Vec<String>>,
+    /// Whether they may stand on this machine or in private networks.
+    pub private: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -45,6 +45,8 @@ const SIZE: &str = "size";
 
 const FILES: &str = "list of paths";
 
+const HOSTS: &str = "list of hosts";
+
 const STAGE_FILES: &[Key] = &[
     bare(
         "validator",
@@ -334,6 +336,23 @@ pub const SECTIONS: &[Section] = &[
         STAGE_FILES,
     ),
     section(
+        "tenant.*.grants",
+        "Hosts that a tenant's stages may reach by HTTP, as `name` or `name:port`; none by default. What `posthaste component grant` says of a stage goes before it. Without a port: 443 by https, 80 by http.",
+        &[
+            bare("validator", HOSTS, "At most 32 for each stage."),
+            bare("renderer", HOSTS, "The same."),
+            bare("transformer", HOSTS, "The same."),
+            bare("signer", HOSTS, "Such as a service that holds the keys."),
+            bare("shaper", HOSTS, "The same."),
+            key(
+                "private",
+                "`true` or `false`",
+                "false",
+                "Whether these hosts may stand on this machine or in private networks; else their addresses there are refused, after every look-up.",
+            ),
+        ],
+    ),
+    section(
         "limits",
         "What strangers and customers may take.",
         &[
@@ -402,8 +421,8 @@ pub const SECTIONS: &[Section] = &[
         &[
             bare(
                 "notify_url",
-                "origin",
-                "Demanded in this section. The edge's bare origin, such as `https://edge.example.com`; events go to `/notify` below it. There only the edge's own network rules bind the address that an event finally goes to.",
+                "URL",
+                "Demanded in this section. The edge's origin, such as `https://edge.example.com`, with the path that it stands below where it does; events go to `/notify` behind it. There only the edge's own network rules bind the address that an event finally goes to.",
             ),
             bare(
                 "notify_token_file",

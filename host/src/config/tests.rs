@@ -165,6 +165,31 @@ fn tenants_and_components() {
 }
 
 #[test]
+fn grants_of_a_tenant() {
+    let text = "[tenant.acme.grants]\nsigner = [\"keys.test\", \"127.0.0.1:8443\"]\nprivate = true\n[tenant.b.grants]\nshaper = \"x.test\"\n";
+    let tenants = good(&format!("{SMALLEST}{text}")).tenants;
+    let hosts =
+        |stage, hosts: &[&str]| BTreeMap::from([(stage, hosts.iter().map(|host| (*host).to_owned()).collect())]);
+    let expect = hosts(Stage::Signer, &["keys.test", "127.0.0.1:8443"]);
+    assert_eq!(tenants["acme"].grants, Grants { hosts: expect, private: true });
+    assert_eq!(tenants["b"].grants, Grants { hosts: hosts(Stage::Shaper, &["x.test"]), private: false });
+    let wrong = |text: &str, expect: &str| {
+        let faults = parse(Path::new("a.toml"), &format!("{SMALLEST}{text}"), &|_| None).unwrap_err().to_string();
+        assert!(faults.contains(expect), "{faults} does not say {expect}");
+    };
+    wrong(
+        "[tenant.a.grants]\nsigner = \"https://keys.test\"\n",
+        "tenant.a.grants.signer: `https://keys.test` is no host",
+    );
+    wrong(
+        "[tenant.a.grants]\nsinger = \"keys.test\"\n",
+        "unknown key `tenant.a.grants.singer`: did you mean `signer`?",
+    );
+    let many = (0..33).map(|number| format!("\"h{number}.test\"")).collect::<Vec<_>>().join(", ");
+    wrong(&format!("[tenant.a.grants]\nsigner = [{many}]\n"), "33 hosts, at most 32 are granted");
+}
+
+#[test]
 fn body_budget_follows_the_message_size() {
     assert_eq!(good(&format!("{SMALLEST}[limits]\nmessage_bytes = \"100MiB\"\n")).limits.http_body_bytes, 200 << 20);
     assert_eq!(good(&format!("{SMALLEST}[limits]\nmessage_bytes = \"1MiB\"\n")).limits.http_body_bytes, 64 << 20);

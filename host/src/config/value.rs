@@ -9,6 +9,8 @@ use mail::Domain;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use crate::edge::granted_host;
+
 use super::{Bounces, IpNet, OnFailure, RelayHost, RouteDomain, TlsPolicy};
 
 /// What is wrong with a value, and where in the file it stands.
@@ -42,6 +44,9 @@ pub(super) struct Port(pub u16);
 /// A file that is there and can be opened.
 pub(super) struct ReadableFile(pub PathBuf);
 
+/// A host that a stage is granted, as `name` or `name:port`.
+pub(super) struct GrantedHost(pub String);
+
 /// `host:port` of a relay.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct HostPort(pub RelayHost, pub u16);
@@ -73,6 +78,7 @@ from_text!(TlsPolicy, "opportunistic", |text, _| tls_policy(text));
 from_text!(Bounces, "report", |text, _| bounces(text));
 from_text!(OnFailure, "defer", |text, _| on_failure(text));
 from_text!(RouteDomain, "example.com", |text, _| route_domain(text));
+from_text!(GrantedHost, "keys.example.com", |text, _| granted_host(text).map(|_| GrantedHost(text.to_owned())));
 from_text!(HostPort, "smtp.example.com:587", |text, _| host_port(text));
 
 impl Setting for bool {

@@ -19,7 +19,7 @@ use super::meter::Meter;
 use super::set::{Components, Plan, Set, Source};
 use super::slot::{Capacity, Loader, Slot};
 use super::trial::{Canary, Shadow};
-use crate::config::{ComponentFiles, StageLimits};
+use crate::config::{self, ComponentFiles, StageLimits};
 use crate::store::{ComponentVersion, OnFailure, StageSettings, TenantLimits, VersionState};
 
 /// The components that come with the host. `None`: not built into this binary.
@@ -103,6 +103,10 @@ pub struct Library {
     shared: Stages,
     always: Stages,
     configured: HashMap<String, Stages>,
+    /// `[tenant.NAME.grants]`, for stages that nothing was granted to since.
+    granted: HashMap<String, BTreeMap<Stage, Arc<Grants>>>,
+    /// What the configuration names, for all tenants.
+    files: Vec<(Stage, Arc<Slot>)>,
     limits: StageLimits,
     bounds: Bounds,
     /// The most memory that any tenant's instances can be given.
@@ -129,7 +133,8 @@ impl Library {
     ) -> Result<Library, super::EdgeError> {
         let linkers =
             Arc::new(Linkers::new(engine).map_err(|error| super::EdgeError::Engine(format!("linking: {error:#}")))?);
-        let mut shelving = Shelving { by_digest: HashMap::new(), jobs: VecDeque::new(), needed: Vec::new() };
+        let mut shelving =
+            Shelving { by_digest: HashMap::new(), jobs: VecDeque::new(), needed: Vec::new(), of_files: Vec::new() };
         let submit = shelving.built_in(None, "built-in submit", built_in.submit);
         let shared = shelving.files(settings.components)?;
         let always = shelving.files(settings.always)?;
@@ -139,8 +144,10 @@ impl Library {
         }
         let notify = shelving.built_in(None, "built-in notify", built_in.notify);
         let mut configured = HashMap::new();
+        let mut granted = HashMap::new();
         for (name, tenant) in settings.tenants {
             configured.insert(name.clone(), shelving.files(&tenant.components)?);
+            granted.insert(name.clone(), configured_grants(&tenant.grants, settings.ways));
         }
         compile_all(engine, &linkers, shelving.jobs);
         let limits = settings.stages.clone();
@@ -154,6 +161,8 @@ impl Library {
             shared,
             always,
             configured,
+            granted,
+            files: shelving.of_files,
             bounds,
             limits,
             memory_ceiling,
@@ -218,6 +227,11 @@ impl Library {
     /// Why not everything is ready; empty when it is.
     pub fn obstacles(&self) -> Vec<String> {
         self.needed.iter().filter_map(|slot| slot.obstacle()).collect()
+    }
+
+    /// The components that the configuration names, each once.
+    pub fn files(&self) -> &[(Stage, Arc<Slot>)] {
+        &self.files
     }
 
     /// How what was granted is reached.
@@ -306,7 +320,10 @@ impl Library {
             shadow,
             fallback,
             on_failure: settings.and_then(|settings| settings.on_failure).unwrap_or(self.limits.on_failure),
-            grants: settings.and_then(|settings| Grants::new(settings, &self.ways)).map(Arc::new),
+            grants: settings
+                .and_then(|settings| Grants::new(settings, &self.ways))
+                .map(Arc::new)
+                .or_else(|| self.granted.get(tenant)?.get(&stage).cloned()),
         }
     }
 }
@@ -327,6 +344,16 @@ impl Set {
         let components = Components { are_configured: false, revision: 0 };
         Set { id: 0, plans, bounds, calls: 1, meter: None, shadow_meter: None, components }
     }
+}
+
+/// `[tenant.NAME.grants]`.
+fn configured_grants(configured: &config::Grants, ways: &Ways) -> BTreeMap<Stage, Arc<Grants>> {
+    let of = |(stage, hosts): (&Stage, &Vec<String>)| {
+        let private_hosts = configured.private;
+        let settings = StageSettings { http_hosts: hosts.clone(), private_hosts, ..StageSettings::default() };
+        Grants::new(&settings, ways).map(|grants| (*stage, Arc::new(grants)))
+    };
+    configured.hosts.iter().filter_map(of).collect()
 }
 
 /// What an edge must know of these stages.
@@ -358,6 +385,7 @@ struct Shelving {
     by_digest: ByDigest,
     jobs: VecDeque<Job>,
     needed: Vec<Arc<Slot>>,
+    of_files: Vec<(Stage, Arc<Slot>)>,
 }
 
 impl Shelving {
@@ -388,6 +416,9 @@ impl Shelving {
             for path in files.of(stage) {
                 let bytes = component::read(path, stage)?;
                 let slot = self.add(Some(stage), path.display().to_string(), bytes.into());
+                if !self.of_files.iter().any(|(_, known)| known.id == slot.id) {
+                    self.of_files.push((stage, slot.clone()));
+                }
                 found.entry(stage).or_default().push(slot);
             }
         }

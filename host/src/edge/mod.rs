@@ -13,6 +13,8 @@ mod component;
 mod confine;
 pub mod conformance;
 mod engine;
+#[cfg(test)]
+mod granted_tests;
 mod grants;
 mod instance;
 mod library;
@@ -48,7 +50,7 @@ use wasmtime::Engine;
 
 pub use component::{InspectError, Inspection, Stage, inspect};
 pub use confine::Bounds;
-pub use grants::Ways;
+pub use grants::{HOSTS as GRANTED_HOSTS, Ways, host as granted_host};
 pub use library::{Assignment, BuiltIn};
 pub use registry::{Named, Pushed, Registry, RegistryError, StageView};
 pub use set::{Components, Source};

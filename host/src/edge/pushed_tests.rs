@@ -18,15 +18,15 @@ use crate::web::Web;
 use crate::web::address::Reachable;
 
 /// A host's components over a store of their own.
-struct Field {
-    registry: Arc<Registry>,
-    edge: Arc<Edge>,
+pub(super) struct Field {
+    pub registry: Arc<Registry>,
+    pub edge: Arc<Edge>,
     store: Arc<Embedded>,
     _folder: Folder,
 }
 
 impl Field {
-    async fn new(setup: &Setup) -> Field {
+    pub async fn new(setup: &Setup) -> Field {
         let folder = Folder::new();
         std::fs::create_dir_all(&folder.0).unwrap();
         let store = Embedded::open(&folder.0, Options { retention: None, ..Options::default() }).unwrap();
@@ -48,10 +48,10 @@ impl Field {
             file: file.into(),
             state,
         };
-        self.registry.push(pushed).await.map(|version| version.version)
+        self.registry.push(pushed).await.map(|(version, _)| version.version)
     }
 
-    async fn push(&self, file: impl Into<Bytes>) -> u32 {
+    pub async fn push(&self, file: impl Into<Bytes>) -> u32 {
         self.try_push(file, VersionState::Active).await.unwrap()
     }
 
@@ -66,7 +66,7 @@ impl Field {
     }
 }
 
-async fn refusal(stages: &TenantStages) -> String {
+pub(super) async fn refusal(stages: &TenantStages) -> String {
     match stages.validate(told("refuse")).await {
         Err(StageError::Refused(finding)) => finding.text,
         other => panic!("{other:?}"),
@@ -74,7 +74,7 @@ async fn refusal(stages: &TenantStages) -> String {
 }
 
 /// The test validator, refusing with other words: `told to <word>`. `word` has six letters.
-fn saying(word: &str) -> Vec<u8> {
+pub(super) fn saying(word: &str) -> Vec<u8> {
     let (from, to) = (b"told to refuse", format!("told to {word}"));
     let mut file = bytes("guest_stage").to_vec();
     let places: Vec<usize> = (0..file.len() - from.len()).filter(|at| file[*at..].starts_with(from)).collect();
@@ -188,23 +188,33 @@ async fn a_swap_under_load_fails_and_mixes_nothing() {
             })
         })
         .collect();
-    let mut slowest = Duration::ZERO;
-    for number in 0..20 {
+    let mut activations = Vec::new();
+    for number in 0..21 {
         let (file, expect) = match number % 2 {
             0 => (&files[0], "told to wait 1"),
             _ => (&files[1], "told to wait 2"),
         };
-        let started = Instant::now();
-        field.push(file.clone()).await;
+        let pushed = Pushed {
+            tenant: "acme".to_owned(),
+            stage: Stage::Validator,
+            source: "acme.wasm".to_owned(),
+            file: file.clone().into(),
+            state: VersionState::Active,
+        };
+        let (_, activation) = field.registry.push(pushed).await.unwrap();
         assert_eq!(field.refusal("acme").await, expect, "it answers as soon as the push is answered");
-        slowest = slowest.max(started.elapsed());
+        activations.push(activation);
     }
+    activations.sort_unstable();
     is_over.store(true, Ordering::Relaxed);
     let mut requests = 0;
     for caller in callers {
         requests += caller.await.unwrap();
     }
-    assert!(requests > 20, "{requests} requests in 20 swaps (the slowest took {slowest:?}) are no load");
+    assert!(requests > 20, "{requests} requests in 21 swaps ({activations:?}) are no load");
+    // The promise is for each; a machine that does much else may break it for some.
+    let median = activations[activations.len() / 2];
+    assert!(median < Duration::from_millis(200), "{activations:?}");
 }
 
 #[tokio::test]

@@ -150,6 +150,16 @@ impl Registry {
         }
     }
 
+    /// Gives each component that the configuration names the cases of its stage, once it is compiled, until it is told to
+    /// stop. One that does not stand them is used all the same, as the operator said: the log says what is wrong.
+    pub async fn try_configured(self: Arc<Self>, stop: CancellationToken) {
+        let Some(edge) = self.edge.clone() else { return };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = try_all(&edge) => {}
+        }
+    }
+
     pub(super) async fn act(&self, notice: Notice) {
         if let Notice::CanaryOver { tenant, stage, version, why, .. } = &notice {
             let _turn = self.changes.lock().await;
@@ -220,8 +230,9 @@ impl Registry {
         }
     }
 
-    /// Checks a component, stores it and puts it to work.
-    pub async fn push(&self, pushed: Pushed) -> Result<ComponentVersion, RegistryError> {
+    /// Checks a component, stores it and puts it to work. The second value is how long it took from the end of the checks,
+    /// which compile it, until it was at work.
+    pub async fn push(&self, pushed: Pushed) -> Result<(ComponentVersion, Duration), RegistryError> {
         let Pushed { tenant, stage, source, file, state } = pushed;
         check_state(state)?;
         if source.is_empty() || source.len() > SOURCE_BYTES || source.chars().any(char::is_control) {
@@ -229,6 +240,7 @@ impl Registry {
             return Err(RegistryError::Invalid(text));
         }
         let digest = self.check(stage, Path::new(&source), &file).await?;
+        let checked = Instant::now();
         let _turn = self.changes.lock().await;
         let new = NewVersion {
             tenant: tenant.clone(),
@@ -241,8 +253,9 @@ impl Registry {
         let version = self.store.add_component(new, file).await?;
         self.refresh(&tenant).await?;
         let ComponentVersion { version: number, digest, .. } = &version;
-        tracing::info!(tenant, stage = stage.name(), version = number, digest, ?state, "a component was pushed");
-        Ok(version)
+        let took = checked.elapsed();
+        tracing::info!(tenant, stage = stage.name(), version = number, digest, ?state, ?took, "a component was pushed");
+        Ok((version, took))
     }
 
     /// Fetches the file with this digest through the guarded client.
@@ -484,6 +497,32 @@ impl Edge {
     /// What the components come to; for one listener.
     pub(super) fn notices(&self) -> Option<mpsc::Receiver<Notice>> {
         self.inner.unheard.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+    }
+}
+
+async fn try_all(edge: &Edge) {
+    let library = &edge.inner.library;
+    for (stage, slot) in library.files() {
+        // What cannot be compiled has been told.
+        let Ok(compiled) = slot.ready(&library.loader).await else { continue };
+        let report = conformance::check(&edge.inner.engine, &compiled, *stage, &edge.inner.stage_bounds).await;
+        let (stage, component, digest) = (stage.name(), &slot.name, &slot.digest);
+        let (faults, cases) = (report.faults(), report.cases.len());
+        if faults.is_empty() {
+            tracing::debug!(stage, component, digest, cases, "a configured component stands the cases of its stage");
+            continue;
+        }
+        let failed = faults.len();
+        let first = faults.iter().take(FAULTS_SHOWN).cloned().collect::<Vec<_>>().join("; ");
+        tracing::error!(
+            stage,
+            component,
+            digest,
+            failed,
+            cases,
+            first,
+            "a configured component does not stand the cases of its stage: `posthaste component test` shows all"
+        );
     }
 }
 

@@ -122,7 +122,7 @@ pub struct Setup {
     components: ComponentFiles,
     pub always: ComponentFiles,
     pub ways: Ways,
-    tenants: BTreeMap<String, Tenant>,
+    pub tenants: BTreeMap<String, Tenant>,
     pub stages: StageLimits,
     requests: usize,
 }
@@ -188,7 +188,7 @@ impl Setup {
         let path = self.folder.0.join(format!("{tenant}.wasm"));
         std::fs::write(&path, component).unwrap();
         let components = ComponentFiles { validator: vec![path], ..ComponentFiles::default() };
-        self.tenants.insert(tenant.to_owned(), Tenant { components });
+        self.tenants.insert(tenant.to_owned(), Tenant { components, ..Tenant::default() });
     }
 
     pub fn edge(&self) -> Arc<Edge> {
@@ -363,7 +363,7 @@ async fn stages_find_no_files_addresses_or_environment() {
 async fn a_tenants_own_component_goes_before_the_default() {
     let mut setup = Setup::new();
     let good = ComponentFiles { validator: vec![guest("guest_stage")], ..ComponentFiles::default() };
-    setup.tenants.insert("acme".to_owned(), Tenant { components: good });
+    setup.tenants.insert("acme".to_owned(), Tenant { components: good, ..Tenant::default() });
     let without = BuiltIn { validator: None, ..built_in() };
     let edge = setup.edge_of(without, Arc::new(Desk), Arc::new(Vault)).unwrap();
     assert!(edge.stages("acme").describe_validator().await.unwrap().text);

@@ -44,7 +44,7 @@ impl Telling {
             Some(edge) => {
                 let to_edge = Arc::new(Web::new(&config.dns, Reachable::All)?);
                 // The configuration has checked the token.
-                RemoteNotifier::new(to_edge, &edge.origin, &edge.token, config.webhooks.timeout)
+                RemoteNotifier::new(to_edge, &edge.url, &edge.token, config.webhooks.timeout)
             }
             None => None,
         };

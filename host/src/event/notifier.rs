@@ -68,9 +68,9 @@ pub struct RemoteNotifier {
 }
 
 impl RemoteNotifier {
-    /// `origin` is the edge's bare origin; `time` what an endpoint may take. `None` where the token fits no header field.
-    pub fn new(web: Arc<Web>, origin: &str, token: &str, time: Duration) -> Option<RemoteNotifier> {
-        let url = format!("{}{NOTIFY_PATH}", origin.trim_end_matches('/')).parse().ok()?;
+    /// `base` is what `/notify` is put behind; `time` what an endpoint may take. `None` where the token fits no header field.
+    pub fn new(web: Arc<Web>, base: &str, token: &str, time: Duration) -> Option<RemoteNotifier> {
+        let url = format!("{}{NOTIFY_PATH}", base.trim_end_matches('/')).parse().ok()?;
         let mut token = HeaderValue::from_str(token).ok()?;
         token.set_sensitive(true);
         Some(RemoteNotifier { web, url, token, time: (time + EDGE_TIME).max(EDGE_LEAST) })

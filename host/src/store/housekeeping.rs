@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
 use super::accepting::forget_idempotency;
+use super::deliveries;
 use super::embedded::{Options, Shared};
 use super::faults::{Faults, Point};
 use super::history::{self, Copied};
@@ -20,7 +21,7 @@ use super::segment;
 use super::writer::Job;
 
 /// Events moved in one transaction.
-const MOVED_AT_ONCE: usize = 1000;
+const MOVED_AT_ONCE: usize = 500;
 
 /// How far the clock may have gone back without the order of first attempts being given up for it.
 const CLOCK_SLACK_MS: i64 = 60_000;
@@ -30,6 +31,9 @@ const MOVE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Writes to `events.db` that are committed together.
 const WRITES_AT_ONCE: usize = 512;
+
+/// Messages of a segment whose header is kept for webhooks when it goes.
+const HEADS_KEPT: usize = 10_000;
 
 /// How often the disk is swept while it has less than its reserve.
 const SWEEP_FULL: Duration = Duration::from_secs(5);
@@ -164,7 +168,7 @@ impl Housekeeper {
         self.jobs = None;
     }
 
-    /// Moves events until the outbox is empty.
+    /// Moves the events that are in the outbox now.
     pub(super) fn move_events(&mut self) {
         if !self.shared.outbox.swap(false, Ordering::AcqRel) {
             return;
@@ -176,17 +180,18 @@ impl Housekeeper {
             // whatever happens after it.
             let is_ahead = self.latest_due_ms > now_ms.saturating_add(CLOCK_SLACK_MS);
             self.latest_due_ms = if is_ahead { now_ms } else { self.latest_due_ms.max(now_ms) };
-            let Copied { keys, webhooks } = match history::copy_out(&mut self.events, MOVED_AT_ONCE, self.latest_due_ms)
-            {
-                Ok(copied) => copied,
-                Err(error) => {
-                    tracing::warn!(%error, "events stay in the outbox: events.db cannot be written");
-                    return later(self);
-                }
-            };
-            if keys.is_empty() {
+            let Copied { stretches, webhooks } =
+                match history::copy_out(&mut self.events, MOVED_AT_ONCE, self.latest_due_ms) {
+                    Ok(copied) => copied,
+                    Err(error) => {
+                        tracing::warn!(%error, "events stay in the outbox: events.db cannot be written");
+                        return later(self);
+                    }
+                };
+            if stretches.is_empty() {
                 return;
             }
+            let copied: usize = stretches.iter().map(|stretch| stretch.count).sum();
             if self.faults.at(Point::Copied).is_err() {
                 return later(self);
             }
@@ -194,8 +199,14 @@ impl Housekeeper {
                 self.shared.news.lock().unwrap_or_else(PoisonError::into_inner).extend(webhooks);
                 self.shared.told.notify_one();
             }
-            if !self.tell(|answer| Job::Forget { keys, answer }) {
-                return later(self);
+            for stretch in stretches {
+                if !self.tell(|answer| Job::Forget { stretch, answer }) {
+                    return later(self);
+                }
+            }
+            // What was recorded meanwhile has its turn: else a busy host would be moved event by event.
+            if copied < MOVED_AT_ONCE {
+                return;
             }
         }
     }
@@ -245,6 +256,9 @@ impl Housekeeper {
             Ok((over, pinned))
         })?;
         for segment in over {
+            if let Err(error) = self.keep_heads(segment) {
+                tracing::warn!(%error, segment, "what webhooks are to be told of messages could not be kept");
+            }
             if self.tell(|answer| Job::Retire { segment: segment.cast_unsigned(), answer }) {
                 self.ended.forget(segment);
             }
@@ -260,6 +274,15 @@ impl Housekeeper {
             self.move_bodies(range.0, live.unwrap_or_default());
         }
         Ok(())
+    }
+
+    /// Webhooks that were down for as long as bodies are kept are told From, To and Subject all the same.
+    fn keep_heads(&mut self, segment: i64) -> Result<(), StoreError> {
+        let untold = self.readers.now(|connection| Ok(deliveries::untold(connection, segment, HEADS_KEPT)?))?;
+        if untold.is_empty() {
+            return Ok(());
+        }
+        Ok(deliveries::keep_heads(&mut self.events, &self.shared.layout.spool, &untold)?)
     }
 
     /// Has bodies written anew, to the newest segment. What cannot be read stays where it is.
@@ -283,6 +306,7 @@ impl Housekeeper {
     /// Removes messages that were over long ago, with their events.
     fn forget_messages(&mut self, now_ms: i64) -> Result<(), StoreError> {
         let Some(keep_ms) = self.keep_messages_ms else { return Ok(()) };
+        retention::forget_tenant_events(&self.events, now_ms - keep_ms)?;
         let Some(keep) = retention::to_be_told(&self.events)? else { return Ok(()) };
         for _ in 0..FORGET_STEPS {
             let after = self.forgotten;

@@ -8,6 +8,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -17,8 +18,10 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::accepting::{self, Counters, Prepared};
+use super::checkpointing;
 use super::embedded::Shared;
 use super::faults::{Faults, Point};
+use super::fresh;
 use super::history;
 use super::housekeeping::Wake;
 pub(super) use super::jobs::{Change, GroupError, Job};
@@ -26,12 +29,12 @@ use super::jobs::{Effects, Pending, without_result};
 use super::lanes::{Lane, domain_number};
 use super::lease::Leases;
 use super::retention::{self, MovedBody};
-use super::segment::Spool;
+use super::segment::{Place, Spool};
 use super::{
     Accepted, Completion, Leased, NewMessage, Next, QueueChange, QueueFilter, Rest, StoreError, Tended, requests,
     scheduling, tending,
 };
-use crate::metrics::metrics;
+use crate::metrics::{Unattempted, metrics};
 
 /// Bounds of a group: rows (messages, completions, events) and octets of bodies.
 const GROUP_ROWS: usize = 1024;
@@ -71,14 +74,16 @@ impl Writer {
     }
 
     fn serve(&mut self, group: Vec<Job>) {
-        let (reads, writes): (Vec<Job>, Vec<Job>) =
-            group.into_iter().partition(|job| matches!(job, Job::Rest { .. } | Job::Lease { .. }));
+        let (others, writes): (Vec<Job>, Vec<Job>) = group
+            .into_iter()
+            .partition(|job| matches!(job, Job::Checkpoint { .. } | Job::Rest { .. } | Job::Lease { .. }));
         if !writes.is_empty() {
             self.serve_writes(writes);
         }
         // After the commit, so that what was accepted just now is leased at once.
-        for job in reads {
+        for job in others {
             match job {
+                Job::Checkpoint { answer } => self.checkpoint(&answer),
                 Job::Rest { rests, now, answer } => {
                     let _ = answer.send(self.rest(&rests, now));
                 }
@@ -102,6 +107,7 @@ impl Writer {
             None => self.group(jobs, &mut effects),
         };
         metrics().committed(rows, result.as_ref().ok().copied());
+        self.shared.rows.fetch_add(rows as u64, Ordering::Relaxed);
         match result {
             Ok(_) => self.committed(effects),
             Err(error) => self.failed(effects, start, &error),
@@ -183,15 +189,15 @@ impl Writer {
                     Err(error) => (Pending::Tended(answer, Ok(Tended::default())), Err(error)),
                 }
             }
-            Job::Forget { keys, answer } => {
-                (Pending::Done(answer), history::forget(&self.connection, &keys).map_err(GroupError::from))
+            Job::Forget { stretch, answer } => {
+                (Pending::Done(answer), history::forget(&self.connection, stretch).map_err(GroupError::from))
             }
             Job::ForgetMessages { keys, answer } => {
                 (Pending::Done(answer), retention::forget_messages(&self.connection, &keys).map_err(GroupError::from))
             }
             Job::Move { from, bodies, answer } => (Pending::Done(answer), self.move_bodies(from, &bodies)),
             Job::Retire { segment, answer } => (Pending::Done(answer), self.retire(segment, effects)),
-            Job::Rest { .. } | Job::Lease { .. } => return Ok(()),
+            Job::Checkpoint { .. } | Job::Rest { .. } | Job::Lease { .. } => return Ok(()),
         };
         effects.pending.push(pending);
         result
@@ -210,9 +216,13 @@ impl Writer {
                 continue;
             }
             let (connection, spool, counters) = (&self.connection, &mut self.spool, &mut self.counters);
+            let (segment, position) = (spool.number(), spool.position());
             let (answer, queued) = accepting::accept(connection, spool, counters, message, &mut effects.due)?;
             effects.queued += queued;
             effects.events = true;
+            if let (Ok(Accepted::Stored), size @ ..=fresh::LARGEST) = (&answer, message.body.len()) {
+                effects.fresh.push((Place { segment, position, size: size as u32 }, message.body.clone()));
+            }
             answers.push(answer);
         }
         Ok(())
@@ -239,7 +249,9 @@ impl Writer {
     ) -> Result<Result<(), StoreError>, GroupError> {
         let at_ms = at.as_millisecond();
         let ended = scheduling::cancel(&self.connection, &mut self.counters, tenant, message, at_ms)?;
-        effects.done += ended.as_ref().unwrap_or(&0);
+        let count = *ended.as_ref().unwrap_or(&0);
+        effects.done += count;
+        effects.unattempted.push((tenant.to_owned(), Unattempted::Canceled, count));
         effects.events = true;
         Ok(ended.map(drop))
     }
@@ -349,6 +361,9 @@ impl Writer {
         Ok(changes.map(|changes| {
             effects.due.extend(changes.due);
             effects.done += changes.done;
+            effects
+                .unattempted
+                .extend(changes.unattempted.into_iter().map(|((tenant, how), count)| (tenant, how, count)));
             effects.events |= changes.events;
             changes.tended
         }))
@@ -359,6 +374,7 @@ impl Writer {
         self.connection.prepare_cached("SAVEPOINT change")?.execute([])?;
         let before = self.counters.seq;
         let told = change(&self.connection, &mut self.counters);
+        effects.changed = true;
         if told.is_err() {
             self.connection.prepare_cached("ROLLBACK TO change")?.execute([])?;
             self.counters.tenants.clear();
@@ -404,11 +420,20 @@ impl Writer {
     }
 
     fn committed(&mut self, effects: Effects) {
+        if effects.changed {
+            // Before anybody is told.
+            self.shared.changes.fetch_add(1, Ordering::Release);
+        }
+        // Before anybody leases them.
+        self.shared.fresh.keep(effects.fresh);
         for (lane, key) in &effects.due {
             self.leases.lanes.became_due(*lane, *key);
         }
         self.shared.queued.fetch_add(effects.queued, Ordering::Relaxed);
         self.shared.queued.fetch_sub(effects.done, Ordering::Relaxed);
+        for (tenant, how, count) in effects.unattempted {
+            metrics().tenants.of(&tenant).ended(how, count);
+        }
         if effects.events {
             self.note_events();
         }
@@ -465,17 +490,23 @@ impl Writer {
         Ok(leased)
     }
 
+    fn checkpoint(&self, answer: &std_mpsc::Sender<()>) {
+        if let Err(error) = checkpointing::checkpoint(&self.connection) {
+            tracing::warn!(%error, "the WAL of the store cannot begin anew");
+        }
+        // The one who asked ends when the store does.
+        let _ = answer.send(());
+    }
+
     fn rest(&mut self, rests: &[Rest], now: Timestamp) -> Result<(), StoreError> {
-        for Rest { tenant, domain, until } in rests {
+        for Rest { tenant, domain, stream, until } in rests {
             let tenant = accepting::known_tenant(&self.connection, &mut self.counters, tenant)?;
             let Some(tenant) = tenant else { continue };
-            for is_broadcast in [false, true] {
-                // What an older version stored has no domain in its lane.
-                for number in [domain_number(domain.as_str()), 0] {
-                    let lane = Lane::new(tenant, is_broadcast, number);
-                    if number != 0 || self.leases.lanes.knows(lane) {
-                        self.leases.lanes.rest(lane, until.as_millisecond(), now.as_millisecond());
-                    }
+            // What an older version stored has no domain in its lane.
+            for number in [domain_number(domain.as_str()), 0] {
+                let lane = Lane::new(tenant, *stream, number);
+                if number != 0 || self.leases.lanes.knows(lane) {
+                    self.leases.lanes.rest(lane, until.as_millisecond(), now.as_millisecond());
                 }
             }
         }

@@ -10,3 +10,4 @@ mod notifying;
 mod running;
 mod scripted;
 mod sending;
+mod tenant_manifest;

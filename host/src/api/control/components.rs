@@ -65,6 +65,9 @@ pub struct VersionView {
     /// Why it came to its state, where somebody should know.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// In the answer of a push: milliseconds from the end of its checks, which compile it, until it was at work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activated_ms: Option<u64>,
 }
 
 /// A component that answers: its name and the first digits of its digest.
@@ -138,7 +141,8 @@ impl From<ComponentVersion> for VersionView {
             VersionState::RolledBack => ("rolled_back", None),
             VersionState::Removed => ("removed", None),
         };
-        VersionView { stage, version, digest, size_bytes, source, pushed_at, state: state.to_owned(), percent, note }
+        let state = state.to_owned();
+        VersionView { stage, version, digest, size_bytes, source, pushed_at, state, percent, note, activated_ms: None }
     }
 }
 
@@ -258,7 +262,9 @@ async fn push(control: Arc<Control>, call: Call<File>) -> Result<Made<VersionVie
     };
     control.registry.conform(stage, &source, &file).await?;
     let pushed = Pushed { tenant: call.tenant().to_owned(), stage, source, file, state };
-    Ok(Made(control.registry.push(pushed).await?.into()))
+    let (version, took) = control.registry.push(pushed).await?;
+    let activated_ms = u64::try_from(took.as_millis()).ok();
+    Ok(Made(VersionView { activated_ms, ..version.into() }))
 }
 
 async fn remove(control: Arc<Control>, call: Call) -> Result<TenantComponents, Problem> {

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::Finding;
-use crate::config::Config;
-use crate::edge::{self, Stage};
+use crate::config::{Config, StageLimits};
+use crate::edge::{Bounds, Stage, conformance};
 use crate::store::private;
 
 /// Below this the host accepts nothing; below the other it is time to look.
@@ -20,6 +20,9 @@ const EARLIEST_S: u64 = 1_767_225_600;
 
 /// How far the file system's clock may be from ours.
 const SKEW: Duration = Duration::from_secs(10);
+
+/// Failed cases of a component that are told.
+const FAULTS_SHOWN: usize = 3;
 
 /// Can be written, has space.
 pub(super) fn data_folder(config: &Config) -> Vec<Finding> {
@@ -142,24 +145,37 @@ pub(super) fn listeners(config: &Config, live: bool) -> Vec<Finding> {
     }
 }
 
-/// Whether the configured files are components of their stage: each is compiled and its types are compared.
-pub(super) fn components(config: &Config) -> Vec<Finding> {
+/// Whether the configured files are components of their stage: each is compiled and given the cases of its stage, under the
+/// limits of `[stages]`.
+pub(super) async fn components(config: &Config) -> Vec<Finding> {
+    let StageLimits { time, memory_bytes, output_bytes, .. } = config.stages;
+    let bounds = Bounds { time, memory_bytes, output_bytes };
     let all = [("for all", &config.components), ("for all, always", &config.always)].into_iter();
     let all = all.chain(config.tenants.iter().map(|(name, tenant)| (name.as_str(), &tenant.components)));
     let files = all.flat_map(|(whose, files)| {
         let of = move |stage| files.of(stage).iter().map(move |file| (whose.to_owned(), stage, file));
         Stage::ALL.into_iter().flat_map(of)
     });
-    let inspected = files.map(|(whose, stage, file)| match edge::inspect(file, stage) {
-        Ok(found) => {
-            let digest = found.digest.get(..12).unwrap_or_default();
-            Finding::ok("components", format!("{stage} {whose}: {} ({digest})", file.display()))
-        }
-        Err(error) => {
-            Finding::fail("components", error.to_string(), "build it for this stage's WIT world, or take it out")
-        }
-    });
-    inspected.collect()
+    let mut findings = Vec::new();
+    for (whose, stage, file) in files {
+        let name = format!("{stage} {whose}: {}", file.display());
+        findings.push(match conformance::test(file, stage, &bounds).await {
+            Ok((report, _)) if report.passed() => {
+                let cases = report.cases.len();
+                Finding::ok("components", format!("{name} stands all {cases} cases of its stage"))
+            }
+            Ok((report, _)) => {
+                let (faults, cases) = (report.faults(), report.cases.len());
+                let text = format!("{name} does not stand {} of {cases} cases of its stage", faults.len());
+                let shown = faults.into_iter().take(FAULTS_SHOWN).collect::<Vec<_>>().join("\n");
+                Finding::fail("components", text, format!("{shown}\n`posthaste component test` shows all"))
+            }
+            Err(error) => {
+                Finding::fail("components", error.to_string(), "build it for this stage's WIT world, or take it out")
+            }
+        });
+    }
+    findings
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ impl Check {
         let live = matches!(&link, Some(Ok(link)) if link.is_live());
         report.add(machine::listeners(&config, live))?;
         report.add(tls::pair(&config))?;
-        report.add(machine::components(&config))?;
+        report.add(machine::components(&config).await)?;
         match Lookup::new(&config.dns) {
             Err(error) => report.add([Finding::fail("dns", error, "name servers can be given in [dns] servers")])?,
             Ok(lookup) => {

@@ -194,8 +194,9 @@ async fn push(
             Link::open(&which.target).await?.upload(&which.path(&query), bytes).await?
         }
     };
-    let VersionView { stage, version, digest, state, .. } = made;
-    say(format_args!("{stage} version {version} ({}) is {state}", short(&digest)))
+    let VersionView { stage, version, digest, state, activated_ms, .. } = made;
+    let after = activated_ms.map_or(String::new(), |ms| format!(", {ms} ms after its checks"));
+    say(format_args!("{stage} version {version} ({}) is {state}{after}", short(&digest)))
 }
 
 /// Changes a stage and shows what it is then.

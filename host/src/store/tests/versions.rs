@@ -44,7 +44,9 @@ fn write(version: usize, events: usize, to: &Path) {
             _ => (0, (millisecond + 60_000).to_string(), "NULL".to_owned()),
         };
         let (lane, number) = match version {
-            5.. => (", lane", format!(", {}", Lane::new(1, false, domain_number("a.test")).key())),
+            5.. => {
+                (", lane", format!(", {}", Lane::new(1, mail::Stream::Transactional, domain_number("a.test")).key()))
+            }
             _ => ("", String::new()),
         };
         main.push_str(&format!(

@@ -58,6 +58,9 @@ impl Guest for Stage {
                 return answer(vec![("connect".to_owned(), found.unwrap_or_else(|| "connected".to_owned()))]);
             }
             "http" => return answer(vec![("http".to_owned(), get(told("authority").unwrap_or_default()))]),
+            "http3" => {
+                return answer(vec![("http".to_owned(), get_async(told("authority").unwrap_or_default().to_owned()))]);
+            }
             "files" => {
                 let found = std::fs::read_dir("/").err().map(|error| error.kind().to_string());
                 return answer(vec![("files".to_owned(), found.unwrap_or_else(|| "read".to_owned()))]);
@@ -92,6 +95,24 @@ fn get(authority: &str) -> String {
         Some(Ok(Err(error))) => format!("{error:?}"),
         Some(Err(())) | None => "no answer".to_owned(),
     }
+}
+
+/// The same by WASI 0.3. A stage's function is synchronous: it may not wait for what does not end at once.
+fn get_async(authority: String) -> String {
+    use wasip3::http::client;
+    use wasip3::http::types::{Fields, Request, Scheme};
+    wasip3::wit_bindgen::block_on(async move {
+        let (_, trailers) = wasip3::wit_future::new(|| Ok(None));
+        let (request, _) = Request::new(Fields::new(), None, trailers, None);
+        let set = request.set_scheme(Some(&Scheme::Http)).and_then(|()| request.set_authority(Some(&authority)));
+        if set.and_then(|()| request.set_path_with_query(Some("/"))).is_err() {
+            return "no such target".to_owned();
+        }
+        match client::send(request).await {
+            Ok(response) => response.get_status_code().to_string(),
+            Err(error) => format!("{error:?}"),
+        }
+    })
 }
 
 fn finding(text: &str) -> Finding {
