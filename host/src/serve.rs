@@ -499,9 +499,12 @@ impl Web<'_> {
     }
 
     fn server(&self, inbox: Option<Arc<Inbox>>, control: Option<Arc<Control>>) -> Arc<HttpServer> {
-        let store = self.store.clone();
-        let obstacles =
-            move || store.failure().map(|why| format!("the store takes nothing: {why}")).into_iter().collect();
+        let (store, pressure) = (self.store.clone(), self.pressure.clone());
+        let obstacles = move || {
+            let failure = store.failure().map(|why| format!("the store takes nothing: {why}"));
+            // New mail is told to come later then: a balancer may as well send it elsewhere.
+            failure.into_iter().chain(pressure.reason()).collect()
+        };
         let network = Some(self.network.clone());
         let control_admits = control.clone();
         let routes = Routes { edge: self.edge.clone(), network, inbox, control, obstacles: Box::new(obstacles) };

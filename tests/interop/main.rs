@@ -5,6 +5,7 @@
 mod browser;
 mod clients;
 mod receivers;
+mod reports;
 mod scripts;
 mod sending;
 mod webhooks;

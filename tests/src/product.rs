@@ -80,6 +80,12 @@ impl Setup {
         self
     }
 
+    /// Drops what `with` added.
+    pub fn plain(mut self) -> Setup {
+        self.extra.clear();
+        self
+    }
+
     /// What stands in `[smtp]` besides `listen`, instead of trust in loopback.
     pub fn smtp(mut self, toml: &str) -> Setup {
         self.smtp = format!("{toml}\n");

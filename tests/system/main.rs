@@ -5,12 +5,15 @@
 mod changing;
 mod commands;
 mod components;
+mod disk;
 mod memory;
 mod misbehaviour;
 mod operator;
+mod reports;
 mod seam;
 mod seeing;
 mod sending;
 mod start;
 mod survival;
 mod tenancy;
+mod upgrades;

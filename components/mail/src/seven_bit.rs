@@ -241,7 +241,7 @@ fn convert_field(field: Field<'_>, charset: Option<&str>, into: &mut Vec<u8>) ->
 
 /// Encodes octets (RFC 2045 s6.7): CRLF stays a line end, every other octet that is not plain is escaped, so that
 /// decoding gives the same octets.
-fn quoted_printable(content: &[u8]) -> Vec<u8> {
+pub(crate) fn quoted_printable(content: &[u8]) -> Vec<u8> {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let mut encoded = Vec::with_capacity(content.len() * 5 / 4);
     let mut column = 0;

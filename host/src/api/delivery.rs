@@ -455,6 +455,7 @@ impl Delivery {
             idempotency,
             accepted_at,
             scheduled_at: meta.scheduled_ms.map(|ms| scheduled_at(ms, accepted_at)).transpose()?,
+            request: None,
         })
     }
 

@@ -199,6 +199,8 @@ fn delivery(
     let closed = delivery.raw("allow_private").is_none() && servers.iter().any(|server| server.ip().is_loopback());
     let expire_after = delivery.get(context, "expire_after");
     let retry_delays = retry_delays(context, &delivery);
+    let bounces = delivery.get(context, "bounces");
+    let report_delay_after = delivery.get(context, "report_delay_after");
     let sources = sources::named(context, &delivery, sources);
     let [per_site, connections, messages] = ["connections_per_site", "connections", "messages_per_connection"]
         .map(|name| delivery.get(context, name).map(|Count(number)| number));
@@ -209,6 +211,8 @@ fn delivery(
         allow_private: closed || allow_private?,
         expire_after: expire_after?,
         retry_delays: retry_delays?,
+        bounces: bounces?,
+        report_delay_after: report_delay_after?,
         connections_per_site: per_site?,
         connections: connections?,
         messages_per_connection: messages?,

@@ -129,6 +129,9 @@ pub struct Delivery {
     pub expire_after: Duration,
     /// Waits before the 2nd, 3rd, … attempt; the last one repeats. Jittered by a fifth either way.
     pub retry_delays: Vec<Duration>,
+    pub bounces: Bounces,
+    /// From acceptance until a sender who asked for it is told of a delay: 4 hours.
+    pub report_delay_after: Duration,
     /// Connections at once to one site, and in all.
     pub connections_per_site: usize,
     pub connections: usize,
@@ -138,6 +141,15 @@ pub struct Delivery {
     /// Where mail leaves from whose route names no sources; empty: the system chooses.
     pub sources: Vec<Arc<Source>>,
     pub timeouts: DeliveryTimeouts,
+}
+
+/// How a sender who came by SMTP and did not say it (NOTIFY, RFC 3461) is told of a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bounces {
+    /// By a report to the return path (RFC 5321 s6.1).
+    Report,
+    /// By events alone.
+    Events,
 }
 
 /// RFC 5321 s4.5.3.2.

@@ -171,6 +171,18 @@ pub const SECTIONS: &[Section] = &[
                 "[\"1m\", \"5m\", \"15m\", \"30m\", \"1h\", \"2h\", \"4h\"]",
                 "Waits before the 2nd, 3rd, … attempt; the last one repeats. Each is jittered by a fifth either way.",
             ),
+            key(
+                "bounces",
+                "`report` or `events`",
+                "\"report\"",
+                "How the sender of mail that came by SMTP is told of a failure where it did not say so itself (NOTIFY, RFC 3461): by a report to the return path, or by events and webhooks alone. Mail that came by HTTP is told by events alone, and the null sender never gets a report.",
+            ),
+            key(
+                "report_delay_after",
+                DURATION,
+                "\"4h\"",
+                "How long mail waits before a sender who asked for it (NOTIFY=DELAY) is told once that it does.",
+            ),
             key("connections_per_site", COUNT, "10", "Connections at once to one set of MX hosts or one relay."),
             key("connections", COUNT, "500", "Connections out in all."),
             key(
@@ -302,6 +314,11 @@ pub const SECTIONS: &[Section] = &[
                 "The name in EHLO. It should resolve to the addresses, and they back to it. Left out: the host's.",
             ),
             key("connections", COUNT, "100", "Connections at once from here; sites that find none free wait for one."),
+            bare(
+                "weight",
+                COUNT,
+                "Its share of a route's mail, in proportion to the `weight` of the route's other sources; a message and its retries keep to one source. Left out: the source is used only where those with a weight are blamed, and where none has one, the first of the route's `sources` is used.",
+            ),
         ],
     },
     section("components", "WASM files that replace built-in stages, for all tenants.", STAGE_FILES),

@@ -19,6 +19,8 @@ pub struct Source {
     pub hostname: Option<Domain>,
     /// Connections at once from here.
     pub connections: usize,
+    /// Its share of the mail beside other sources; 0: it is a substitute.
+    pub weight: usize,
 }
 
 impl Source {
@@ -35,6 +37,7 @@ pub(super) fn source(context: &mut Context<'_, '_>, section: &Reader<'_, '_>) ->
     let addresses: Option<Vec<IpAddr>> = section.demand(context, "addresses");
     let hostname = section.get(context, "hostname");
     let connections = section.get(context, "connections").map(|Count(number)| number);
+    let weight = section.get(context, "weight").map_or(0, |Count(number)| number);
     let mut faults = Vec::new();
     if let (Some(name), Some((_, value))) = (&name, section.raw("name"))
         && !is_tenant_name(name)
@@ -54,7 +57,7 @@ pub(super) fn source(context: &mut Context<'_, '_>, section: &Reader<'_, '_>) ->
     }
     let is_right = faults.is_empty();
     faults.into_iter().for_each(|(span, text)| context.faults.add(span, text));
-    let source = Source { name: name?, addresses: addresses?, hostname, connections: connections? };
+    let source = Source { name: name?, addresses: addresses?, hostname, connections: connections?, weight };
     is_right.then(|| Arc::new(source))
 }
 

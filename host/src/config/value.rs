@@ -11,7 +11,7 @@ use toml::de::DeValue;
 
 use crate::edge::granted_host;
 
-use super::{IpNet, OnFailure, RelayHost, RouteDomain, TlsPolicy};
+use super::{Bounces, IpNet, OnFailure, RelayHost, RouteDomain, TlsPolicy};
 
 /// What is wrong with a value, and where in the file it stands.
 pub(super) type Wrong = Vec<(Range<usize>, String)>;
@@ -75,6 +75,7 @@ from_text!(IpAddr, "192.0.2.1", |text, _| {
 from_text!(IpNet, "192.0.2.0/24", |text, _| network(text));
 from_text!(Duration, "30s", |text, _| duration(text));
 from_text!(TlsPolicy, "opportunistic", |text, _| tls_policy(text));
+from_text!(Bounces, "report", |text, _| bounces(text));
 from_text!(OnFailure, "defer", |text, _| on_failure(text));
 from_text!(RouteDomain, "example.com", |text, _| route_domain(text));
 from_text!(GrantedHost, "keys.example.com", |text, _| granted_host(text).map(|_| GrantedHost(text.to_owned())));
@@ -318,6 +319,14 @@ fn tls_policy(text: &str) -> Result<TlsPolicy, String> {
         "require" => Ok(TlsPolicy::Require),
         "verify" => Ok(TlsPolicy::Verify),
         _ => Err(format!("`{text}` is not a TLS policy: write \"off\", \"opportunistic\", \"require\" or \"verify\"")),
+    }
+}
+
+fn bounces(text: &str) -> Result<Bounces, String> {
+    match text {
+        "report" => Ok(Bounces::Report),
+        "events" => Ok(Bounces::Events),
+        _ => Err(format!("`{text}` is no way to tell of failures: write \"report\" or \"events\"")),
     }
 }
 

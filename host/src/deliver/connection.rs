@@ -90,6 +90,11 @@ impl Connection {
         self.client.take_outcomes()
     }
 
+    /// Whether the peer takes requests for reports (RFC 3461).
+    pub(super) fn takes_requests(&self) -> bool {
+        self.client.capabilities().dsn
+    }
+
     /// Whether the last message was lost before the peer said a word about it.
     pub(super) fn lost_unheard(&self) -> bool {
         !self.client.is_ready() && !self.client.mail_was_answered()

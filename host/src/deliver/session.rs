@@ -90,7 +90,8 @@ impl SmtpSession {
 #[async_trait]
 impl Session for SmtpSession {
     async fn send(&mut self, transaction: &Transaction) -> Vec<Outcome> {
-        let mail = Mail { sender: &transaction.sender, recipients: &transaction.recipients, body: &transaction.body };
+        let Transaction { sender, recipients, body, request, .. } = transaction;
+        let mail = Mail { sender, recipients, body, request: request.as_ref() };
         let beyond = mail.recipients.iter().filter(|recipient| recipient.is_internationalized()).count();
         let mut outcomes = match beyond {
             0 => self.attempt(mail).await,
@@ -101,6 +102,10 @@ impl Session for SmtpSession {
             self.learn(&mut outcomes);
         }
         outcomes
+    }
+
+    fn takes_requests(&self) -> bool {
+        self.dialed.connection.takes_requests()
     }
 
     fn is_open(&self) -> bool {

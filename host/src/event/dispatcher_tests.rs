@@ -181,6 +181,7 @@ impl World {
         let id = Uuid::new_v4();
         let message = NewMessage {
             scheduled_at: None,
+            request: None,
             id,
             tenant: tenant.to_owned(),
             sender: None,

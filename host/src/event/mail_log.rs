@@ -25,6 +25,8 @@ pub struct Via {
     pub source: Option<String>,
     /// When the message was handed to the connection.
     pub begun_at: Timestamp,
+    /// Whether the peer was handed the sender's requests for reports.
+    pub handed_on: bool,
 }
 
 /// Prints one event of a message. Called once the event is durable.
@@ -134,7 +136,11 @@ mod tests {
             attempt: Some((2, outcome)),
             reason: None,
         };
-        let via = Via { source: Some("main".to_owned()), begun_at: Timestamp::from_millisecond(12_500).unwrap() };
+        let via = Via {
+            source: Some("main".to_owned()),
+            begun_at: Timestamp::from_millisecond(12_500).unwrap(),
+            handed_on: false,
+        };
         let expect = " INFO mail: id=00000000-0000-0000-0000-000000000000 event=\"email.delivery_delayed\" \
                       tenant=\"default\" rcpt=a@b.test rcpt_domain=\"b.test\" attempt=2 source=\"main\" mx=\"mx.b.test\" \
                       ip=\"192.0.2.1\" tls=\"TLSv1.3 X\" code=450 status=4.2.0 queue_ms=2500 delay_ms=5000 \

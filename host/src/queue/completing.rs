@@ -4,11 +4,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use mail::report::Action;
 use mail::{Event, EventKind, Outcome};
 use tokio::sync::mpsc;
 
 use super::policy::{Attempt, Schedules};
 use super::sites::Item;
+use crate::bounce::{self, Case, Fact};
 use crate::event::mail_log::{self, Circumstances, Via};
 use crate::metrics::{Unattempted, metrics};
 use crate::store::{Completion, LeasedRecipient, Next, Store};
@@ -33,7 +35,8 @@ pub(super) struct Completer {
 }
 
 enum Told {
-    Completion(Box<Completion>, Box<Circumstances>),
+    /// With whom its sender is to be told of.
+    Completion(Box<Completion>, Box<Circumstances>, Option<Box<Case>>),
     /// Nothing will come behind it.
     Stop,
 }
@@ -41,11 +44,12 @@ enum Told {
 impl Completer {
     pub(super) fn new(schedules: Schedules) -> (Completer, Completions) {
         let (told, waiting) = mpsc::unbounded_channel();
-        (Completer { told, schedules: Arc::new(RwLock::new(Arc::new(schedules))) }, Completions { waiting })
+        let schedules = Arc::new(RwLock::new(Arc::new(schedules)));
+        (Completer { told, schedules: schedules.clone() }, Completions { waiting, schedules })
     }
 
     pub(super) fn schedules(&self) -> Arc<Schedules> {
-        self.schedules.read().unwrap_or_else(PoisonError::into_inner).clone()
+        read(&self.schedules)
     }
 
     /// Other schedules for what is attempted from now on.
@@ -91,6 +95,34 @@ impl Completer {
         item.recipients.iter().for_each(|recipient| self.tell(item, recipient, Next::Release, Vec::new(), now, None));
     }
 
+    /// Whom to tell of what became of a recipient: most often nobody.
+    fn case(
+        &self,
+        item: &Item,
+        recipient: &LeasedRecipient,
+        event: &Event,
+        at: Timestamp,
+        via: Option<&Via>,
+    ) -> Option<Box<Case>> {
+        let (Some(sender), Some(request)) = (&item.sender, &item.request) else { return None };
+        let schedules = self.schedules();
+        let age = Duration::try_from(at.duration_since(item.accepted_at)).unwrap_or_default();
+        let handed_on = via.is_some_and(|via| via.handed_on);
+        let fact = Fact { place: recipient.index, kind: event.kind, age, handed_on };
+        let action = schedules.reporting.action(request, fact)?;
+        let until = schedules.of(recipient.address.domain()).expiry(item.accepted_at);
+        Some(Box::new(Case {
+            message: item.message,
+            tenant: item.tenant.clone(),
+            sender: sender.clone(),
+            body: item.body.clone(),
+            size_bytes: item.size_bytes,
+            accepted_at: item.accepted_at,
+            request: request.clone(),
+            told: bounce::told(request, recipient.index, event, action, at, until),
+        }))
+    }
+
     /// All have told what they had to.
     pub(super) fn stop(&self) {
         let _ = self.told.send(Told::Stop);
@@ -105,16 +137,25 @@ impl Completer {
         at: Timestamp,
         via: Option<Via>,
     ) {
+        let case = events.first().and_then(|event| self.case(item, recipient, event, at, via.as_ref()));
+        let tells_delay = case.as_ref().is_some_and(|case| case.told.action == Action::Delayed);
         let around = Circumstances { tenant: item.tenant.clone(), accepted_at: item.accepted_at, at, via };
-        let completion = Completion { message: item.message, index: recipient.index, next, events, at };
+        let (message, index) = (item.message, recipient.index);
+        let completion = Completion { message, index, next, events, at, report: None, tells_delay };
         // Fails only when the runtime goes down; the store's leases end with the process.
-        let _ = self.told.send(Told::Completion(Box::new(completion), Box::new(around)));
+        let _ = self.told.send(Told::Completion(Box::new(completion), Box::new(around), case));
     }
+}
+
+/// Those in force.
+fn read(schedules: &RwLock<Arc<Schedules>>) -> Arc<Schedules> {
+    schedules.read().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// The receiving end.
 pub(super) struct Completions {
     waiting: mpsc::UnboundedReceiver<Told>,
+    schedules: Arc<RwLock<Arc<Schedules>>>,
 }
 
 impl Completions {
@@ -134,14 +175,19 @@ impl Completions {
             }
             let mut batch = Vec::with_capacity(told.len());
             let mut around = Vec::with_capacity(told.len());
+            let mut cases = Vec::new();
             for one in told.drain(..) {
                 match one {
-                    Told::Completion(completion, circumstances) => {
+                    Told::Completion(completion, circumstances, case) => {
+                        cases.extend(case.map(|case| (batch.len(), *case)));
                         batch.push(*completion);
                         around.push(circumstances);
                     }
                     Told::Stop => stopped = true,
                 }
+            }
+            if !cases.is_empty() {
+                read(&self.schedules).reporting.attach(&*store, cases, &mut batch).await;
             }
             if !batch.is_empty() && tell_store(&*store, &batch, &stopping).await {
                 for (completion, around) in batch.iter().zip(&around) {

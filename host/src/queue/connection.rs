@@ -1,30 +1,33 @@
 //! One connection to a site, from its opening to its end: a task.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mail::outcome::Phase;
 use mail::{EnhancedCode, Outcome, Verdict};
 use tracing::{Instrument as _, Span};
 
 use super::scheduler::Inner;
-use super::sites::Item;
+use super::sites::{Item, Stage, Taken};
 use super::{Session, Site, Transaction};
 use crate::event::mail_log::Via;
 use crate::metrics::{SiteTally, metrics};
 use crate::store::StoreError;
 use crate::telemetry;
 
+/// How long a connection may keep the place that a site without any waits for.
+const TURN: Duration = Duration::from_secs(5);
+
 /// A place among the connections; given back when the task ends, however it does.
 struct Slot {
     inner: Arc<Inner>,
     key: Arc<str>,
-    connecting: bool,
+    stage: Stage,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.inner.connection_closed(&self.key, self.connecting);
+        self.inner.connection_closed(&self.key, self.stage);
     }
 }
 
@@ -62,7 +65,7 @@ pub(super) async fn run(inner: Arc<Inner>, site: Site) {
     let _open = metrics().leave();
     let tally = metrics().sites.of(&site.key);
     let began = Instant::now();
-    let mut slot = Slot { inner: inner.clone(), key: site.key.clone(), connecting: true };
+    let mut slot = Slot { inner: inner.clone(), key: site.key.clone(), stage: Stage::Connecting };
     let opened = tokio::select! {
         opened = inner.courier.connect(&site) => opened,
         () = inner.shutdown.cancelled() => return,
@@ -70,9 +73,9 @@ pub(super) async fn run(inner: Arc<Inner>, site: Site) {
     metrics().connected(opened.is_ok());
     match opened {
         Ok(session) => {
-            slot.connecting = false;
+            slot.stage = Stage::Fresh;
             inner.connected(&site.key);
-            use_session(&inner, &site, session, &tally).await;
+            use_session(&inner, &site, session, (&tally, &mut slot)).await;
         }
         Err(outcome) => {
             tally.attempted(began.elapsed(), [outcome.verdict]);
@@ -81,22 +84,28 @@ pub(super) async fn run(inner: Arc<Inner>, site: Site) {
     }
 }
 
-async fn use_session(inner: &Arc<Inner>, site: &Site, mut session: Box<dyn Session>, tally: &SiteTally) {
-    let key = &site.key;
+async fn use_session(
+    inner: &Arc<Inner>,
+    site: &Site,
+    mut session: Box<dyn Session>,
+    (tally, slot): (&SiteTally, &mut Slot),
+) {
+    let (key, opened) = (&site.key, Instant::now());
     let source = site.plan.egress.as_ref().map(|egress| egress.source.name.clone());
     let mut sent = 0;
     while sent < inner.config().messages_per_connection.max(1) && session.is_open() {
-        let Some(item) = next_item(inner, key).await else { break };
+        let Some(item) = next_item(inner, slot, opened).await else { break };
         let mut in_hand = InHand { inner: inner.clone(), item: Some(item) };
         let Some(transaction) = transaction(inner, &mut in_hand).await else { continue };
-        let via = Via { source: source.clone(), begun_at: jiff::Timestamp::now() };
+        let begun_at = jiff::Timestamp::now();
         let (began, span) =
             (Instant::now(), telemetry::attempt(transaction.message, key, transaction.recipients.len()));
         tokio::select! {
             outcomes = session.send(&transaction).instrument(span.clone()) => {
                 note(&span, &outcomes);
                 tally.attempted(began.elapsed(), outcomes.iter().map(|outcome| outcome.verdict));
-                in_hand.attempted(outcomes, &via);
+                let handed_on = session.takes_requests();
+                in_hand.attempted(outcomes, &Via { source: source.clone(), begun_at, handed_on });
             }
             // Dropped in the middle: in_hand releases it. The peer may have it all the same.
             () = inner.abort.cancelled() => return,
@@ -119,26 +128,29 @@ fn note(span: &Span, outcomes: &[Outcome]) {
 }
 
 /// The next message for the site, waited for as long as an idle connection is kept.
-async fn next_item(inner: &Inner, key: &Arc<str>) -> Option<Item> {
-    let (news, make_room) = inner.idle_signals(key);
+async fn next_item(inner: &Inner, slot: &mut Slot, opened: Instant) -> Option<Item> {
+    let (news, make_room) = inner.idle_signals(&slot.key);
     let deadline = tokio::time::sleep(inner.config().idle_connection);
     tokio::pin!(deadline);
     loop {
         if inner.shutdown.is_cancelled() {
             return None;
         }
-        // From here on the connection counts as idle, until `woken`.
-        if let Some(item) = inner.take(key) {
-            return Some(item);
+        // Made before the question, so that no call is missed.
+        let called = make_room.notified();
+        match inner.take(&slot.key, &mut slot.stage, opened.elapsed() >= TURN) {
+            Taken::Item(item) => return Some(item),
+            Taken::Leave => return None,
+            Taken::Nothing => {}
         }
-        let keep = tokio::select! {
+        let goes_on = tokio::select! {
             () = news.notified() => true,
-            () = make_room.notified() => false,
+            () = called => true,
             () = inner.shutdown.cancelled() => false,
             () = &mut deadline => false,
         };
-        inner.woken(key);
-        if !keep {
+        if !goes_on {
+            inner.idle_no_more(&slot.key, &mut slot.stage);
             return None;
         }
     }
@@ -152,6 +164,9 @@ async fn transaction(inner: &Inner, in_hand: &mut InHand) -> Option<Transaction>
             message: item.message,
             sender: item.sender.clone(),
             recipients: item.recipients.iter().map(|recipient| recipient.address.clone()).collect(),
+            request: item.request.as_ref().and_then(|request| {
+                request.handed_on(item.recipients.iter().map(|recipient| (recipient.index, &recipient.address)))
+            }),
             body,
         }),
         Err(error) => {

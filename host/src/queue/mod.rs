@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use mail::dsn::HandedOn;
 use mail::{Address, Domain, Outcome, ReversePath};
 
 /// Where mail for a domain goes. All domains with the same key share connections and limits.
@@ -34,6 +35,21 @@ pub struct Site {
     pub plan: Arc<crate::route::Plan>,
 }
 
+impl Site {
+    /// The same site from the source that a message falls to, where sources share the mail.
+    pub fn for_message(self, message: uuid::Uuid) -> Site {
+        let Some(own) = &self.plan.egress else { return self };
+        let Some(chosen) = own.share_of(message, tokio::time::Instant::now()) else { return self };
+        if chosen.source == own.source {
+            return self;
+        }
+        let key = self.key.strip_suffix(own.source.name.as_str()).unwrap_or(&self.key);
+        let key = format!("{key}{}", chosen.source.name);
+        let plan = crate::route::Plan { egress: Some(chosen), ..(*self.plan).clone() };
+        Site { key: key.into(), plan: Arc::new(plan) }
+    }
+}
+
 /// One transaction on a connection: one message for one or more recipients.
 #[derive(Clone, Debug)]
 pub struct Transaction {
@@ -41,6 +57,8 @@ pub struct Transaction {
     pub sender: ReversePath,
     pub recipients: Vec<Address>,
     pub body: Bytes,
+    /// What is asked of the peer besides, where it takes that (RFC 3461); `None`: nothing.
+    pub request: Option<HandedOn>,
 }
 
 /// The seam between queue and network.
@@ -63,6 +81,11 @@ pub trait Courier: Send + Sync + 'static {
 pub trait Session: Send {
     /// Sends one message; the outcomes stand in the order of the recipients, one each. Never fails otherwise.
     async fn send(&mut self, transaction: &Transaction) -> Vec<Outcome>;
+
+    /// Whether the peer takes requests for reports, and so the duty to send them (RFC 3461 s5.2).
+    fn takes_requests(&self) -> bool {
+        false
+    }
 
     /// Whether it can take another message.
     fn is_open(&self) -> bool;

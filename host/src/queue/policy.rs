@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use mail::{Address, Domain, Event, EventKind, Outcome, Verdict};
 
 use super::advice::{Advice, advice};
+use crate::bounce::Reporting;
 use crate::config::{Config, Delivery, Route, RouteDomain};
 use crate::route::rules;
 use crate::store::Next;
@@ -40,10 +41,12 @@ pub struct Schedules {
     /// Of the routes, in their order.
     routes: Arc<[(RouteDomain, Schedule)]>,
     default: Schedule,
+    /// What senders are told of it by mail.
+    pub reporting: Reporting,
 }
 
 impl Schedules {
-    pub fn new(delivery: &Delivery, routes: &[Route]) -> Schedules {
+    pub fn new(delivery: &Delivery, routes: &[Route], reporting: Reporting) -> Schedules {
         let default = Schedule { retry_delays: delivery.retry_delays.clone(), expire_after: delivery.expire_after };
         let of_route = |route: &Route| {
             let schedule = Schedule {
@@ -52,7 +55,7 @@ impl Schedules {
             };
             (route.domain.clone(), schedule)
         };
-        Schedules { routes: routes.iter().map(of_route).collect(), default }
+        Schedules { routes: routes.iter().map(of_route).collect(), default, reporting }
     }
 
     /// The schedule of the first route that fits, as for routing itself.
@@ -70,7 +73,7 @@ impl Schedules {
 
 impl From<&Config> for Schedules {
     fn from(config: &Config) -> Schedules {
-        Schedules::new(&config.delivery, &config.routes)
+        Schedules::new(&config.delivery, &config.routes, Reporting::from(config))
     }
 }
 
@@ -105,6 +108,11 @@ impl Schedule {
         wait.mul_f64(least + 0.4 * jitter)
     }
 
+    /// Until when a message is tried.
+    pub fn expiry(&self, accepted_at: Timestamp) -> Timestamp {
+        later(accepted_at, self.expire_after)
+    }
+
     /// What becomes of the recipient, and the event that tells it. `jitter` is between 0 and 1.
     ///
     /// A deferred recipient is tried a last time when it expires; who is deferred then, or later, has failed.
@@ -116,7 +124,7 @@ impl Schedule {
             Verdict::Bounced => (Next::Done, EventKind::Bounced, None),
             Verdict::Failed => (Next::Done, EventKind::Failed, None),
             Verdict::Deferred => {
-                let expiry = later(accepted_at, self.expire_after);
+                let expiry = self.expiry(accepted_at);
                 if now >= expiry {
                     (Next::Done, EventKind::Failed, Some(EXPIRED.to_owned()))
                 } else {

@@ -16,7 +16,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use super::completing::Completer;
 use super::lookups::{self, Found, Lookups};
 use super::policy::{Schedules, later};
-use super::sites::{Added, Item, Lane, Limits, Sites};
+use super::sites::{Added, Item, Lane, Limits, Sites, Stage, Taken};
 use super::{Courier, Site, connection};
 use crate::config;
 use crate::metrics::metrics;
@@ -56,10 +56,11 @@ impl Tuning {
     pub fn change(&self, config: &config::Delivery, schedules: Schedules) {
         // A queue that has stopped has no limits.
         let Some(inner) = self.0.upgrade() else { return };
-        inner.sites().limit(config.connections_per_site, config.connections);
+        let starved = inner.sites().limit(config.connections_per_site, config.connections);
         inner.lookups().forget_sites();
         inner.completer.reschedule(schedules);
         *inner.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config.clone());
+        starved.iter().for_each(|key| inner.grow(key));
     }
 }
 
@@ -283,6 +284,7 @@ impl Inner {
         let mut keys: HashSet<Arc<str>> = HashSet::new();
         let mut sites = self.sites();
         for (site, domain, item) in items {
+            let site = site.for_message(item.message);
             match sites.add(&site, &domain, item, now) {
                 Added::Waiting => {}
                 Added::Refused(item, outcome) => self.refuse(domain, &item, &outcome, now),
@@ -326,27 +328,27 @@ impl Inner {
         self.grow(key);
     }
 
-    pub(super) fn connection_closed(self: &Arc<Self>, key: &Arc<str>, connecting: bool) {
-        let next = self.sites().closed(key, connecting);
+    pub(super) fn connection_closed(self: &Arc<Self>, key: &Arc<str>, stage: Stage) {
+        let next = self.sites().closed(key, stage);
         next.iter().for_each(|key| self.grow(key));
     }
 
-    pub(super) fn take(&self, key: &str) -> Option<Item> {
+    pub(super) fn take(&self, key: &str, stage: &mut Stage, had_turn: bool) -> Taken {
         let now = Timestamp::now();
-        let (item, roused) = {
+        let (taken, roused) = {
             let mut sites = self.sites();
-            (sites.take(key, now), std::mem::take(&mut sites.roused))
+            (sites.take(key, stage, had_turn, now), std::mem::take(&mut sites.roused))
         };
         if !roused.is_empty() {
             let mut rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
             rests.extend(roused.into_iter().map(|lane| (lane, now)));
             self.roused.notify_one();
         }
-        item
+        taken
     }
 
-    pub(super) fn woken(&self, key: &str) {
-        self.sites().woken(key);
+    pub(super) fn idle_no_more(&self, key: &str, stage: &mut Stage) {
+        self.sites().idle_no_more(key, stage);
     }
 
     /// What wakes an idle connection of a site: something to send, and the need of another site.
@@ -387,14 +389,18 @@ fn lookup_failed(error: &tokio::task::JoinError) -> Outcome {
 
 /// Sorts a message's recipients by domain, in their order.
 fn by_domain(leased: Leased) -> Vec<(Domain, Item)> {
-    let Leased { message, tenant, stream, sender, body, size_bytes: _, accepted_at, recipients } = leased;
+    let Leased { message, tenant, stream, sender, body, size_bytes, accepted_at, request, recipients } = leased;
     let mut items: Vec<(Domain, Item)> = Vec::new();
     let mut places: HashMap<Domain, usize> = HashMap::new();
     for recipient in recipients {
         let domain = recipient.address.domain().clone();
         let place = *places.entry(domain.clone()).or_insert_with(|| {
             let (tenant, sender, body) = (tenant.clone(), sender.clone(), body.clone());
-            items.push((domain, Item { message, tenant, stream, sender, body, accepted_at, recipients: Vec::new() }));
+            let (request, recipients) = (request.clone(), Vec::new());
+            items.push((
+                domain,
+                Item { message, tenant, stream, sender, body, size_bytes, accepted_at, request, recipients },
+            ));
             items.len() - 1
         });
         if let Some((_, item)) = items.get_mut(place) {

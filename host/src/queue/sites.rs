@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use mail::{Domain, Outcome, ReversePath, Stream};
+use mail::{Domain, Outcome, ReversePath, Stream, dsn};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -27,7 +27,10 @@ pub(super) struct Item {
     pub(super) stream: Stream,
     pub(super) sender: ReversePath,
     pub(super) body: BodyRef,
+    pub(super) size_bytes: u64,
     pub(super) accepted_at: Timestamp,
+    /// What reports its sender asked for.
+    pub(super) request: Option<Arc<dsn::Request>>,
     pub(super) recipients: Vec<LeasedRecipient>,
 }
 
@@ -64,8 +67,35 @@ pub(super) struct Sites {
     starved: VecDeque<Arc<str>>,
     /// Lanes that were put off and may come again.
     pub(super) roused: Vec<Lane>,
-    /// Wakes one idle connection, of whatever site, to make room.
+    /// Connections that were told to end for a starved site, and have not yet.
+    leaving: usize,
+    /// Wakes all idle connections, so that one that stands in a starved site's way ends.
     pub(super) make_room: Arc<Notify>,
+}
+
+/// How far a connection is, from the site's view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It is being opened.
+    Connecting,
+    /// It was greeted, and has asked for nothing yet.
+    Fresh,
+    /// It has asked before.
+    Used,
+    /// It has asked, and waits for something to send.
+    Idle,
+    /// It makes room for another site.
+    Leaving,
+}
+
+/// What a connection gets that asks for something to send.
+#[derive(Debug)]
+pub(super) enum Taken {
+    Item(Item),
+    /// There is nothing: it counts as idle until it asks again or ends.
+    Nothing,
+    /// It is to end: another site waits for its place.
+    Leave,
 }
 
 struct Waiting {
@@ -83,6 +113,7 @@ struct Waiting {
     /// Open or opening.
     connections: usize,
     connecting: usize,
+    fresh: usize,
     idle: usize,
     /// Whether a connection was opened since the last refusal. Until then one tries at a time.
     proven: bool,
@@ -119,13 +150,15 @@ impl Sites {
             by_source: HashMap::new(),
             starved: VecDeque::new(),
             roused: Vec::new(),
+            leaving: 0,
             make_room: Arc::new(Notify::new()),
         }
     }
 
-    /// Other limits of connections. Those that are open stay.
-    pub(super) fn limit(&mut self, per_site: usize, in_all: usize) {
+    /// Other limits of connections. Those that are open stay. Sites that had none may have one now.
+    pub(super) fn limit(&mut self, per_site: usize, in_all: usize) -> Vec<Arc<str>> {
         self.limits = Limits { per_site, in_all, ..self.limits };
+        self.starved.drain(..).collect()
     }
 
     /// Puts an item in line for a site, in the lane of its tenant, its stream and this domain.
@@ -160,13 +193,13 @@ impl Sites {
         let waiting = self.sites.get_mut(key)?;
         let enough = !waiting.proven || now < waiting.enough_until;
         let allowed = if enough { 1 } else { self.limits.per_site.max(1) };
-        // Those that are idle or connecting take one each; where all are busy, another helps.
-        let wanted = waiting.items.len().saturating_sub(waiting.idle + waiting.connecting);
+        // Those that are idle or on their way take one each; where all are busy, another helps.
+        let wanted = waiting.items.len().saturating_sub(waiting.idle + waiting.connecting + waiting.fresh);
         let wanted = wanted.min(allowed.saturating_sub(waiting.connections));
         let opened = wanted.min(room);
         if opened < wanted && waiting.connections == 0 && !self.starved.contains(key) {
             self.starved.push_back(key.clone());
-            self.make_room.notify_one();
+            self.make_room.notify_waiters();
         }
         waiting.connections += opened;
         waiting.connecting += opened;
@@ -191,6 +224,7 @@ impl Sites {
     pub(super) fn connected(&mut self, key: &str) {
         if let Some(waiting) = self.sites.get_mut(key) {
             waiting.connecting = waiting.connecting.saturating_sub(1);
+            waiting.fresh += 1;
             waiting.proven = true;
             waiting.refusal = None;
         }
@@ -212,30 +246,57 @@ impl Sites {
         waiting.take_all()
     }
 
-    /// The next item for a connection of a site; where there is none, the connection counts as idle until it asks
-    /// again (`woken`) or ends.
-    pub(super) fn take(&mut self, key: &str, now: Timestamp) -> Option<Item> {
-        let waiting = self.sites.get_mut(key)?;
-        let item = waiting.take();
-        match &item {
-            Some(item) => {
-                self.recipients = self.recipients.saturating_sub(item.recipients.len());
-                waiting.pace.took(item.recipients.len(), now);
-                // Half of it is gone: time for more, however slow it was before.
-                if !waiting.put_off.is_empty() && waiting.recipients <= waiting.full_at / 2 {
-                    self.roused.extend(waiting.put_off.drain());
-                }
-            }
-            None => waiting.idle += 1,
+    /// What is next for a connection of a site. `had_turn`: it was open for long, or has nothing to do, so that it ends
+    /// where another site has none at all for want of room.
+    pub(super) fn take(&mut self, key: &str, stage: &mut Stage, had_turn: bool, now: Timestamp) -> Taken {
+        let leaves = had_turn && self.stands_in_the_way(key);
+        let Some(waiting) = self.sites.get_mut(key) else { return Taken::Leave };
+        waiting.count(*stage, -1);
+        if leaves {
+            self.leaving += 1;
+            *stage = Stage::Leaving;
+            return Taken::Leave;
         }
-        item
+        let Some(item) = waiting.take() else {
+            *stage = Stage::Idle;
+            waiting.count(*stage, 1);
+            // Nothing to do is reason enough.
+            if !had_turn && !self.starved.is_empty() {
+                return self.take(key, stage, true, now);
+            }
+            return Taken::Nothing;
+        };
+        *stage = Stage::Used;
+        self.recipients = self.recipients.saturating_sub(item.recipients.len());
+        waiting.pace.took(item.recipients.len(), now);
+        // Half of it is gone: time for more, however slow it was before.
+        if !waiting.put_off.is_empty() && waiting.recipients <= waiting.full_at / 2 {
+            self.roused.extend(waiting.put_off.drain());
+        }
+        Taken::Item(item)
     }
 
-    /// An idle connection is idle no longer.
-    pub(super) fn woken(&mut self, key: &str) {
+    /// An idle connection is about to end: nobody is to wait for it.
+    pub(super) fn idle_no_more(&mut self, key: &str, stage: &mut Stage) {
+        let before = std::mem::replace(stage, Stage::Used);
         if let Some(waiting) = self.sites.get_mut(key) {
-            waiting.idle = waiting.idle.saturating_sub(1);
+            waiting.count(before, -1);
         }
+    }
+
+    /// Whether a site without any connection waits for the place of one of this site's, and fewer are leaving than such
+    /// sites wait.
+    fn stands_in_the_way(&self, key: &str) -> bool {
+        if self.starved.len() <= self.leaving {
+            return false;
+        }
+        let is_full = self.connections >= self.limits.in_all.max(1);
+        let source = self.sites.get(key).and_then(Waiting::source);
+        let waits = |starved: &Arc<str>| {
+            let other = self.sites.get(starved).filter(|other| !other.items.is_empty() && other.connections == 0);
+            &**starved != key && other.is_some_and(|other| is_full || source.is_some() && other.source() == source)
+        };
+        self.starved.iter().any(waits)
     }
 
     /// What wakes the idle connections of a site.
@@ -243,28 +304,32 @@ impl Sites {
         self.sites.get(key).map(|waiting| waiting.news.clone()).unwrap_or_default()
     }
 
-    /// A connection ended, while it was opened still or later. The sites that may open one instead, in order.
-    pub(super) fn closed(&mut self, key: &Arc<str>, connecting: bool) -> Vec<Arc<str>> {
+    /// A connection ended, however far it was. The sites that may open one instead, in order.
+    pub(super) fn closed(&mut self, key: &Arc<str>, stage: Stage) -> Vec<Arc<str>> {
         self.connections = self.connections.saturating_sub(1);
+        if stage == Stage::Leaving {
+            self.leaving = self.leaving.saturating_sub(1);
+        }
         if let Some(waiting) = self.sites.get_mut(key) {
-            if connecting {
-                waiting.connecting = waiting.connecting.saturating_sub(1);
-            }
+            waiting.count(stage, -1);
             waiting.connections = waiting.connections.saturating_sub(1);
             let source = waiting.site.plan.egress.as_ref().map(|egress| &egress.source.name);
             if let Some(used) = source.and_then(|name| self.by_source.get_mut(name)) {
                 *used = used.saturating_sub(1);
             }
         }
-        let mut next = Vec::with_capacity(2);
+        let mut next = self.next_starved();
+        next.push(key.clone());
+        next
+    }
+
+    /// The starved site that has room now, if any.
+    fn next_starved(&mut self) -> Vec<Arc<str>> {
         // What a starved site had may be gone meanwhile; then it is the next one's turn.
         self.starved.retain(|starved| self.sites.get(starved).is_some_and(|waiting| !waiting.items.is_empty()));
         // Room at one source is none at another.
-        if let Some(place) = self.starved.iter().position(|starved| self.room(starved) > 0) {
-            next.extend(self.starved.remove(place));
-        }
-        next.push(key.clone());
-        next
+        let place = self.starved.iter().position(|starved| self.room(starved) > 0);
+        place.and_then(|place| self.starved.remove(place)).into_iter().collect()
     }
 
     /// Forgets sites that have nothing waiting, no connection and no backoff.
@@ -296,12 +361,28 @@ impl Waiting {
             turns: Turns::default(),
             connections: 0,
             connecting: 0,
+            fresh: 0,
             idle: 0,
             proven: false,
             refusal: None,
             enough_until: Timestamp::MIN,
             news: Arc::new(Notify::new()),
         }
+    }
+
+    fn source(&self) -> Option<&str> {
+        self.site.plan.egress.as_ref().map(|egress| egress.source.name.as_str())
+    }
+
+    /// Counts one connection more or less of a stage.
+    fn count(&mut self, stage: Stage, by: isize) {
+        let counted = match stage {
+            Stage::Connecting => &mut self.connecting,
+            Stage::Fresh => &mut self.fresh,
+            Stage::Idle => &mut self.idle,
+            Stage::Used | Stage::Leaving => return,
+        };
+        *counted = counted.saturating_add_signed(by);
     }
 
     /// Recipients that wait, as far as mail of a stream has them before it.

@@ -20,6 +20,8 @@ fn item(message: u128, tenant: &str, recipients: &[&str]) -> Item {
         attempts: 0,
     };
     Item {
+        size_bytes: 1,
+        request: None,
         message: Uuid::from_u128(message),
         tenant: tenant.to_owned(),
         stream: Stream::Transactional,
@@ -48,8 +50,15 @@ fn add(sites: &mut Sites, key: &str, message: u128, tenant: &str, recipient: &st
     assert!(matches!(sites.add(&site(key), &domain, item, at(0)), Added::Waiting));
 }
 
+fn take_at(sites: &mut Sites, key: &str, now: Timestamp) -> Option<Item> {
+    match sites.take(key, &mut Stage::Used, false, now) {
+        Taken::Item(item) => Some(item),
+        Taken::Nothing | Taken::Leave => None,
+    }
+}
+
 fn taken(sites: &mut Sites, key: &str) -> Vec<u128> {
-    std::iter::from_fn(|| sites.take(key, at(0))).map(|item| item.message.as_u128()).collect()
+    std::iter::from_fn(|| take_at(sites, key, at(0))).map(|item| item.message.as_u128()).collect()
 }
 
 fn refusal() -> Outcome {
@@ -71,6 +80,7 @@ fn a_source_has_a_limit_of_its_own() {
         addresses: Vec::new(),
         hostname: None,
         connections: 2,
+        weight: 0,
     };
     let from = |key: &str, name: &str| {
         let sources: Arc<[Arc<crate::config::Source>]> = [Arc::new(source(name))].into();
@@ -87,13 +97,14 @@ fn a_source_has_a_limit_of_its_own() {
     let grown = |sites: &mut Sites, key: &str| {
         let opened = sites.grow(&key.into(), at(0)).map_or(0, |(_, count)| count);
         (0..opened).for_each(|_| sites.connected(key));
+        (0..opened).for_each(|_| drop(sites.take(key, &mut Stage::Fresh, false, at(0))));
         opened + sites.grow(&key.into(), at(0)).map_or(0, |(_, count)| count)
     };
     assert_eq!(grown(&mut sites, "x"), 2, "of its source's two, one of them once the first is proven");
     assert_eq!(grown(&mut sites, "y"), 0, "the same source");
     assert_eq!(grown(&mut sites, "z"), 2, "another one");
-    assert_eq!(sites.closed(&"z".into(), false), ["z".into()], "room at b is none at a");
-    assert_eq!(sites.closed(&"x".into(), false), [Arc::from("y"), "x".into()]);
+    assert_eq!(sites.closed(&"z".into(), Stage::Used), ["z".into()], "room at b is none at a");
+    assert_eq!(sites.closed(&"x".into(), Stage::Used), [Arc::from("y"), "x".into()]);
     assert_eq!(grown(&mut sites, "y"), 1);
 }
 
@@ -116,7 +127,7 @@ fn recipients_of_one_message_at_one_site_go_together() {
     add(&mut sites, "s", 2, "t", "x@a.test");
     add(&mut sites, "s", 1, "t", "y@b.test");
     add(&mut sites, "elsewhere", 1, "t", "z@c.test");
-    assert_eq!(sites.take("s", at(0)).unwrap().recipients.len(), 2);
+    assert_eq!(take_at(&mut sites, "s", at(0)).unwrap().recipients.len(), 2);
     assert_eq!(taken(&mut sites, "s"), [2]);
     assert_eq!(taken(&mut sites, "elsewhere"), [1]);
 }
@@ -127,7 +138,8 @@ fn a_message_with_many_recipients_goes_in_several_transactions() {
     let addresses: Vec<String> = (0..250).map(|n| format!("r{n}@a.test")).collect();
     let all = item(1, "t", &addresses.iter().map(String::as_str).collect::<Vec<_>>());
     sites.add(&site("s"), &domain("a.test"), all, at(0));
-    let sizes: Vec<usize> = std::iter::from_fn(|| sites.take("s", at(0))).map(|item| item.recipients.len()).collect();
+    let sizes: Vec<usize> =
+        std::iter::from_fn(|| take_at(&mut sites, "s", at(0))).map(|item| item.recipients.len()).collect();
     assert_eq!(sizes, [100, 100, 50]);
 }
 
@@ -144,7 +156,7 @@ fn a_site_holds_its_share_and_the_rest_comes_at_its_pace() {
         Added::Waiting
     ));
     for second in 0..4 {
-        (0..20).for_each(|_| drop(sites.take("s", at(second))));
+        (0..20).for_each(|_| drop(take_at(&mut sites, "s", at(second))));
     }
     // 20 a second, and so 40 a second come; those before are spread up to 50.5 seconds.
     let mut slots = Vec::new();
@@ -168,7 +180,7 @@ fn many_slow_sites_leave_room_for_one_more() {
     }
     assert_eq!(held, [500, 250, 125, 63, 31]);
     assert_eq!(sites.recipients, 969);
-    (0..600).for_each(|_| drop(sites.take("a.test", at(0))));
+    (0..600).for_each(|_| drop(take_at(&mut sites, "a.test", at(0))));
     assert_eq!(sites.recipients, 469);
     assert!(matches!(sites.add(&site("f"), &domain("f"), item(1, "t", &["x@f"]), at(0)), Added::Waiting));
     sites.take_all();
@@ -181,9 +193,9 @@ fn a_site_that_took_half_of_what_waits_is_given_more() {
     for message in 1..=101 {
         drop(sites.add(&site("s"), &domain("a.test"), item(message, "t", &["x@a.test"]), at(0)));
     }
-    (0..49).for_each(|_| drop(sites.take("s", at(0))));
+    (0..49).for_each(|_| drop(take_at(&mut sites, "s", at(0))));
     assert!(sites.roused.is_empty());
-    sites.take("s", at(0));
+    take_at(&mut sites, "s", at(0));
     assert_eq!(sites.roused, [("t".to_owned(), domain("a.test"), Stream::Transactional)]);
 }
 
@@ -213,12 +225,63 @@ fn idle_connections_are_used_before_new_ones() {
     let mut sites = sites(3, 10);
     add(&mut sites, "s", 1, "t", "x@a.test");
     sites.grow(&"s".into(), at(0));
+    assert!(sites.grow(&"s".into(), at(0)).is_none(), "the one that opens takes it");
     sites.connected("s");
-    assert_eq!(taken(&mut sites, "s"), [1]);
+    assert!(sites.grow(&"s".into(), at(0)).is_none(), "the one that was greeted takes it");
+    let mut stage = Stage::Fresh;
+    let mut ask = |sites: &mut Sites| match sites.take("s", &mut stage, false, at(0)) {
+        Taken::Item(item) => Some(item.message.as_u128()),
+        Taken::Nothing => None,
+        Taken::Leave => panic!("nobody else waits"),
+    };
+    assert_eq!((ask(&mut sites), ask(&mut sites)), (Some(1), None));
     add(&mut sites, "s", 2, "t", "x@a.test");
-    assert!(sites.grow(&"s".into(), at(0)).is_none());
-    sites.woken("s");
-    assert_eq!(sites.take("s", at(0)).unwrap().message.as_u128(), 2);
+    assert!(sites.grow(&"s".into(), at(0)).is_none(), "the idle one takes it");
+    assert_eq!(ask(&mut sites), Some(2));
+    add(&mut sites, "s", 3, "t", "x@a.test");
+    assert!(sites.grow(&"s".into(), at(0)).is_some(), "the only one is busy");
+    assert_eq!(sites.sites["s"].idle, 0);
+}
+
+#[test]
+fn a_connection_makes_room_for_a_site_that_has_none() {
+    let mut sites = sites(2, 1);
+    for message in 1..=9 {
+        add(&mut sites, "busy", message, "t", "x@a.test");
+    }
+    assert!(sites.grow(&"busy".into(), at(0)).is_some());
+    sites.connected("busy");
+    let mut stage = Stage::Fresh;
+    let mut ask = |sites: &mut Sites, had_turn| match sites.take("busy", &mut stage, had_turn, at(0)) {
+        Taken::Item(_) => "item",
+        Taken::Nothing => "nothing",
+        Taken::Leave => "leave",
+    };
+    assert_eq!(ask(&mut sites, true), "item", "nobody waits");
+    add(&mut sites, "starved", 10, "t", "x@b.test");
+    assert!(sites.grow(&"starved".into(), at(0)).is_none());
+    assert_eq!(ask(&mut sites, false), "item", "its turn is not over");
+    assert_eq!(ask(&mut sites, true), "leave");
+    assert!(!sites.stands_in_the_way("busy"), "one is leaving already");
+    assert_eq!(sites.closed(&"busy".into(), Stage::Leaving), ["starved".into(), "busy".into()]);
+    assert!(sites.grow(&"starved".into(), at(0)).is_some());
+    assert!(sites.grow(&"busy".into(), at(0)).is_none(), "now it waits itself");
+    // Who has nothing to do leaves at once.
+    sites.connected("starved");
+    let mut stage = Stage::Fresh;
+    assert!(matches!(sites.take("starved", &mut stage, false, at(0)), Taken::Item(_)));
+    assert!(matches!(sites.take("starved", &mut stage, false, at(0)), Taken::Leave));
+}
+
+#[test]
+fn more_connections_allowed_are_used_by_who_had_none() {
+    let mut sites = sites(2, 1);
+    add(&mut sites, "one", 1, "t", "x@a.test");
+    add(&mut sites, "two", 2, "t", "x@b.test");
+    sites.grow(&"one".into(), at(0));
+    assert!(sites.grow(&"two".into(), at(0)).is_none());
+    assert_eq!(sites.limit(2, 2), [Arc::from("two")]);
+    assert!(sites.grow(&"two".into(), at(0)).is_some());
 }
 
 #[test]
@@ -229,9 +292,9 @@ fn a_starved_site_gets_the_next_free_connection() {
     assert!(sites.grow(&"one".into(), at(0)).is_some());
     assert!(sites.grow(&"two".into(), at(0)).is_none());
     assert!(sites.grow(&"two".into(), at(0)).is_none());
-    assert_eq!(sites.closed(&"one".into(), true), ["two".into(), "one".into()]);
+    assert_eq!(sites.closed(&"one".into(), Stage::Connecting), ["two".into(), "one".into()]);
     assert!(sites.grow(&"two".into(), at(0)).is_some());
-    assert_eq!(sites.closed(&"two".into(), true), ["two".into()]);
+    assert_eq!(sites.closed(&"two".into(), Stage::Connecting), ["two".into()]);
 }
 
 #[test]
@@ -250,7 +313,7 @@ fn a_refusal_is_told_to_all_who_wait_and_who_come_before_it_ends() {
             .len(),
         2
     );
-    sites.closed(&"s".into(), true);
+    sites.closed(&"s".into(), Stage::Connecting);
     sites.forget_quiet(at(5));
     let late = sites.add(&site("s"), &domain("a.test"), item(3, "t", &["x@a.test"]), at(9));
     assert!(matches!(late, Added::Refused(_, outcome) if *outcome == refusal()));
@@ -266,7 +329,7 @@ fn a_refusal_is_told_to_all_who_wait_and_who_come_before_it_ends() {
             .len(),
         1
     );
-    sites.closed(&"s".into(), true);
+    sites.closed(&"s".into(), Stage::Connecting);
     assert_eq!(counts, [1, 2]);
     sites.forget_quiet(at(21));
     assert!(sites.sites.is_empty());
@@ -281,7 +344,7 @@ fn one_lost_connection_among_good_ones_is_no_refusal() {
     sites.connected("s");
     sites.grow(&"s".into(), at(0));
     assert!(sites.refused("s", &refusal(), |_| at(10)).is_empty());
-    sites.closed(&"s".into(), true);
+    sites.closed(&"s".into(), Stage::Connecting);
     assert!(sites.grow(&"s".into(), at(9)).is_none(), "one was too many");
     assert!(sites.grow(&"s".into(), at(10)).is_some());
     assert_eq!(taken(&mut sites, "s"), [1, 2]);

@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::*;
-use crate::config::{Delivery, DeliveryTimeouts, TlsPolicy};
+use crate::bounce::Reporting;
+use crate::config::{Delivery, TlsPolicy};
 use crate::queue::policy::Schedules;
 use crate::route::Plan;
 use crate::store::{Embedded, NewMessage, Options, Store};
@@ -147,26 +148,15 @@ impl Drop for NetSession {
 }
 
 fn config() -> Delivery {
-    let second = Duration::from_secs(1);
-    Delivery {
-        port: 25,
-        allow_private: false,
-        expire_after: 3600 * second,
-        retry_delays: vec![Duration::from_millis(20)],
-        connections_per_site: 4,
-        connections: 8,
-        messages_per_connection: 100,
-        idle_connection: Duration::from_millis(20),
-        sources: Vec::new(),
-        timeouts: DeliveryTimeouts {
-            connect: second,
-            greeting: second,
-            command: second,
-            data_start: second,
-            data_block: second,
-            data_end: second,
-        },
-    }
+    let text = "hostname = \"relay.test\"\ndata = \"d\"\n[http]\nlisten = \"127.0.0.1:1\"\n[delivery]\nexpire_after = \"1h\"\n\
+                retry_delays = [\"20ms\"]\nconnections_per_site = 4\nconnections = 8\nidle_connection = \"20ms\"\n";
+    crate::config::parse(Path::new("test.toml"), text, &|_| None).unwrap().delivery
+}
+
+fn schedules(config: &Delivery) -> Schedules {
+    let hostname = Domain::parse("relay.test").unwrap();
+    let reporting = Reporting { hostname, bounces: config.bounces, delay_after: config.report_delay_after };
+    Schedules::new(config, &[], reporting)
 }
 
 struct Running {
@@ -183,7 +173,7 @@ fn start(folder: &Path, net: Net, config: Delivery) -> Running {
     let net = Arc::new(net);
     let shutdown = CancellationToken::new();
     let courier = Arc::new(Courierly(net.clone()));
-    let queue = Queue::start(store.clone(), courier, config.clone(), Schedules::new(&config, &[]), shutdown.clone());
+    let queue = Queue::start(store.clone(), courier, config.clone(), schedules(&config), shutdown.clone());
     Running { net, store, queue, shutdown }
 }
 
@@ -200,6 +190,7 @@ fn message(number: u128, recipients: &[&str]) -> NewMessage {
         idempotency: None,
         accepted_at: Timestamp::now(),
         scheduled_at: None,
+        request: None,
     }
 }
 
@@ -419,8 +410,7 @@ async fn two_queues_on_one_store_deliver_each_message_once() {
     let folder = folder();
     let first = start(folder.path(), Net::default(), config());
     let courier = Arc::new(Courierly(first.net.clone()));
-    let schedules = Schedules::new(&config(), &[]);
-    let second = Queue::start(first.store.clone(), courier, config(), schedules, first.shutdown.clone());
+    let second = Queue::start(first.store.clone(), courier, config(), schedules(&config()), first.shutdown.clone());
     for number in 1..=300 {
         first.accept(number, &["x@a.test", "y@b.test"]).await;
     }

@@ -1,4 +1,5 @@
-//! Where mail to a site leaves from: the first source that the site's hosts do not blame. Takes `now`.
+//! Where mail to a site leaves from: the first source that the site's hosts do not blame, or, of those with a weight, the one
+//! that a message falls to. Takes `now`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,6 +7,7 @@ use std::time::Duration;
 
 use mail::{EnhancedCode, Outcome, Reply};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::config::Source;
 
@@ -40,6 +42,25 @@ impl Egress {
         };
         let source = source.clone();
         Some(Egress { source, hosts, sources: sources.clone(), blames: blames.clone() })
+    }
+
+    /// The source that a message falls to, where sources share the mail: in proportion to their weights, of those that are
+    /// not blamed. It follows from the message, so that its recipients go together, and a retry comes from where a host
+    /// that greylists has seen it before.
+    pub fn share_of(&self, message: Uuid, now: Instant) -> Option<Egress> {
+        if self.sources.iter().all(|source| source.weight == 0) {
+            return None;
+        }
+        let sharing = || self.sources.iter().filter(|it| it.weight > 0 && !self.blames.holds(&self.hosts, it, now));
+        let total: u64 = sharing().map(|source| source.weight as u64).sum();
+        // The low half of an id is random.
+        let mut place = (message.as_u128() as u64).checked_rem(total)?;
+        let mut chosen = sharing().skip_while(|source| {
+            let is_before = place >= source.weight as u64;
+            place = place.saturating_sub(if is_before { source.weight as u64 } else { 0 });
+            is_before
+        });
+        chosen.next().map(|source| Egress { source: source.clone(), ..self.clone() })
     }
 
     /// The site's hosts blame the source. `true`: another one is left that they do not.
@@ -127,7 +148,13 @@ mod tests {
 
     fn sources(names: &[&str]) -> Arc<[Arc<Source>]> {
         let source = |name: &&str| {
-            Arc::new(Source { name: (*name).to_owned(), addresses: Vec::new(), hostname: None, connections: 1 })
+            Arc::new(Source {
+                name: (*name).to_owned(),
+                addresses: Vec::new(),
+                hostname: None,
+                connections: 1,
+                weight: 0,
+            })
         };
         names.iter().map(source).collect()
     }
@@ -152,6 +179,34 @@ mod tests {
         assert_eq!(chosen("mx", now).source.name, "a");
         assert!(!chosen("mx", now).is_stale(now));
         assert_eq!(chosen("mx", now + BLAMED_FOR).source.name, "a");
+    }
+
+    #[test]
+    fn sources_with_weights_share_the_mail() {
+        let (blames, now) = (Arc::new(Blames::default()), Instant::now());
+        let weighted = |name: &str, weight| Source { weight, ..Source::clone(&sources(&[name])[0]) };
+        let list: Arc<[Arc<Source>]> =
+            [weighted("a", 3), weighted("substitute", 0), weighted("b", 1)].map(Arc::new).into();
+        let Some(egress) = Egress::choose("mx", &list, &blames, now) else { unreachable!("there are sources") };
+        let shares = |now| {
+            let names = (0..40).filter_map(|number| egress.share_of(Uuid::from_u128(number), now));
+            names.fold(HashMap::<String, usize>::new(), |mut counts, egress| {
+                *counts.entry(egress.source.name.clone()).or_default() += 1;
+                counts
+            })
+        };
+        assert_eq!(shares(now), HashMap::from([("a".to_owned(), 30), ("b".to_owned(), 10)]));
+        let again = (0..2).map(|_| egress.share_of(Uuid::from_u128(7), now).map(|egress| egress.source.name.clone()));
+        assert_eq!(again.collect::<Vec<_>>(), vec![Some("b".to_owned()); 2], "a message keeps its source");
+        egress.blame(now);
+        assert_eq!(shares(now), HashMap::from([("b".to_owned(), 40)]));
+        blames.add(&"mx".into(), &list[2], now);
+        assert_eq!(shares(now), HashMap::new());
+        let chosen = Egress::choose("mx", &list, &blames, now);
+        assert_eq!(chosen.map(|egress| egress.source.name.clone()), Some("substitute".to_owned()));
+        assert_eq!(shares(now + BLAMED_FOR).len(), 2);
+        let plain = Egress::choose("mx", &sources(&["a", "b"]), &blames, now + BLAMED_FOR);
+        assert!(plain.is_some_and(|egress| egress.share_of(Uuid::from_u128(1), now).is_none()), "the first alone");
     }
 
     #[test]

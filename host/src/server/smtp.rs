@@ -81,6 +81,8 @@ pub struct SessionFacts {
 pub struct Incoming {
     pub authority: Authority,
     pub envelope: Envelope,
+    /// What reports the sender asked for.
+    pub request: mail::dsn::Request,
     /// RFC 5322 with CRLF line ends.
     pub message: Vec<u8>,
     pub facts: SessionFacts,

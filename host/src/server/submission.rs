@@ -178,7 +178,7 @@ where
         now: Timestamp,
     ) -> Result<NewMessage, Reply> {
         let tenant = sender.tenant.as_str();
-        let Incoming { authority, envelope, message, facts } = incoming;
+        let Incoming { authority, envelope, request, message, facts } = incoming;
         let (headers, body) = header::split(&message).map_err(|error| malformed(error.to_string()))?;
         if headers.iter().filter(|field| field.is("Received")).count() > MAX_HOPS {
             return Err(reply(554, (5, 4, 6), "The message has come through too many servers: it goes in circles"));
@@ -209,6 +209,8 @@ where
         for warning in &ready.warnings {
             tracing::info!(%id, warning, "a stage warned");
         }
+        // A report has nowhere to go without a sender, but the next host may be asked.
+        let has_request = ready.envelope.sender.is_some() || !request.is_empty();
         Ok(NewMessage {
             id,
             tenant: tenant.to_owned(),
@@ -221,6 +223,7 @@ where
             idempotency: None,
             accepted_at: now,
             scheduled_at: None,
+            request: has_request.then(|| Arc::new(request)),
         })
     }
 }

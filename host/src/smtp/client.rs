@@ -5,8 +5,8 @@
 //! connection. Invariants: every recipient of a transaction gets exactly one outcome, whatever the peer does; a session
 //! that has lost step is never used again; nobody is told "delivered" without a 2xx to the end of the message.
 //!
-//! RFC 5321 (SMTP), 1870 (SIZE), 2920 (PIPELINING), 3030 (CHUNKING), 3207 (STARTTLS), 4954 (AUTH), 6152 (8BITMIME), 6531
-//! (SMTPUTF8).
+//! RFC 5321 (SMTP), 1870 (SIZE), 2920 (PIPELINING), 3030 (CHUNKING), 3207 (STARTTLS), 3461 (DSN), 4954 (AUTH), 6152
+//! (8BITMIME), 6531 (SMTPUTF8).
 
 mod body;
 mod capabilities;

@@ -1,4 +1,4 @@
-//! Reads one command line (RFC 5321 s4.1.1, and the extensions we offer: RFC 1870, 3030, 3207, 4954,
+//! Reads one command line (RFC 5321 s4.1.1, and the extensions we offer: RFC 1870, 3030, 3207, 3461, 4954,
 //! 6152, 6531).
 //!
 //! Lenient where clients in the field are sloppy without harm (case, a space behind `FROM:`, trailing spaces), strict
@@ -6,6 +6,7 @@
 //! `<Postmaster>` or a quoted local part from a plain one.
 
 use mail::address::AddressError;
+use mail::dsn::{DsnError, EnvelopeId, Notify, OriginalRecipient, RecipientRequest, Return};
 use mail::{Address, Domain, EnhancedCode, Reply, ReversePath};
 use thiserror::Error;
 
@@ -34,8 +35,10 @@ pub enum Command {
     },
     Rcpt {
         recipient: Address,
-        /// Whether the path holds characters beyond ASCII, which only a transaction with SMTPUTF8 may have.
+        /// Whether it holds characters beyond ASCII, which only a transaction with SMTPUTF8 may have.
         internationalized: bool,
+        /// NOTIFY and ORCPT, where given.
+        request: Option<Box<RecipientRequest>>,
     },
     Data,
     /// So many octets of the message follow; `last`: it ends with them.
@@ -51,7 +54,7 @@ pub enum Command {
 }
 
 /// What MAIL says besides the sender.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MailParameters {
     /// Octets the message is said to have.
     pub size: Option<u64>,
@@ -59,6 +62,9 @@ pub struct MailParameters {
     pub eight_bit: bool,
     /// SMTPUTF8: addresses and header may hold UTF-8.
     pub utf8: bool,
+    /// RET, and ENVID.
+    pub ret: Option<Return>,
+    pub envelope_id: Option<EnvelopeId>,
 }
 
 /// Why a line is no command that can be followed.
@@ -87,6 +93,8 @@ pub enum CommandError {
     NotUtf8(&'static str),
     #[error("`{0}` has no value that can be used: {1}")]
     Parameter(String, &'static str),
+    #[error("`{0}` has no value that can be used: {1}")]
+    Dsn(String, DsnError),
     #[error("the parameter `{0}` is not known here")]
     UnknownParameter(String),
 }
@@ -103,7 +111,7 @@ impl CommandError {
             CommandError::Sender(_) | CommandError::PathTooLong { sender: true } => (501, (5, 1, 7)),
             CommandError::Recipient(_) | CommandError::PathTooLong { sender: false } => (501, (5, 1, 3)),
             CommandError::NotAscii(_) | CommandError::NotUtf8(_) => (553, (5, 6, 7)),
-            CommandError::Parameter(..) => (501, (5, 5, 4)),
+            CommandError::Parameter(..) | CommandError::Dsn(..) => (501, (5, 5, 4)),
             CommandError::UnknownParameter(_) => (555, (5, 5, 4)),
         };
         // Not every client that gets this asked for SMTPUTF8 (RFC 6531 s3.7.4.2).
@@ -209,10 +217,30 @@ fn rcpt(rest: &str, hostname: &Domain) -> Result<Command, CommandError> {
         Address::parse(mailbox)
     };
     let recipient = recipient.map_err(CommandError::Recipient)?;
-    match parameters.split_ascii_whitespace().next() {
-        Some(parameter) => Err(CommandError::UnknownParameter(shown(parameter))),
-        None => Ok(Command::Rcpt { recipient, internationalized: !path.is_ascii() }),
+    let request = if parameters.is_empty() { None } else { rcpt_parameters(parameters)? };
+    let internationalized = !path.is_ascii() || !parameters.is_ascii();
+    Ok(Command::Rcpt { recipient, internationalized, request })
+}
+
+/// NOTIFY and ORCPT (RFC 3461 s4.1 and s4.2).
+fn rcpt_parameters(text: &str) -> Result<Option<Box<RecipientRequest>>, CommandError> {
+    let mut request = RecipientRequest::default();
+    for parameter in text.split_ascii_whitespace() {
+        let (keyword, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let bad = |error| CommandError::Dsn(shown(parameter), error);
+        let twice = || CommandError::Parameter(shown(parameter), TWICE);
+        if keyword.eq_ignore_ascii_case("NOTIFY") {
+            let before = request.notify.replace(Notify::parse(value).map_err(bad)?);
+            before.map_or(Ok(()), |_| Err(twice()))?;
+        } else if keyword.eq_ignore_ascii_case("ORCPT") {
+            // Whether the transaction has SMTPUTF8 is looked at where it is known: see `internationalized`.
+            let before = request.original.replace(OriginalRecipient::parse(value, true).map_err(bad)?);
+            before.map_or(Ok(()), |_| Err(twice()))?;
+        } else {
+            return Err(CommandError::UnknownParameter(shown(parameter)));
+        }
     }
+    Ok((request != RecipientRequest::default()).then(|| Box::new(request)))
 }
 
 fn bdat(rest: &str) -> Result<Command, CommandError> {
@@ -271,6 +299,8 @@ fn strip_route(path: &str) -> &str {
     }
 }
 
+const TWICE: &str = "it stands twice";
+
 fn mail_parameters(text: &str) -> Result<MailParameters, CommandError> {
     let mut parameters = MailParameters::default();
     let mut seen: Vec<String> = Vec::new();
@@ -281,7 +311,7 @@ fn mail_parameters(text: &str) -> Result<MailParameters, CommandError> {
         };
         let bad = |why| CommandError::Parameter(shown(parameter), why);
         if seen.contains(&keyword) {
-            return Err(bad("it stands twice"));
+            return Err(bad(TWICE));
         }
         match (keyword.as_str(), value) {
             ("SIZE", Some(value)) => parameters.size = Some(size(value).ok_or(bad("write SIZE=octets"))?),
@@ -291,6 +321,14 @@ fn mail_parameters(text: &str) -> Result<MailParameters, CommandError> {
             ("SMTPUTF8", None) => parameters.utf8 = true,
             ("SMTPUTF8", Some(_)) => return Err(bad("write SMTPUTF8 alone")),
             ("SIZE", None) => return Err(bad("write SIZE=octets")),
+            ("RET", value) => {
+                let ret = Return::parse(value.unwrap_or_default());
+                parameters.ret = Some(ret.map_err(|error| CommandError::Dsn(shown(parameter), error))?);
+            }
+            ("ENVID", value) => {
+                let id = EnvelopeId::parse(value.unwrap_or_default());
+                parameters.envelope_id = Some(id.map_err(|error| CommandError::Dsn(shown(parameter), error))?);
+            }
             // Who submitted it first: taken and not used, as RFC 4954 s5 lets us.
             ("AUTH", Some(value)) if !value.is_empty() => {}
             ("AUTH", _) => return Err(bad("write AUTH=<>")),
@@ -329,11 +367,12 @@ mod tests {
 
     fn mail(sender: Option<&str>, size: Option<u64>, eight_bit: bool) -> Result<Command, CommandError> {
         let sender = sender.map(|sender| Address::parse(sender).unwrap());
-        Ok(Command::Mail { sender, parameters: MailParameters { size, eight_bit, utf8: false } })
+        Ok(Command::Mail { sender, parameters: MailParameters { size, eight_bit, ..MailParameters::default() } })
     }
 
     fn rcpt(recipient: &str) -> Result<Command, CommandError> {
-        Ok(Command::Rcpt { recipient: Address::parse(recipient).unwrap(), internationalized: !recipient.is_ascii() })
+        let internationalized = !recipient.is_ascii();
+        Ok(Command::Rcpt { recipient: Address::parse(recipient).unwrap(), internationalized, request: None })
     }
 
     #[test]
@@ -419,13 +458,39 @@ mod tests {
         check(&format!("RCPT TO:<a@{}.test>", "x.".repeat(130)), 501, "5.1.3");
         check("RCPT TO:<m\u{fffd}ller@b.test>", 553, "5.6.7");
         check("MAIL FROM:<a@b\u{fc}ro.test>", 553, "5.6.7");
-        check("RCPT TO:<a@b.test> NOTIFY=NEVER", 555, "5.5.4");
+        check("RCPT TO:<a@b.test> SIZE=7", 555, "5.5.4");
+        check("RCPT TO:<a@b.test> NOTIFY", 501, "5.5.4");
+        check("RCPT TO:<a@b.test> NOTIFY=NEVER,SUCCESS", 501, "5.5.4");
+        check("RCPT TO:<a@b.test> NOTIFY=NEVER NOTIFY=NEVER", 501, "5.5.4");
+        check("RCPT TO:<a@b.test> ORCPT=a@b.test", 501, "5.5.4");
+        check("RCPT TO:<a@b.test> ORCPT=rfc822;a ORCPT=rfc822;b", 501, "5.5.4");
+        check("MAIL FROM:<a@b.test> RET=ALL", 501, "5.5.4");
+        check("MAIL FROM:<a@b.test> RET", 501, "5.5.4");
+        check("MAIL FROM:<a@b.test> RET=FULL RET=FULL", 501, "5.5.4");
+        check("MAIL FROM:<a@b.test> ENVID=", 501, "5.5.4");
+        check("MAIL FROM:<a@b.test> ENVID=a+0A", 501, "5.5.4");
         check("MAIL FROM:<a@b.test> SMTPUTF8=1", 501, "5.5.4");
         check("MAIL FROM:<\u{fc}\u{1}@b.test> SMTPUTF8", 501, "5.1.7");
         check("MAIL FROM:<a@b.test> SIZE=", 501, "5.5.4");
         check("MAIL FROM:<a@b.test> SIZE=1x", 501, "5.5.4");
         check("MAIL FROM:<a@b.test> SIZE=1 SIZE=2", 501, "5.5.4");
         check("MAIL FROM:<a@b.test> BODY=BINARYMIME", 501, "5.5.4");
+    }
+
+    #[test]
+    fn requests_for_reports_are_read() {
+        let Ok(Command::Mail { parameters, .. }) = read("MAIL FROM:<> ret=hdrs SIZE=3 ENVID=QQ+2B1") else { panic!() };
+        assert_eq!(parameters.ret, Some(Return::Headers));
+        assert_eq!(parameters.envelope_id.unwrap().decoded(), "QQ+1");
+        let line = "RCPT TO:<a@b.test> orcpt=rfc822;b+2Bc@d.test Notify=success,DELAY";
+        let Ok(Command::Rcpt { request: Some(request), .. }) = read(line) else { panic!() };
+        assert_eq!(request.notify.unwrap().to_string(), "SUCCESS,DELAY");
+        assert_eq!(request.original.unwrap().as_str(), "rfc822;b+2Bc@d.test");
+        let error = read("RCPT TO:<a@b.test> NOTIFY=SOMETIMES").unwrap_err();
+        assert_eq!(
+            error.reply().text,
+            "`NOTIFY=SOMETIMES` has no value that can be used: write NOTIFY=NEVER, or some of SUCCESS, FAILURE and DELAY with commas between"
+        );
     }
 
     #[test]

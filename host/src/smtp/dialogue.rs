@@ -9,6 +9,7 @@
 //! S: pattern       the next reply line; * stands for anything
 //! H: tls | 250 2.0.0 text | ...   what the host does next: finish a handshake, answer a message
 //! M: <sender> <recipient>...      the envelope of the message that arrived
+//! A: RET ENVID; place NOTIFY ORCPT; ...   what reports were asked for, escapes as above; - stands for nothing
 //! B: text          its bytes, escapes as above
 //! P: protocol      the protocol for trace fields
 //! D: drain | time-out             the host goes down, the client is silent
@@ -143,6 +144,7 @@ impl Stage {
                 self.work();
             }
             "M:" => same(&self.envelope()?, text)?,
+            "A:" => same(&self.request()?, &String::from_utf8_lossy(&unescape(text)))?,
             "B:" => {
                 let arrived = self.arrived.as_ref().ok_or("no message arrived")?;
                 let (got, expect) = (&arrived.message, unescape(text));
@@ -156,6 +158,18 @@ impl Stage {
             _ => return Err("this is no line of a script".to_owned()),
         }
         Ok(())
+    }
+
+    fn request(&self) -> Result<String, String> {
+        let request = &self.arrived.as_ref().ok_or("no message arrived")?.request;
+        let ret = request.ret.map_or("-".to_owned(), |ret| ret.to_string());
+        let mut text = format!("{ret} {}", request.envelope_id.as_ref().map_or("-", |id| id.as_str()));
+        for (place, asked) in &request.recipients {
+            let notify = asked.notify.map_or("-".to_owned(), |notify| notify.to_string());
+            let original = asked.original.as_ref().map_or("-", |original| original.as_str());
+            text.push_str(&format!("; {place} {notify} {original}"));
+        }
+        Ok(text)
     }
 
     fn envelope(&self) -> Result<String, String> {

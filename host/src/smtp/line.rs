@@ -8,9 +8,12 @@ use thiserror::Error;
 /// Longest command line with its CRLF (RFC 5321 s4.5.3.1.4).
 pub const COMMAND_OCTETS: usize = 512;
 
-/// Longest MAIL command: SIZE adds 26, BODY 17, AUTH 500 and SMTPUTF8 10 octets (RFC 1870 s3, RFC 6152 s2, RFC 4954 s5,
-/// RFC 6531 s3.1).
-pub const MAIL_COMMAND_OCTETS: usize = COMMAND_OCTETS + 26 + 17 + 500 + 10;
+/// Longest MAIL command: SIZE adds 26, BODY 17, AUTH 500, SMTPUTF8 10, RET 9 and ENVID 107 octets (RFC 1870 s3, RFC 6152
+/// s2, RFC 4954 s5, RFC 6531 s3.1, RFC 3461 s4).
+pub const MAIL_COMMAND_OCTETS: usize = COMMAND_OCTETS + 26 + 17 + 500 + 10 + 9 + 107;
+
+/// Longest RCPT command: NOTIFY adds 29 octets and ORCPT 507 (RFC 3461 s4).
+pub const RCPT_COMMAND_OCTETS: usize = COMMAND_OCTETS + 29 + 507;
 
 /// Longest line of an AUTH exchange (RFC 4954 s4).
 pub const AUTH_OCTETS: usize = 12_288;
@@ -141,6 +144,7 @@ fn limit(kind: LineKind, line: &[u8]) -> usize {
         LineKind::AuthResponse => AUTH_OCTETS,
         LineKind::Command if begins(b"AUTH ") => AUTH_OCTETS,
         LineKind::Command if begins(b"MAIL ") => MAIL_COMMAND_OCTETS,
+        LineKind::Command if begins(b"RCPT ") => RCPT_COMMAND_OCTETS,
         LineKind::Command => COMMAND_OCTETS,
     }
 }
@@ -204,6 +208,10 @@ mod tests {
         check(over.as_bytes(), &[Err(LineFault::TooLong(AUTH_OCTETS))]);
         let mail = format!("MAIL FROM:<a@b.test> AUTH={}\r\n", "x".repeat(500));
         check(mail.as_bytes(), &[Ok(mail.trim_end())]);
+        let rcpt = format!("RCPT TO:<a@b.test> ORCPT=rfc822;{}\r\n", "x".repeat(493));
+        check(rcpt.as_bytes(), &[Ok(rcpt.trim_end())]);
+        let over = format!("RCPT TO:<a@b.test> ORCPT=rfc822;{}\r\n", "x".repeat(RCPT_COMMAND_OCTETS));
+        check(over.as_bytes(), &[Err(LineFault::TooLong(RCPT_COMMAND_OCTETS))]);
     }
 
     #[test]

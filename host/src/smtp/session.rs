@@ -1,4 +1,5 @@
-//! The server's side of a submission dialogue (RFC 5321, 6409; 3030 and 6531 for chunks and UTF-8): bytes in, replies and actions out.
+//! The server's side of a submission dialogue (RFC 5321, 6409; 3030, 3461 and 6531 for chunks, reports and UTF-8): bytes in,
+//! replies and actions out.
 //!
 //! The driver calls `advance` in a loop and does what it says: every `Action` names the call that answers it. Replies
 //! gather in the output until the driver has to wait for the client, so that pipelined commands (RFC 2920) are
@@ -13,7 +14,7 @@ mod transaction;
 
 use std::sync::Arc;
 
-use mail::{Domain, EnhancedCode, Envelope, Reply};
+use mail::{Domain, EnhancedCode, Envelope, Reply, dsn};
 
 use self::chunk::{Chunk, Skipped};
 use self::transaction::Transaction;
@@ -84,6 +85,8 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Arrived {
     pub envelope: Envelope,
+    /// What reports the sender asked for.
+    pub request: dsn::Request,
     /// RFC 5322 with CRLF line ends, dot-stuffing undone.
     pub message: Vec<u8>,
     /// Whether BODY=8BITMIME was given.
@@ -427,7 +430,7 @@ impl Session {
             Command::StartTls => return self.start_tls(),
             Command::Auth { mechanism, initial } => return self.auth(&mechanism, initial.as_deref()),
             Command::Mail { sender, parameters } => return self.mail(sender, parameters),
-            Command::Rcpt { recipient, internationalized } => self.rcpt(recipient, internationalized),
+            Command::Rcpt { recipient, internationalized, request } => self.rcpt(recipient, internationalized, request),
             Command::Data => return self.data(),
             Command::Bdat { octets, last } => return self.bdat(octets, last),
             Command::Rset => {
@@ -452,7 +455,7 @@ impl Session {
     fn greet(&mut self, name: String, extended: bool) {
         let mut text = format!("{} greets {name}", self.settings.hostname);
         if extended {
-            text.push_str("\nPIPELINING\n8BITMIME\nSMTPUTF8\nCHUNKING\nENHANCEDSTATUSCODES");
+            text.push_str("\nPIPELINING\n8BITMIME\nSMTPUTF8\nCHUNKING\nDSN\nENHANCEDSTATUSCODES");
             text.push_str(&format!("\nSIZE {}", self.settings.message_bytes));
             if !self.link.secured {
                 text.push_str("\nSTARTTLS");

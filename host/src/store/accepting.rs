@@ -12,7 +12,7 @@ use super::lanes::{self, Lane};
 use super::lease::Held;
 use super::segment::{Spool, digest};
 use super::writer::GroupError;
-use super::{Accepted, Idempotency, NewMessage, StoreError, history, scheduling, tenants};
+use super::{Accepted, Idempotency, NewMessage, StoreError, history, requests, scheduling, tenants};
 
 /// How long an idempotency key is kept.
 pub(super) const IDEMPOTENCY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -24,6 +24,7 @@ pub(super) struct Prepared {
     sender: Option<String>,
     recipients: Vec<PreparedRecipient>,
     extra: Option<String>,
+    request: Option<String>,
     pub(super) body: bytes::Bytes,
     digest: u64,
     idempotency: Option<Idempotency>,
@@ -83,6 +84,7 @@ impl Prepared {
             // The ids of their first events are made here, off the writer's thread.
             recipients: message.recipients.iter().map(PreparedRecipient::new).collect(),
             extra,
+            request: requests::to_column(message.request.as_deref())?,
             digest: digest(&message.body),
             body: message.body,
             idempotency: message.idempotency,
@@ -240,8 +242,8 @@ fn insert_message(
     let key = counters.message + 1;
     let added = connection
         .prepare_cached(
-            "INSERT INTO message (key, id, tenant, sender, segment, position, size, digest, accepted_ms, extra)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO message (key, id, tenant, sender, segment, position, size, digest, accepted_ms, extra, request)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (id) DO NOTHING",
         )?
         .execute(params![
             key,
@@ -254,6 +256,7 @@ fn insert_message(
             message.digest.cast_signed(),
             message.accepted_ms,
             message.extra,
+            message.request,
         ])?;
     if added == 0 {
         return Ok(None);

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::history::time;
 use super::lanes::{Behind, DueKey, Lane, Lanes};
 use super::segment::Place;
-use super::{Leased, LeasedRecipient, StoreError};
+use super::{Leased, LeasedRecipient, StoreError, requests};
 
 /// Recipients taken from a lane in one turn: what goes into one transaction with a peer.
 const TURN: usize = 100;
@@ -20,7 +20,7 @@ const TURN: usize = 100;
 // CROSS JOIN keeps the order: the index of lanes leads.
 pub(super) const DUE: &str = "
     SELECT r.due_ms, r.message, r.place, r.address, r.attempts,
-           m.id, t.name, m.sender, m.segment, m.position, m.size, coalesce(s.send_ms, m.accepted_ms)
+           m.id, t.name, m.sender, m.segment, m.position, m.size, coalesce(s.send_ms, m.accepted_ms), m.request
     FROM recipient r CROSS JOIN message m ON m.key = r.message CROSS JOIN tenant t ON t.key = m.tenant
          LEFT JOIN schedule s ON s.message = m.key
     WHERE r.due_ms IS NOT NULL AND r.lane = ?1 AND (r.due_ms, r.message, r.place) > (?2, ?3, ?4)
@@ -215,6 +215,7 @@ fn message_of(row: &Row<'_>, id: Uuid, first: LeasedRecipient) -> Result<Leased,
         body: place.to_ref(),
         size_bytes: u64::from(place.size),
         accepted_at: time(row.get(11)?),
+        request: requests::from_column(row.get_ref(12)?)?,
         recipients: vec![first],
     })
 }
@@ -262,7 +263,7 @@ mod tests {
                  CREATE TABLE stored (key, id);
                  INSERT INTO stored VALUES (1, x'00000000000000000000000000000001'), (2, x'00000000000000000000000000000002'), (3, x'00000000000000000000000000000003');
                  CREATE VIEW message AS
-                 SELECT key, id, 1 AS tenant, 1 AS segment, 0 AS position, 1 AS size, 0 AS accepted_ms,
+                 SELECT key, id, 1 AS tenant, 1 AS segment, 0 AS position, 1 AS size, 0 AS accepted_ms, NULL AS request,
                         CASE WHEN key IN (SELECT key FROM trouble) THEN abs(-9223372036854775807 - key / 2) END AS sender
                  FROM stored;",
             )

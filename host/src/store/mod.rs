@@ -19,6 +19,7 @@
 //! | waiting | `due_ms` ahead; after an attempt it is counted and its event is in the outbox | time | waiting |
 //! | held | `due_ms` and `done_ms` NULL | the operator | held |
 //! | moved | a frame in a newer segment that the row names, a row in `moved`; the old frame lies unused | the retention | before the commit the old place, behind it the new one |
+//! | reported | with a recipient's completion, in its transaction: another message, queued | the queue | both or neither |
 //! | done | `due_ms` NULL, `done_ms` set, last event in the outbox | the retention | done |
 //! | retired | no segment row; rows stay, the body is gone | the spool: the file is used again | a file that no row names: used again |
 //! | forgotten | nothing: events went first, then the rows | nobody | done without events, and forgotten by the next sweep |
@@ -29,10 +30,12 @@
 //! An event is in the outbox, then in both databases, then in `events.db` alone; a crash leaves it in at least one,
 //! and readers see it once.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use mail::{Address, Event, Outcome, ReversePath, Stream};
+use mail::{Address, Event, Outcome, ReversePath, Stream, dsn};
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -61,6 +64,7 @@ mod operators;
 pub(crate) mod private;
 mod queue_schema;
 mod reading;
+mod requests;
 mod retention;
 mod scheduling;
 mod schema;
@@ -158,6 +162,8 @@ pub struct NewMessage {
     pub accepted_at: Timestamp,
     /// When it is to be sent, where that is later.
     pub scheduled_at: Option<Timestamp>,
+    /// What reports its sender asked for. `None`: it came on a road on which none are asked for, and gets none.
+    pub request: Option<Arc<dsn::Request>>,
 }
 
 /// An idempotency key, the digest of the request it came with, and the message's place in that request, from 0. Kept
@@ -189,6 +195,8 @@ pub struct Leased {
     pub size_bytes: u64,
     /// Since when delivery is owed: when it was accepted, or the time it was scheduled for.
     pub accepted_at: Timestamp,
+    /// As it was accepted, with what was told since.
+    pub request: Option<Arc<dsn::Request>>,
     pub recipients: Vec<LeasedRecipient>,
 }
 
@@ -210,6 +218,11 @@ pub struct Completion {
     /// Events to record in the same transaction.
     pub events: Vec<Event>,
     pub at: Timestamp,
+    /// A report to accept in the same transaction, so that a crash neither loses nor repeats it. What keeps new mail out
+    /// does not keep it out.
+    pub report: Option<Box<NewMessage>>,
+    /// Whether a report in this batch tells of this recipient's delay; it is remembered with the request.
+    pub tells_delay: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -32,7 +32,8 @@ use super::lease::Leases;
 use super::retention::{self, MovedBody};
 use super::segment::{Place, Spool};
 use super::{
-    Accepted, Completion, Leased, Next, QueueChange, QueueFilter, Rest, StoreError, Tended, scheduling, tending,
+    Accepted, Completion, Leased, NewMessage, Next, QueueChange, QueueFilter, Rest, StoreError, Tended, requests,
+    scheduling, tending,
 };
 use crate::metrics::{Unattempted, metrics};
 
@@ -261,7 +262,7 @@ impl Writer {
     }
 
     fn complete(&mut self, completion: &Completion, effects: &mut Effects) -> Result<(), GroupError> {
-        let Completion { message, index, next, events, at } = completion;
+        let Completion { message, index, next, events, at, report, tells_delay } = completion;
         let Some(held) = self.leases.end(*message, *index) else {
             tracing::warn!(id = %message, index, "a completion without a lease changes nothing");
             return Ok(());
@@ -290,6 +291,27 @@ impl Writer {
             Next::Release => effects.due.push(held),
         }
         self.record_all(key, events, *at, effects)?;
+        if *tells_delay {
+            requests::note_delay_told(&self.connection, key, place)?;
+        }
+        match report {
+            Some(report) => self.accept_report(report, effects),
+            None => Ok(()),
+        }
+    }
+
+    /// Accepts a report, however full the disk is: it is owed, and deliveries make room.
+    fn accept_report(&mut self, report: &NewMessage, effects: &mut Effects) -> Result<(), GroupError> {
+        // Its tenant may be gone meanwhile, and must not come back by it.
+        if accepting::known_tenant(&self.connection, &mut self.counters, &report.tenant)?.is_none() {
+            return Ok(());
+        }
+        let prepared = Prepared::new(report.clone()).map_err(|error| GroupError::Failed(error.to_string()))?;
+        let mut answers = Vec::new();
+        self.accept(&[prepared], false, &mut answers, effects)?;
+        if let Some(Err(error)) = answers.pop() {
+            tracing::error!(id = %report.id, %error, "a report could not be accepted");
+        }
         Ok(())
     }
 

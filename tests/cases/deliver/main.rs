@@ -4,6 +4,7 @@
 
 mod addresses;
 mod faults;
+mod reports;
 mod routing;
 mod sessions;
 mod sources;
@@ -94,6 +95,7 @@ pub fn configuration(dns: &FakeDns, port: u16, settings: &str) -> Config {
 
 pub fn transaction(recipients: &[&str], body: &[u8]) -> Transaction {
     Transaction {
+        request: None,
         message: uuid::Uuid::nil(),
         sender: Some(Address::parse("a@a.test").unwrap()),
         recipients: recipients.iter().map(|text| Address::parse(text).unwrap()).collect(),

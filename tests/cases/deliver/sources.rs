@@ -4,7 +4,7 @@ use mail::{Domain, Verdict};
 use posthaste::queue::Courier;
 use tests::fake_mx::{FakeMx, Step, reply, reply_and_close};
 
-use super::{Post, brief};
+use super::{Post, brief, transaction};
 
 const ZONE: &str = "b.test MX 10 mx.b.test\nmx.b.test A 127.0.0.1\nc.test MX 10 mx.c.test\nmx.c.test AAAA ::1";
 const SOURCES: &str = "sources = [\"one\", \"two\"]\n\
@@ -79,6 +79,28 @@ async fn a_source_without_an_address_of_the_hosts_kind() {
     let outcome = post.send(&["x@c.test"]).await.remove(0);
     assert_eq!(brief(&outcome), "Deferred Connect 4.4.4", "{}", outcome.text);
     assert!(outcome.text.contains("of a kind that the source `one` has none of"), "{}", outcome.text);
+}
+
+#[tokio::test]
+async fn sources_with_weights_share_a_site() {
+    let mx = FakeMx::start().await;
+    let settings = SOURCES
+        .replacen("hostname = \"one.relay.test\"", "hostname = \"one.relay.test\"\nweight = 1", 1)
+        .replacen("addresses = [\"127.0.0.12\"]", "addresses = [\"127.0.0.12\"]\nweight = 2", 1);
+    let post = Post::with(ZONE, mx.port(), &settings).await;
+    let site = post.courier.route(&Domain::parse("b.test").unwrap()).await.unwrap();
+    let mut keys = Vec::new();
+    for number in 0..6 {
+        let site = site.clone().for_message(uuid::Uuid::from_u128(number));
+        let mut session = post.courier.connect(&site).await.unwrap();
+        session.send(&transaction(&["c@b.test"], b"Subject: x\r\n\r\n")).await;
+        session.close().await;
+        keys.push(site.key);
+    }
+    let from_one = pair("127.0.0.11", "one.relay.test");
+    assert_eq!(from(&mx).iter().filter(|sent| **sent == from_one).count(), 2);
+    assert_eq!(keys.iter().filter(|key| key.ends_with(" from one")).count(), 2, "{keys:?}");
+    assert_eq!(keys.iter().filter(|key| key.ends_with(" from two")).count(), 4, "{keys:?}");
 }
 
 #[tokio::test]

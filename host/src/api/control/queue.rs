@@ -266,6 +266,7 @@ mod tests {
                 idempotency: None,
                 accepted_at: Timestamp::now(),
                 scheduled_at: None,
+                request: None,
             };
             control.store.accept(vec![message]).await.pop().unwrap().unwrap();
         }

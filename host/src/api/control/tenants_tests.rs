@@ -70,6 +70,7 @@ async fn mail_that_is_queued_keeps_its_tenant_unless_forced() {
         idempotency: None,
         accepted_at: Timestamp::now(),
         scheduled_at: None,
+        request: None,
     };
     control.store.accept(vec![message]).await.pop().unwrap().unwrap();
     let (status, refused) = ask(&control, Method::DELETE, "tenants/acme", Value::Null).await;

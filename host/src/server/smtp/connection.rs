@@ -326,10 +326,10 @@ impl Connection {
                 }
             }
         }
-        let Arrived { envelope, message, utf8, .. } = arrived;
+        let Arrived { envelope, request, message, utf8, .. } = arrived;
         let protocol = self.session.protocol(utf8);
         let facts = SessionFacts { peer: self.peer, hello: self.session.hello().to_owned(), protocol };
-        let incoming = Incoming { authority, envelope, message, facts };
+        let incoming = Incoming { authority, envelope, request, message, facts };
         let answer = match timeout(SUBMIT_TIMEOUT, self.server.submit.submit(incoming)).await {
             Ok(Ok(queued)) => {
                 metrics().answered(Road::Smtp, dot.elapsed());

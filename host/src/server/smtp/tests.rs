@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::FutureExt as _;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
@@ -11,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufStream
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::transport::Transport;
 use super::*;
 use crate::server::{bind, tls};
 
@@ -408,4 +410,29 @@ async fn shutdown_ends_the_idle_and_lets_messages_finish() {
     drop((idle, busy));
     host.tasks.wait().await;
     assert_eq!(host.desk.0.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn who_is_silent_under_tls_has_nothing_to_read() {
+    let host = Host::start(options(), true).await;
+    let acceptor = TlsAcceptor::from(tls::load(None, host.folder.path(), &options().settings.hostname).unwrap().smtp);
+    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accept = async { Transport::Plain(listener.accept().await.unwrap().0).secure(&acceptor).await.unwrap() };
+    let connect = async { host.handshake(TcpStream::connect(address).await.unwrap()).await };
+    let (mut server, mut client) = tokio::join!(accept, connect);
+    // The end of the handshake may lie there still: one read finds nothing in it.
+    let mut buffer = [0; 4];
+    assert!(server.read(&mut buffer).now_or_never().is_none());
+    assert!(server.readable().now_or_never().is_none(), "nobody has said anything");
+    client.send("NOOP\r\n").await;
+    server.readable().await.unwrap();
+    assert_eq!(server.read(&mut buffer).await.unwrap(), 4);
+    assert!(server.readable().now_or_never().is_some_and(|ready| ready.is_ok()), "two octets are decrypted and wait");
+    assert_eq!(server.read(&mut buffer).await.unwrap(), 2);
+    assert!(server.readable().now_or_never().is_none());
+    client.0.shutdown().await.unwrap();
+    server.readable().await.unwrap();
+    assert_eq!(server.read(&mut buffer).await.unwrap(), 0);
+    host.stop().await;
 }

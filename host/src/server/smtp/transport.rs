@@ -22,11 +22,20 @@ impl Transport {
         }
     }
 
-    /// Waits until there may be something to read. Under TLS that is always so: only a read can tell.
-    pub async fn readable(&self) -> io::Result<()> {
+    /// Waits until there may be something to read.
+    pub async fn readable(&mut self) -> io::Result<()> {
         match self {
             Transport::Plain(stream) => stream.readable().await,
-            Transport::Tls(_) => Ok(()),
+            Transport::Tls(stream) => {
+                let (socket, session) = stream.get_mut();
+                // What is decrypted already waits for no socket. A fault stays in the session, where the read meets it.
+                match session.process_new_packets() {
+                    Ok(state) if state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed() => {
+                        socket.readable().await
+                    }
+                    Ok(_) | Err(_) => Ok(()),
+                }
+            }
         }
     }
 

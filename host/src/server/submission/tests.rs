@@ -94,6 +94,7 @@ fn incoming(tenant: Option<&str>, message: impl Into<Vec<u8>>) -> Incoming {
         stream: None,
     };
     Incoming {
+        request: mail::dsn::Request::default(),
         authority: tenant.map_or(Authority::Trusted, |tenant| Authority::Key(principal(tenant))),
         envelope: Envelope {
             sender: Some(address("bounces@acme.test")),

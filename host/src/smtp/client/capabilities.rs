@@ -13,6 +13,8 @@ pub struct Capabilities {
     pub eight_bit_mime: bool,
     /// RFC 6531.
     pub smtp_utf8: bool,
+    /// RFC 3461.
+    pub dsn: bool,
     /// RFC 3207.
     pub starttls: bool,
     /// RFC 1870: offered, and the limit in octets where it names one.
@@ -33,6 +35,7 @@ impl Capabilities {
                 "CHUNKING" => offered.chunking = true,
                 "8BITMIME" => offered.eight_bit_mime = true,
                 "SMTPUTF8" => offered.smtp_utf8 = true,
+                "DSN" => offered.dsn = true,
                 "STARTTLS" => offered.starttls = true,
                 // A limit of 0 means none (RFC 1870 s4).
                 "SIZE" => offered.size = Some(words.next().and_then(|n| n.parse().ok()).filter(|&n| n > 0)),
@@ -72,6 +75,7 @@ mod tests {
         check("PIPELINING", none());
         check("mx\nPIPELINING\n8bitmime", Capabilities { pipelining: true, eight_bit_mime: true, ..none() });
         check("mx\nChunking\nBINARYMIME", Capabilities { chunking: true, ..none() });
+        check("mx\nDSN\nXDSN", Capabilities { dsn: true, ..none() });
         check("mx\nSIZE", Capabilities { size: Some(None), ..none() });
         check("mx\nSIZE 0", Capabilities { size: Some(None), ..none() });
         check("mx\nSIZE 1000", Capabilities { size: Some(Some(1000)), ..none() });

@@ -146,7 +146,7 @@ impl Stage {
         let mut paths = rest.split_whitespace();
         let sender = paths.next().filter(|&path| path != "<>").map(|path| Address::parse(path).unwrap());
         let recipients: Vec<Address> = paths.map(|path| Address::parse(path).unwrap()).collect();
-        self.client.begin(Mail { sender: &sender, recipients: &recipients, body: &self.body });
+        self.client.begin(Mail { sender: &sender, recipients: &recipients, body: &self.body, request: None });
     }
 
     fn hear(&mut self) {

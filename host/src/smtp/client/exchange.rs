@@ -3,6 +3,7 @@
 //! The buffers live as long as the session and are used again, so that a small message costs few allocations.
 
 use bytes::Bytes;
+use mail::dsn::{HandedOn, RecipientRequest};
 use mail::{Address, Outcome, ReversePath};
 
 use super::body::{BodyWriter, Framing};
@@ -18,6 +19,8 @@ pub struct Mail<'a> {
     pub sender: &'a ReversePath,
     pub recipients: &'a [Address],
     pub body: &'a Bytes,
+    /// What is asked of a peer that offers DSN (RFC 3461).
+    pub request: Option<&'a HandedOn>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,12 +80,15 @@ impl Exchange {
         let size = SizeParameter(peer.size.map(|_| mail.body.len()));
         let body = if needs.eight_bit { " BODY=8BITMIME" } else { "" };
         let utf8 = if needs.utf8 { " SMTPUTF8" } else { "" };
+        let request = mail.request.filter(|_| peer.dsn);
+        let asked = MailRequest(request);
         match mail.sender {
-            Some(sender) => self.push(format_args!("MAIL FROM:<{sender}>{size}{body}{utf8}\r\n")),
-            None => self.push(format_args!("MAIL FROM:<>{size}{body}{utf8}\r\n")),
+            Some(sender) => self.push(format_args!("MAIL FROM:<{sender}>{size}{body}{utf8}{asked}\r\n")),
+            None => self.push(format_args!("MAIL FROM:<>{size}{body}{utf8}{asked}\r\n")),
         }
         for recipient in mail.recipients {
-            self.push(format_args!("RCPT TO:<{recipient}>\r\n"));
+            let asked = RcptRequest(request.and_then(|request| request.recipients.get(recipient)));
+            self.push(format_args!("RCPT TO:<{recipient}>{asked}\r\n"));
         }
         match framing {
             Framing::Dot => self.push(format_args!("DATA\r\n")),
@@ -190,6 +196,38 @@ fn has_utf8_header(message: &[u8]) -> bool {
     let end = memchr::memmem::find(message, b"\r\n\r\n").unwrap_or(message.len());
     let header = &message[..end];
     !header.is_ascii() && std::str::from_utf8(header).is_ok()
+}
+
+/// ` RET=…` and ` ENVID=…`, where they were given (RFC 3461 s5.2.1: as they were given).
+struct MailRequest<'a>(Option<&'a HandedOn>);
+
+impl std::fmt::Display for MailRequest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Some(HandedOn { ret, envelope_id, .. }) = self.0 else { return Ok(()) };
+        if let Some(ret) = ret {
+            write!(f, " RET={ret}")?;
+        }
+        match envelope_id {
+            Some(id) => write!(f, " ENVID={}", id.as_str()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// ` NOTIFY=…` and ` ORCPT=…`, where they were given.
+struct RcptRequest<'a>(Option<&'a RecipientRequest>);
+
+impl std::fmt::Display for RcptRequest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Some(RecipientRequest { notify, original, .. }) = self.0 else { return Ok(()) };
+        if let Some(notify) = notify {
+            write!(f, " NOTIFY={notify}")?;
+        }
+        match original {
+            Some(original) => write!(f, " ORCPT={}", original.as_str()),
+            None => Ok(()),
+        }
+    }
 }
 
 /// ` SIZE=n`, or nothing where the peer does not know it (RFC 1870 s5: octets before dot-stuffing).

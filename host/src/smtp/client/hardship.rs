@@ -50,7 +50,12 @@ fn play(seed: u64) {
     for message in 0..3 {
         let mut said = Vec::new();
         if message > 0 {
-            client.begin(Mail { sender: &None, recipients: &recipients, body: &Bytes::from_static(b"x\r\n") });
+            client.begin(Mail {
+                sender: &None,
+                recipients: &recipients,
+                body: &Bytes::from_static(b"x\r\n"),
+                request: None,
+            });
         }
         let last = converse(&mut client, &mut chance, polite, &mut said);
         if message == 0 {

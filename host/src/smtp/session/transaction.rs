@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use mail::{Address, Envelope, ReversePath};
+use mail::{Address, Envelope, ReversePath, dsn};
 
 use super::{Action, Arrived, FIRST_ROOM_OCTETS, Session, State};
 use crate::smtp::command::{CommandError, MailParameters, RECIPIENT, sentence};
@@ -14,6 +14,7 @@ pub(super) struct Transaction {
     sender: ReversePath,
     eight_bit: bool,
     utf8: bool,
+    request: dsn::Request,
     pub(super) recipients: Vec<Address>,
     seen: HashSet<Address>,
     /// Whether a recipient was refused: tells DATA without recipients from DATA too early.
@@ -52,6 +53,11 @@ impl Session {
             sender,
             eight_bit: parameters.eight_bit,
             utf8: parameters.utf8,
+            request: dsn::Request {
+                ret: parameters.ret,
+                envelope_id: parameters.envelope_id,
+                ..dsn::Request::default()
+            },
             recipients: Vec::new(),
             seen: HashSet::new(),
             refused: false,
@@ -70,7 +76,12 @@ impl Session {
         }
     }
 
-    pub(super) fn rcpt(&mut self, recipient: Address, internationalized: bool) {
+    pub(super) fn rcpt(
+        &mut self,
+        recipient: Address,
+        internationalized: bool,
+        request: Option<Box<dsn::RecipientRequest>>,
+    ) {
         let limit = self.settings.recipients;
         let State::ExpectRcpt(transaction) = &mut self.state else {
             // Not counted: it follows a refused MAIL in a pipelined group.
@@ -87,6 +98,9 @@ impl Session {
             transaction.refused = true;
             let text = format!("Too many recipients: one message may have {limit}, send the rest in another");
             return self.say(452, Some((4, 5, 3)), text);
+        }
+        if let (Some(request), Ok(place)) = (request, u32::try_from(transaction.recipients.len())) {
+            transaction.request.recipients.insert(place, *request);
         }
         transaction.seen.insert(recipient.clone());
         transaction.recipients.push(recipient);
@@ -151,9 +165,9 @@ impl Session {
     /// A message is here in whole.
     pub(super) fn arrived(&mut self, transaction: Transaction, message: Vec<u8>) -> Action {
         self.state = State::ExpectAcceptance;
-        let Transaction { sender, recipients, eight_bit, utf8, .. } = transaction;
+        let Transaction { sender, recipients, eight_bit, utf8, request, .. } = transaction;
         let envelope = Envelope { sender, recipients };
-        Action::Deliver(Box::new(Arrived { envelope, message, eight_bit, utf8 }))
+        Action::Deliver(Box::new(Arrived { envelope, request, message, eight_bit, utf8 }))
     }
 
     pub(super) fn say_text_fault(&mut self, fault: TextFault) {

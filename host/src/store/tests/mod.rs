@@ -12,6 +12,7 @@ mod leases;
 mod mail_rows;
 mod retention;
 mod scheduling;
+mod slow;
 mod states;
 mod templates;
 mod tending;
@@ -69,6 +70,7 @@ fn message(number: u128, second: i64, recipients: usize) -> NewMessage {
         idempotency: None,
         accepted_at: at(second),
         scheduled_at: None,
+        request: None,
     }
 }
 
@@ -100,7 +102,15 @@ fn event(kind: EventKind, recipient: &Address, attempt: Option<(u32, Outcome)>) 
 fn completion(leased: &Leased, place: usize, next: Next, kind: Option<EventKind>) -> Completion {
     let recipient = &leased.recipients[place];
     let events = kind.map(|kind| event(kind, &recipient.address, None)).into_iter().collect();
-    Completion { message: leased.message, index: recipient.index, next, events, at: at(100) }
+    Completion {
+        message: leased.message,
+        index: recipient.index,
+        next,
+        events,
+        at: at(100),
+        report: None,
+        tells_delay: false,
+    }
 }
 
 /// Numbers of the leased messages with their recipients' places.

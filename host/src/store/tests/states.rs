@@ -17,6 +17,7 @@ enum Way {
     CancelScheduled,
     SendScheduled,
     Deliver,
+    Report,
     Defer,
     GiveBack,
     Hold,
@@ -29,13 +30,14 @@ enum Way {
     Forget,
 }
 
-const WAYS: [Way; 16] = [
+const WAYS: [Way; 17] = [
     Way::Accept,
     Way::Schedule,
     Way::Reschedule,
     Way::CancelScheduled,
     Way::SendScheduled,
     Way::Deliver,
+    Way::Report,
     Way::Defer,
     Way::GiveBack,
     Way::Hold,
@@ -54,7 +56,7 @@ const POINTS: [Point; 6] =
 impl Way {
     /// Points that the way passes: all bodies are written and synced, whatever has rows is committed.
     fn passes(self, point: Point) -> bool {
-        let has_body = matches!(self, Way::Accept | Way::Schedule | Way::MoveBody);
+        let has_body = matches!(self, Way::Accept | Way::Schedule | Way::Report | Way::MoveBody);
         match point {
             Point::Writing => self != Way::SendScheduled,
             Point::Appended => has_body,
@@ -75,6 +77,11 @@ impl Way {
             Way::CancelScheduled => drop(store.cancel("default", Uuid::from_u128(3), at(10)).await),
             Way::SendScheduled => drop(store.lease(at(60), 9).await),
             Way::Deliver => complete(Next::Done, Some(EventKind::Delivered)).await,
+            Way::Report => {
+                let done = completion(&leased[0], 0, Next::Done, Some(EventKind::Bounced));
+                let report = Some(Box::new(NewMessage { sender: None, ..message(9, 5, 1) }));
+                drop(store.complete(vec![Completion { report, ..done }]).await);
+            }
             Way::Defer => complete(Next::Retry(next), Some(EventKind::DeliveryDelayed)).await,
             Way::GiveBack => complete(Next::Release, None).await,
             Way::Hold => drop(store.tend(&all, QueueChange::Hold, None, at(10)).await),
@@ -105,7 +112,7 @@ impl Way {
         store.complete(done.collect()).await.unwrap();
         let all = QueueFilter { message: Some(Uuid::from_u128(1)), ..QueueFilter::default() };
         match self {
-            Way::Deliver | Way::Defer | Way::GiveBack => return leased,
+            Way::Deliver | Way::Report | Way::Defer | Way::GiveBack => return leased,
             _ => {
                 let back = (0..2).map(|place| completion(&leased[0], place, Next::Release, None)).collect();
                 store.complete(back).await.unwrap();

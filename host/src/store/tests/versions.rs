@@ -6,12 +6,13 @@
 
 use std::path::PathBuf;
 
+use super::super::lanes::{Lane, domain_number};
 use super::super::schema::{EVENTS, MAIN};
 use super::super::segment::{Place, Spool, digest};
 use super::*;
 
 /// Schemas that have been released, each with that of `events.db` of its time.
-const RELEASED: [(usize, usize); 4] = [(1, 1), (2, 1), (3, 2), (4, 2)];
+const RELEASED: [(usize, usize); 8] = [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 2), (7, 3), (8, 3)];
 
 const SEGMENT: &str = "0000000001.seg";
 
@@ -42,9 +43,15 @@ fn write(version: usize, events: usize, to: &Path) {
             2 => (1, "NULL".to_owned(), (millisecond + 1000).to_string()),
             _ => (0, (millisecond + 60_000).to_string(), "NULL".to_owned()),
         };
+        let (lane, number) = match version {
+            5.. => {
+                (", lane", format!(", {}", Lane::new(1, mail::Stream::Transactional, domain_number("a.test")).key()))
+            }
+            _ => ("", String::new()),
+        };
         main.push_str(&format!(
-            "INSERT INTO recipient (message, place, address, attempts, due_ms, done_ms)
-             VALUES ({key}, 0, 'r0@a.test', {attempts}, {due}, {done});\n"
+            "INSERT INTO recipient (message, place, address, attempts, due_ms, done_ms{lane})
+             VALUES ({key}, 0, 'r0@a.test', {attempts}, {due}, {done}{number});\n"
         ));
     }
     segment.write().unwrap();
