@@ -15,6 +15,7 @@ pub mod author;
 pub mod cli;
 pub mod config;
 pub mod deliver;
+pub mod domains;
 pub mod edge;
 pub mod event;
 pub mod inbox;
