@@ -51,6 +51,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let key = format!("Bearer {}", setup.command(&["key", "create", "--operator"])?);
     let figure = |name: &str| figure(admin, &key, name);
     let product = setup.start()?;
+    product.settled()?;
     let (pid, port) = (product.pid(), product.smtp.port());
     let contestants = relays::of_product(product, setup);
     let relay = contestants.first().context("there is no relay")?;

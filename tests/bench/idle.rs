@@ -26,6 +26,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
         .smtp("trusted = [\"127.0.0.1/32\"]\nmax_connections = 1000000\nidle_timeout = \"1h\"")
         .with("[[route]]\ndomain = \"*\"\nrelay = \"127.0.0.1:1\"");
     let host = setup.start()?;
+    host.settled()?;
     // The first ones pay for threads and pools.
     let first: Vec<Client> = (0..100).map(|_| Client::greeted(host.smtp)).collect::<Result<_>>()?;
     let before = host.resident_bytes()?;

@@ -8,10 +8,11 @@ use crate::{components, interop, peers, run};
 pub fn run(arguments: &[String]) -> Result<()> {
     let Some((name, rest)) = arguments.split_first() else {
         bail!(
-            "usage: cargo xtask bench components|edge|events|pipeline\n\
+            "usage: cargo xtask bench components|edge|events\n\
              cargo xtask bench relay [--vs postfix,haraka] [--messages N] [--rounds N] [--sessions N,N] [--latency SECONDS]\n\
              cargo xtask bench backlog [--queued N] [--messages N]\n\
              cargo xtask bench idle [--connections N]\n\
+             cargo xtask bench pipeline [--components DIR]\n\
              cargo xtask bench profile [--messages N]\n\
              cargo xtask bench soak [--minutes N]"
         );

@@ -1,151 +1,366 @@
 //! The text part of a message that has only HTML: what it says, with the addresses of its links behind their words.
+//!
+//! The HTML is read tag by tag and never becomes a tree: whatever it is, it costs as much as it is long.
 
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::fmt::Write as _;
 
-use html2text::config;
-use html2text::render::TextDecorator;
-
-use crate::guard;
+use html5gum::emitters::callback::{CallbackEmitter, CallbackEvent};
+use html5gum::{Span, Tokenizer};
 
 /// HTML above this size gets no text part.
 const HTML_BYTES: usize = 1 << 20;
-/// Lines are as long as their paragraph: composing a message breaks them reversibly, and an address is never cut.
-const WIDTH: usize = 10_000;
-/// What a thematic break (`<hr>`, which html2text leaves out) becomes.
-const RULER: &str = "<p>----------------------------------------</p><hr";
-/// Stand around the number of a link until the words before it are known. Private use: taken out of the HTML first.
-const LINK_OPEN: char = '\u{E000}';
-const LINK_CLOSE: char = '\u{E001}';
+/// Quotes and lists inside each other that are still marked. Each costs a few octets on every line.
+const DEPTH: usize = 8;
+/// Lines left empty at most, less one.
+const BREAKS: usize = 3;
+/// What a thematic break (`<hr>`) becomes.
+const RULER: &str = "----------------------------------------";
 
-/// The text of a document; `None` where it is too large or too deep to be read cheaply, or says nothing.
+/// The text of a document; `None` where it is too large, or says nothing.
 pub fn from_html(html: &str) -> Option<String> {
-    if html.len() > HTML_BYTES || !guard::is_modest_html(html) {
+    if html.len() > HTML_BYTES {
         return None;
     }
-    let clean: String = html
-        .chars()
-        .map(|c| if c.is_control() && c != '\n' && c != '\t' { ' ' } else { c })
-        .filter(|c| *c != LINK_OPEN && *c != LINK_CLOSE)
-        .collect();
-    let clean = clean.replace("<hr", RULER).replace("<HR", RULER);
-    let links = Links::default();
-    let text = config::with_decorator(links.clone())
-        .raw_mode(true)
-        .allow_width_overflow()
-        .string_from_read(clean.as_bytes(), WIDTH)
-        .ok()?;
-    let text = spell_links(&text, &links.all.borrow());
-    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
-    let text = lines.join("\n");
-    let text = text.trim_matches('\n');
-    if text.trim().is_empty() { None } else { Some(format!("{text}\n")) }
+    let mut page = Page::default();
+    let mut emitter = CallbackEmitter::new(|event: CallbackEvent<'_>, _: Span<()>| -> Option<Infallible> {
+        page.read(event);
+        None
+    });
+    // Scripts, styles and titles hold no tags.
+    emitter.naively_switch_states(true);
+    let Ok(()) = Tokenizer::new_with_emitter(html, emitter).finish();
+    page.finish()
 }
 
-/// Puts each link's address behind its words, unless the words are the address.
-fn spell_links(text: &str, links: &[String]) -> String {
-    let mut spelled = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once(LINK_OPEN) {
-        let (number, after) = after.split_once(LINK_CLOSE).unwrap_or((after, ""));
-        spelled.push_str(before);
-        rest = after;
-        let Some(address) = number.parse::<usize>().ok().and_then(|number| links.get(number)) else { continue };
-        let shown = address.strip_prefix("mailto:").or(address.strip_prefix("tel:")).unwrap_or(address);
-        if shown.is_empty() || shown.starts_with('#') || spelled.ends_with(shown) {
-            continue;
+/// What is written so far, and what stands open.
+#[derive(Default)]
+struct Page {
+    text: String,
+    /// Line ends due before the next word.
+    breaks: usize,
+    /// Whether a space is due before the next word.
+    space: bool,
+    quotes: usize,
+    /// The same of the last line.
+    quotes_above: usize,
+    /// The number that the next item of each open list has; none where it is not numbered.
+    lists: Vec<Option<u32>>,
+    /// Stands before the next word, at the beginning of its line.
+    marker: Option<String>,
+    /// Elements `pre` that stand open.
+    verbatim: usize,
+    /// The address of the link that stands open.
+    link: Option<String>,
+    /// The element whose content is not shown, and how many of its name stand open inside each other.
+    skipped: Option<(Vec<u8>, usize)>,
+    tag: Tag,
+}
+
+/// The start tag that is being read.
+#[derive(Default)]
+struct Tag {
+    name: Vec<u8>,
+    attribute: Vec<u8>,
+    href: String,
+    alt: String,
+    hidden: bool,
+}
+
+impl Page {
+    fn read(&mut self, event: CallbackEvent<'_>) {
+        match event {
+            CallbackEvent::OpenStartTag { name } => {
+                let tag = &mut self.tag;
+                tag.name.clear();
+                tag.name.extend_from_slice(name);
+                tag.attribute.clear();
+                tag.href.clear();
+                tag.alt.clear();
+                tag.hidden = false;
+            }
+            CallbackEvent::AttributeName { name } => {
+                self.tag.attribute.clear();
+                self.tag.attribute.extend_from_slice(name);
+                self.tag.hidden |= name == b"hidden";
+            }
+            CallbackEvent::AttributeValue { value } => self.tag.take(value),
+            CallbackEvent::CloseStartTag { .. } => {
+                let tag = std::mem::take(&mut self.tag);
+                self.open(&tag);
+                // Its buffers serve the next one.
+                self.tag = tag;
+            }
+            CallbackEvent::EndTag { name } => self.close(name),
+            CallbackEvent::String { value } if self.skipped.is_none() => self.say(&String::from_utf8_lossy(value)),
+            _ => {}
         }
-        if !spelled.ends_with(|c: char| c.is_whitespace()) && !spelled.is_empty() {
-            spelled.push(' ');
+    }
+
+    fn open(&mut self, tag: &Tag) {
+        let name = tag.name.as_slice();
+        if let Some((skipped, depth)) = &mut self.skipped {
+            *depth += usize::from(skipped == name);
+            return;
         }
-        spelled.push('(');
-        spelled.push_str(shown);
-        spelled.push(')');
+        if (tag.hidden || is_silent(name)) && !is_void(name) {
+            self.skipped = Some((name.to_vec(), 1));
+            return;
+        }
+        match name {
+            b"br" => self.breaks = (self.breaks + 1).min(BREAKS),
+            b"hr" => {
+                self.end_line(2);
+                self.word(RULER);
+                self.end_line(2);
+            }
+            b"img" if !tag.hidden => self.say(&tag.alt),
+            b"a" => {
+                self.end_link();
+                self.link = Some(tag.href.trim().to_owned());
+            }
+            b"blockquote" => {
+                self.end_line(2);
+                self.quotes += 1;
+            }
+            b"ul" | b"ol" => {
+                self.end_line(2);
+                self.lists.push((name == b"ol").then_some(1));
+            }
+            b"li" => {
+                self.end_line(1);
+                self.marker = Some(match self.lists.last_mut() {
+                    Some(Some(number)) => {
+                        *number = number.saturating_add(1);
+                        format!("{}. ", *number - 1)
+                    }
+                    _ => "- ".to_owned(),
+                });
+            }
+            b"pre" => {
+                self.end_line(2);
+                self.verbatim += 1;
+            }
+            _ => self.end_line(margin(name)),
+        }
     }
-    spelled.push_str(rest);
-    spelled
+
+    fn close(&mut self, name: &[u8]) {
+        if let Some((skipped, depth)) = &mut self.skipped {
+            if skipped == name {
+                *depth -= 1;
+                if *depth == 0 {
+                    self.skipped = None;
+                }
+            }
+            return;
+        }
+        match name {
+            b"br" => self.breaks = (self.breaks + 1).min(BREAKS),
+            b"a" => self.end_link(),
+            b"blockquote" => {
+                self.end_line(2);
+                self.quotes = self.quotes.saturating_sub(1);
+            }
+            b"ul" | b"ol" => {
+                self.lists.pop();
+                self.marker = None;
+                self.end_line(2);
+            }
+            b"li" => {
+                self.marker = None;
+                self.end_line(1);
+            }
+            b"pre" => {
+                self.end_line(2);
+                self.verbatim = self.verbatim.saturating_sub(1);
+            }
+            _ => self.end_line(margin(name)),
+        }
+    }
+
+    /// Writes text as HTML shows it: white space is one space, but for `pre`.
+    fn say(&mut self, text: &str) {
+        if self.verbatim > 0 {
+            return self.say_verbatim(text);
+        }
+        let mut rest = text;
+        while !rest.is_empty() {
+            let word = rest.find(is_space).unwrap_or(rest.len());
+            if word > 0 {
+                self.word(&rest[..word]);
+            }
+            rest = &rest[word..];
+            let space = rest.find(|c| !is_space(c)).unwrap_or(rest.len());
+            self.space |= space > 0;
+            rest = &rest[space..];
+        }
+    }
+
+    fn say_verbatim(&mut self, text: &str) {
+        for (number, line) in text.split('\n').enumerate() {
+            if number > 0 {
+                self.breaks += 1;
+                self.space = false;
+            }
+            let line = line.trim_end();
+            if !line.is_empty() {
+                self.word(line);
+            }
+        }
+    }
+
+    fn word(&mut self, word: &str) {
+        let is_plain = |byte: u8| (0x20..0x7f).contains(&byte);
+        let word = match word.bytes().all(is_plain) {
+            true => Cow::Borrowed(word),
+            false => Cow::Owned(word.chars().filter(|c| !is_invisible(*c)).map(visible).collect()),
+        };
+        if word.is_empty() {
+            return;
+        }
+        if self.breaks > 0 || self.text.is_empty() {
+            self.begin_line();
+        } else if self.space {
+            self.text.push(' ');
+        }
+        self.space = false;
+        self.text.push_str(&word);
+    }
+
+    fn begin_line(&mut self) {
+        let breaks = if self.text.is_empty() { 0 } else { std::mem::take(&mut self.breaks) };
+        self.breaks = 0;
+        for empty in (0..breaks).rev() {
+            let end = self.text.trim_end_matches(' ').len();
+            self.text.truncate(end);
+            self.text.push('\n');
+            // An empty line belongs to what both its neighbours quote.
+            self.quote(if empty > 0 { self.quotes.min(self.quotes_above) } else { self.quotes });
+        }
+        if breaks == 0 {
+            self.quote(self.quotes);
+        }
+        self.quotes_above = self.quotes;
+        // As far in as the words of the items around it; a marker takes the place of the innermost indent.
+        let indents = self.lists.len() - usize::from(self.marker.is_some() && !self.lists.is_empty());
+        for list in self.lists.iter().take(indents.min(DEPTH)) {
+            self.text.push_str(if list.is_some() { "   " } else { "  " });
+        }
+        if let Some(marker) = self.marker.take() {
+            self.text.push_str(&marker);
+        }
+    }
+
+    fn quote(&mut self, quotes: usize) {
+        (0..quotes.min(DEPTH)).for_each(|_| self.text.push_str("> "));
+    }
+
+    /// Asks for line ends before whatever comes next: one, or two for an empty line between. Items stand close together.
+    fn end_line(&mut self, breaks: usize) {
+        if breaks > 0 {
+            let breaks = if self.lists.is_empty() { breaks } else { 1 };
+            self.breaks = self.breaks.max(breaks);
+            self.space = false;
+        }
+    }
+
+    /// Puts the link's address behind its words, unless they are the address.
+    fn end_link(&mut self) {
+        let Some(address) = self.link.take() else { return };
+        let shown = address.strip_prefix("mailto:").or(address.strip_prefix("tel:")).unwrap_or(&address);
+        if shown.is_empty() || shown.starts_with('#') || self.text.ends_with(shown) {
+            return;
+        }
+        // Whatever ended inside the link, its address belongs to its words.
+        let (breaks, space) = (std::mem::take(&mut self.breaks), std::mem::replace(&mut self.space, true));
+        if self.text.is_empty() || self.text.ends_with(' ') {
+            self.breaks = breaks;
+        }
+        let mut bracketed = String::with_capacity(shown.len() + 2);
+        let _ = write!(bracketed, "({shown})");
+        self.word(&bracketed);
+        (self.breaks, self.space) = (breaks.max(self.breaks), space);
+    }
+
+    fn finish(mut self) -> Option<String> {
+        self.end_link();
+        let end = self.text.trim_end().len();
+        self.text.truncate(end);
+        if self.text.trim().is_empty() {
+            return None;
+        }
+        self.text.push('\n');
+        Some(self.text)
+    }
 }
 
-/// Writes no marks but for links, quotes and lists.
-#[derive(Clone, Default)]
-struct Links {
-    all: Rc<RefCell<Vec<String>>>,
-    open: Vec<usize>,
+impl Tag {
+    /// An attribute's value. The first of its name counts (HTML s13.2.5.33).
+    fn take(&mut self, value: &[u8]) {
+        let text = || String::from_utf8_lossy(value);
+        match self.attribute.as_slice() {
+            b"href" if self.href.is_empty() => self.href = text().into_owned(),
+            b"alt" if self.alt.is_empty() => self.alt = text().into_owned(),
+            b"style" => {
+                let style: String = text().chars().filter(|c| !c.is_whitespace()).collect();
+                self.hidden |= style.to_ascii_lowercase().contains("display:none");
+            }
+            _ => {}
+        }
+    }
 }
 
-impl TextDecorator for Links {
-    type Annotation = ();
-
-    fn decorate_link_start(&mut self, url: &str) -> (String, ()) {
-        let mut all = self.all.borrow_mut();
-        self.open.push(all.len());
-        all.push(url.trim().to_owned());
-        (String::new(), ())
+/// Line ends around an element: none, one, or two for an empty line between.
+fn margin(name: &[u8]) -> usize {
+    match name {
+        b"p" | b"h1" | b"h2" | b"h3" | b"h4" | b"h5" | b"h6" | b"dl" => 2,
+        b"div" | b"table" | b"caption" | b"thead" | b"tbody" | b"tfoot" | b"tr" | b"td" | b"th" | b"section"
+        | b"article" | b"header" | b"footer" | b"main" | b"nav" | b"aside" | b"address" | b"fieldset" | b"form"
+        | b"figure" | b"figcaption" | b"center" | b"dt" | b"dd" | b"option" | b"body" | b"html" => 1,
+        _ => 0,
     }
+}
 
-    fn decorate_link_end(&mut self) -> String {
-        self.open.pop().map(|number| format!("{LINK_OPEN}{number}{LINK_CLOSE}")).unwrap_or_default()
-    }
+/// Elements whose content says nothing to a reader.
+fn is_silent(name: &[u8]) -> bool {
+    matches!(name, b"script" | b"style" | b"title" | b"template" | b"iframe" | b"noembed" | b"noframes" | b"svg")
+}
 
-    fn decorate_em_start(&self) -> (String, ()) {
-        (String::new(), ())
-    }
+/// Elements without content or end tag (HTML s13.1.2).
+fn is_void(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"area"
+            | b"base"
+            | b"br"
+            | b"col"
+            | b"embed"
+            | b"hr"
+            | b"img"
+            | b"input"
+            | b"link"
+            | b"meta"
+            | b"source"
+            | b"track"
+            | b"wbr"
+    )
+}
 
-    fn decorate_em_end(&self) -> String {
-        String::new()
-    }
+/// White space that HTML shows as one space, and the space that must not be broken at.
+fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\n' | '\r' | '\u{c}' | '\u{a0}')
+}
 
-    fn decorate_strong_start(&self) -> (String, ()) {
-        (String::new(), ())
-    }
+/// What senders fill a preview with, and marks for breaking lines.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{34f}' | '\u{200b}' | '\u{2060}' | '\u{feff}')
+}
 
-    fn decorate_strong_end(&self) -> String {
-        String::new()
-    }
-
-    fn decorate_strikeout_start(&self) -> (String, ()) {
-        (String::new(), ())
-    }
-
-    fn decorate_strikeout_end(&self) -> String {
-        String::new()
-    }
-
-    fn decorate_code_start(&self) -> (String, ()) {
-        (String::new(), ())
-    }
-
-    fn decorate_code_end(&self) -> String {
-        String::new()
-    }
-
-    fn decorate_preformat_first(&self) {}
-
-    fn decorate_preformat_cont(&self) {}
-
-    fn decorate_image(&mut self, _source: &str, title: &str) -> (String, ()) {
-        (title.to_owned(), ())
-    }
-
-    fn header_prefix(&self, _level: usize) -> String {
-        String::new()
-    }
-
-    fn quote_prefix(&self) -> String {
-        "> ".to_owned()
-    }
-
-    fn unordered_item_prefix(&self) -> String {
-        "- ".to_owned()
-    }
-
-    fn ordered_item_prefix(&self, number: i64) -> String {
-        format!("{number}. ")
-    }
-
-    fn make_subblock_decorator(&self) -> Links {
-        Links { all: self.all.clone(), open: Vec::new() }
-    }
+/// Control characters have no place in a text.
+fn visible(c: char) -> char {
+    if c.is_control() && c != '\t' { ' ' } else { c }
 }
 
 #[cfg(test)]
@@ -159,12 +374,30 @@ mod tests {
     #[test]
     fn says_what_the_html_says() {
         check("<p>Hello <b>Bo</b>,<br>welcome.</p><p>Bye</p>", "Hello Bo,\nwelcome.\n\nBye\n");
-        check("<h1>Title</h1><ul><li>a<li>b</ul><ol><li>c</ol>", "Title\n- a\n- b\n1. c\n");
-        check("<blockquote>q</blockquote>", "> q\n");
-        check("<style>p{color:red}</style><script>x()</script><title>t</title>a", "a\n");
+        check("  a \n <i> b</i>c&nbsp;&amp;\u{a0} d ", "a bc & d\n");
+        check("<div>a</div><div><div>b</div></div>c", "a\nb\nc\n");
+        check("a<br><br>b<br></p><p>c", "a\n\nb\n\nc\n");
+        check("<head><title>t</title><style>p{color:red}</style></head><script>x('<p>')</script>a", "a\n");
         check("a<hr>b", "a\n\n----------------------------------------\n\nb\n");
         check("<img src=x alt='A logo'>", "A logo\n");
         check("<table><tr><td>one</td><td>two</td></tr></table>", "one\ntwo\n");
+        check("<pre>\n a\n\n  b </pre>c", " a\n\n  b\n\nc\n");
+    }
+
+    #[test]
+    fn quotes_and_lists_are_marked() {
+        check("<blockquote>q</blockquote>", "> q\n");
+        check("a<blockquote>q<p>r<blockquote>s</blockquote></blockquote>b", "a\n\n> q\n>\n> r\n>\n> > s\n\nb\n");
+        check("<h1>Title</h1><ul><li>a<li>b</ul><ol><li>c<li>d</ol>e", "Title\n\n- a\n- b\n\n1. c\n2. d\n\ne\n");
+        check("<ul><li>a<br>b<ol><li><p>c</p></ol><li></li></ul>", "- a\n  b\n  1. c\n");
+        check(&format!("{}x", "<blockquote>".repeat(1000)), &format!("{}x\n", "> ".repeat(DEPTH)));
+    }
+
+    #[test]
+    fn what_is_hidden_is_not_said() {
+        check("<div style='DISPLAY: none'>pre<div>view</div>x</div>a", "a\n");
+        check("<p hidden>no</p><img hidden alt=no>a", "a\n");
+        check("a\u{ad}b &#8203;&#847; c", "ab c\n");
     }
 
     #[test]
@@ -173,6 +406,8 @@ mod tests {
         check("<a href='https://x.test/'>https://x.test/</a>", "https://x.test/\n");
         check("<a href='mailto:a@x.test'>a@x.test</a>", "a@x.test\n");
         check("<a href='#top'>up</a>", "up\n");
+        check("<a href=x><img></a> b", "(x) b\n");
+        check("<a href=x><p>a</p></a><a href=y>b", "a (x)\n\nb (y)\n");
         check(
             "<table><tr><td><a href='https://x.test'>in a cell</a></td></tr></table>",
             "in a cell (https://x.test)\n",
@@ -183,17 +418,24 @@ mod tests {
 
     #[test]
     fn nothing_to_say_and_too_much() {
-        for none in ["", "  ", "<img src=x>", "<p></p>"] {
+        for none in ["", "  ", "<img src=x>", "<p></p>", "<!-- a -->", "<ul><li></ul>"] {
             assert_eq!(from_html(none), None, "{none}");
         }
-        assert_eq!(from_html(&"<div>".repeat(1000)), None);
         assert_eq!(from_html(&"a".repeat(HTML_BYTES + 1)), None);
     }
 
     #[test]
     fn strange_characters_do_no_harm() {
-        check("a\u{0}\u{7}b\u{E000}0\u{E001}", "a b0\n");
+        check("a\u{1}\u{7}b", "a  b\n");
         check(&format!("<pre>{}</pre>", "\u{1F600}".repeat(3)), "\u{1F600}\u{1F600}\u{1F600}\n");
+    }
+
+    #[test]
+    fn it_costs_as_much_as_it_is_long() {
+        let deep = "<blockquote><ul><li>".repeat(20_000);
+        assert!(from_html(&format!("{deep}a")).is_some_and(|text| text.len() < 200));
+        let lines = format!("{deep}{}", "a<br>".repeat(20_000));
+        assert!(from_html(&lines).is_some_and(|text| text.len() < 20_000 * 100));
     }
 
     #[test]

@@ -15,6 +15,8 @@ use crate::store::{Completion, LeasedRecipient, Next, Store};
 
 /// Completions told in one batch.
 const BATCH: usize = 512;
+/// How long completions are gathered: each batch costs the store a commit, and whoever submits mail waits behind it.
+const GATHERING: Duration = Duration::from_millis(4);
 /// Wait before a batch that the store could not take is told again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often it is told again while stopping. What is not told then is due again at the next start.
@@ -121,6 +123,14 @@ impl Completions {
         let mut stopped = false;
         let mut told = Vec::with_capacity(BATCH);
         while !stopped && self.waiting.recv_many(&mut told, BATCH).await > 0 {
+            if told.len() < BATCH && !matches!(told.last(), Some(Told::Stop)) {
+                tokio::time::sleep(GATHERING).await;
+                while told.len() < BATCH
+                    && let Ok(more) = self.waiting.try_recv()
+                {
+                    told.push(more);
+                }
+            }
             let mut batch = Vec::with_capacity(told.len());
             let mut around = Vec::with_capacity(told.len());
             for one in told.drain(..) {

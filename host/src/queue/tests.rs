@@ -175,7 +175,9 @@ struct Running {
 }
 
 fn start(folder: &Path, net: Net, config: Delivery) -> Running {
-    let store = Embedded::open(folder, Options { reserve_bytes: 0, ..Options::default() }).unwrap();
+    // Bodies are read from the disk, where tests can damage them.
+    let options = Options { reserve_bytes: 0, fresh_bytes: 0, ..Options::default() };
+    let store = Embedded::open(folder, options).unwrap();
     let net = Arc::new(net);
     let shutdown = CancellationToken::new();
     let courier = Arc::new(Courierly(net.clone()));

@@ -1,6 +1,7 @@
 //! Who may send, on disk: tenants, API keys by their hash, domains with their DKIM keys.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -209,10 +210,17 @@ impl Directory for Embedded {
     }
 
     async fn domain(&self, tenant: &str, domain: &Domain) -> Result<Option<SendingDomain>, StoreError> {
-        let (tenant, domain) = (tenant.to_owned(), domain.clone());
-        self.readers
-            .read(move |connection| Ok(read_domains(connection, Which::Named(&tenant, domain.as_str()))?.pop()))
-            .await
+        let changes = self.shared.changes.load(Ordering::Acquire);
+        if let Some(found) = self.domain_cache.get(changes, tenant, domain.as_str()) {
+            return Ok(found);
+        }
+        let (of, name) = (tenant.to_owned(), domain.clone());
+        let found = self
+            .readers
+            .read(move |connection| Ok(read_domains(connection, Which::Named(&of, name.as_str()))?.pop()))
+            .await?;
+        self.domain_cache.put(changes, tenant, domain.as_str(), found.clone());
+        Ok(found)
     }
 
     async fn vouch_for(&self, tenant: &str, domain: &Domain) -> Result<(), StoreError> {
@@ -270,7 +278,7 @@ pub(super) enum Which<'a> {
     All,
     /// Of this tenant.
     Of(&'a str),
-    /// Of this tenant, with this name. Asked for each message.
+    /// Of this tenant, with this name.
     Named(&'a str, &'a str),
     Key(i64),
 }

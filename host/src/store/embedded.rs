@@ -21,8 +21,11 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::accepting::{self, Counters, Prepared};
+use super::checkpointing::Checkpointer;
 use super::directory::KeyCache;
+use super::domain_cache::DomainCache;
 use super::faults::{Faults, NoFaults};
+use super::fresh::Fresh;
 use super::housekeeping::{EventsChange, Housekeeper, Wake};
 use super::lease::{self, Leases, place};
 use super::private;
@@ -56,6 +59,8 @@ pub struct Options {
     pub keep_messages: Option<Duration>,
     /// Free disk space below which nothing is accepted, so that what was accepted can still be delivered.
     pub reserve_bytes: u64,
+    /// Bytes of bodies that were stored just now and are kept in memory too, for their first delivery.
+    pub fresh_bytes: usize,
     /// How often events move to their own database.
     pub events_every: Duration,
     /// How often segments and idempotency keys are looked at.
@@ -69,6 +74,7 @@ impl Default for Options {
             retention: Some(Duration::from_secs(24 * 60 * 60)),
             keep_messages: Some(Duration::from_secs(30 * 24 * 60 * 60)),
             reserve_bytes: 256 * 1024 * 1024,
+            fresh_bytes: 16 * 1024 * 1024,
             events_every: Duration::from_millis(250),
             sweep_every: Duration::from_secs(60),
         }
@@ -80,9 +86,14 @@ pub(super) struct Shared {
     pub(super) layout: Layout,
     /// Why nothing is written any more.
     pub(super) poisoned: OnceLock<String>,
+    pub(super) fresh: Fresh,
     pub(super) queued: AtomicU64,
+    /// Rows written since the start, about.
+    pub(super) rows: AtomicU64,
     /// Rows and bodies that could not be read and were set aside, since the start.
     pub(super) damaged: AtomicU64,
+    /// Changes since the start to anything but mail and events, as far as somebody was told that they were made.
+    pub(super) changes: AtomicU64,
     /// Whether the disk had less than its reserve when it was looked at last.
     pub(super) full: AtomicBool,
     /// Held by whoever needs that no segment goes.
@@ -108,12 +119,15 @@ pub struct Embedded {
     pub(super) readers: Arc<Readers>,
     pub(super) lists: Semaphore,
     pub(super) key_cache: KeyCache<ApiKey>,
+    pub(super) domain_cache: DomainCache,
     pub(super) delivery_tokens: KeyCache<DeliveryToken>,
     pub(super) operator_keys: KeyCache<OperatorKey>,
     /// When keys were used that is not written down yet, by id: live ones alone, so it is bounded.
     pub(super) key_uses: Mutex<HashMap<String, i64>>,
     housekeeper: Arc<Mutex<Housekeeper>>,
     wake: std_mpsc::Sender<Wake>,
+    /// Moves pages until this is gone.
+    checkpoints: Option<std_mpsc::Sender<()>>,
     threads: Vec<JoinHandle<()>>,
     /// Held as long as this lives; the system lets go of it when the process dies.
     _lock: File,
@@ -141,6 +155,7 @@ impl Embedded {
         let database = |source| OpenError::Database { path: layout.main.display().to_string(), source };
         events.execute("ATTACH DATABASE ?1 AS store", [layout.main.to_string_lossy()]).map_err(database)?;
 
+        schema::leave_checkpoints(&main).map_err(database)?;
         let found = Found::read(&main, &events).map_err(database)?;
         let (lanes, queued) = lease::queued(&main).map_err(database)?;
         let spool = Spool::open(&layout.spool, options.segment_bytes, found.last, &found.segments)
@@ -149,8 +164,11 @@ impl Embedded {
         let shared = Arc::new(Shared {
             layout: layout.clone(),
             poisoned: OnceLock::new(),
+            fresh: Fresh::new(options.fresh_bytes),
             queued: AtomicU64::new(queued),
+            rows: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             full: AtomicBool::new(false),
             segments_stay: Mutex::default(),
             next_due_ms: AtomicI64::new(i64::MIN),
@@ -183,8 +201,11 @@ impl Embedded {
             &options,
         )));
         let keeper = housekeeper.clone();
+        let checkpointer = Checkpointer::new(jobs.clone(), shared.clone())?;
+        let (checkpoints, stopped) = std_mpsc::channel();
         let threads = vec![
             spawn("store-keeper", move || Housekeeper::run(&keeper, &woken)).map_err(io(folder))?,
+            spawn("store-pages", move || checkpointer.run(&stopped)).map_err(io(folder))?,
             spawn("store-writer", move || writer.run(waiting)).map_err(io(folder))?,
         ];
         Ok(Arc::new(Embedded {
@@ -193,11 +214,13 @@ impl Embedded {
             readers,
             lists: Semaphore::new(LISTS),
             key_cache: KeyCache::default(),
+            domain_cache: DomainCache::default(),
             delivery_tokens: KeyCache::default(),
             operator_keys: KeyCache::default(),
             key_uses: Mutex::default(),
             housekeeper,
             wake,
+            checkpoints: Some(checkpoints),
             threads,
             _lock: lock,
         }))
@@ -263,6 +286,7 @@ impl Drop for Embedded {
     /// Waits until what was handed in is done; then the folder is free for another.
     fn drop(&mut self) {
         let _ = self.wake.send(Wake::Stop);
+        self.checkpoints = None;
         self.jobs = None;
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -342,7 +366,11 @@ impl Store for Embedded {
     }
 
     async fn body(&self, body: &BodyRef) -> Result<Bytes, StoreError> {
-        self.body_head(body, u32::MAX).await
+        let fresh = body.0.parse().ok().and_then(|place| self.shared.fresh.take(place));
+        match fresh {
+            Some(body) => Ok(body),
+            None => self.body_head(body, u32::MAX).await,
+        }
     }
 
     async fn body_head(&self, body: &BodyRef, octets: u32) -> Result<Bytes, StoreError> {

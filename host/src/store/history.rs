@@ -15,6 +15,9 @@ use super::{EventRecord, StoreError, codes, deliveries};
 pub(super) const COLUMNS: &str = "message, seq, id, kind, at_ms, recipient, reason, attempt, verdict, phase, status, text, \
                        remote_host, tls, reply_code, reply_status, reply_text";
 
+/// Events that leave the outbox in one group of the writer's: whoever waits for the group waits for this too.
+const FORGOTTEN_AT_ONCE: usize = 250;
+
 /// An event's place: its message's key (or its tenant's, negative) and its `seq`.
 pub(super) type EventKey = (i64, i64);
 
@@ -141,10 +144,20 @@ pub(super) fn latest(connection: &Connection, message: i64) -> Result<Option<Str
     Ok(name.map(|name| name.strip_prefix("email.").unwrap_or(name).to_owned()))
 }
 
+/// Events that were next to each other in the outbox, and are copied.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stretch {
+    first: EventKey,
+    last: EventKey,
+    /// No copied event is newer. What was recorded between the two since is.
+    newest_seq: i64,
+    pub(super) count: usize,
+}
+
 /// What `copy_out` did.
 pub(super) struct Copied {
-    /// For `forget`.
-    pub(super) keys: Vec<EventKey>,
+    /// For `forget`, one after the other.
+    pub(super) stretches: Vec<Stretch>,
     /// Webhooks that have more to be told.
     pub(super) webhooks: Vec<i64>,
 }
@@ -169,15 +182,21 @@ pub(super) fn copy_out(connection: &mut Connection, limit: usize, now_ms: i64) -
     let newest = keys.iter().map(|(_, seq)| *seq).max().unwrap_or(0);
     transaction.execute("UPDATE progress SET seq = max(seq, ?1)", [newest])?;
     transaction.commit()?;
-    Ok(Copied { keys, webhooks })
+    let stretch = |keys: &[EventKey]| {
+        let (first, last) = (*keys.first()?, *keys.last()?);
+        Some(Stretch { first, last, newest_seq: newest, count: keys.len() })
+    };
+    Ok(Copied { stretches: keys.chunks(FORGOTTEN_AT_ONCE).filter_map(stretch).collect(), webhooks })
 }
 
 /// Removes copied events from the outbox, inside the writer's transaction.
-pub(super) fn forget(connection: &Connection, keys: &[EventKey]) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached("DELETE FROM outbox WHERE message = ?1 AND seq = ?2")?;
-    for key in keys {
-        statement.execute([key.0, key.1])?;
-    }
+pub(super) fn forget(connection: &Connection, stretch: Stretch) -> rusqlite::Result<()> {
+    let Stretch { first, last, newest_seq, .. } = stretch;
+    connection
+        .prepare_cached(
+            "DELETE FROM outbox WHERE (message, seq) >= (?1, ?2) AND (message, seq) <= (?3, ?4) AND seq <= ?5",
+        )?
+        .execute([first.0, first.1, last.0, last.1, newest_seq])?;
     Ok(())
 }
 

@@ -164,7 +164,7 @@ impl Housekeeper {
         self.jobs = None;
     }
 
-    /// Moves events until the outbox is empty.
+    /// Moves the events that are in the outbox now.
     pub(super) fn move_events(&mut self) {
         if !self.shared.outbox.swap(false, Ordering::AcqRel) {
             return;
@@ -176,17 +176,18 @@ impl Housekeeper {
             // whatever happens after it.
             let is_ahead = self.latest_due_ms > now_ms.saturating_add(CLOCK_SLACK_MS);
             self.latest_due_ms = if is_ahead { now_ms } else { self.latest_due_ms.max(now_ms) };
-            let Copied { keys, webhooks } = match history::copy_out(&mut self.events, MOVED_AT_ONCE, self.latest_due_ms)
-            {
-                Ok(copied) => copied,
-                Err(error) => {
-                    tracing::warn!(%error, "events stay in the outbox: events.db cannot be written");
-                    return later(self);
-                }
-            };
-            if keys.is_empty() {
+            let Copied { stretches, webhooks } =
+                match history::copy_out(&mut self.events, MOVED_AT_ONCE, self.latest_due_ms) {
+                    Ok(copied) => copied,
+                    Err(error) => {
+                        tracing::warn!(%error, "events stay in the outbox: events.db cannot be written");
+                        return later(self);
+                    }
+                };
+            if stretches.is_empty() {
                 return;
             }
+            let copied: usize = stretches.iter().map(|stretch| stretch.count).sum();
             if self.faults.at(Point::Copied).is_err() {
                 return later(self);
             }
@@ -194,8 +195,14 @@ impl Housekeeper {
                 self.shared.news.lock().unwrap_or_else(PoisonError::into_inner).extend(webhooks);
                 self.shared.told.notify_one();
             }
-            if !self.tell(|answer| Job::Forget { keys, answer }) {
-                return later(self);
+            for stretch in stretches {
+                if !self.tell(|answer| Job::Forget { stretch, answer }) {
+                    return later(self);
+                }
+            }
+            // What was recorded meanwhile has its turn: else a busy host would be moved event by event.
+            if copied < MOVED_AT_ONCE {
+                return;
             }
         }
     }

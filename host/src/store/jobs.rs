@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::mpsc as std_mpsc;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use mail::Event;
 use rusqlite::{Connection, ErrorCode};
@@ -10,9 +11,10 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::accepting::{Counters, Prepared};
-use super::history::EventKey;
+use super::history::Stretch;
 use super::lease::Held;
 use super::retention::MovedBody;
+use super::segment::Place;
 use super::{Accepted, Completion, Leased, QueueChange, QueueFilter, Rest, StoreError, TenantId, Tended};
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -60,7 +62,7 @@ pub(super) enum Job {
     },
     /// Events that moved leave the outbox.
     Forget {
-        keys: Vec<EventKey>,
+        stretch: Stretch,
         answer: std_mpsc::Sender<()>,
     },
     /// Messages whose time is over leave; their events did.
@@ -77,6 +79,10 @@ pub(super) enum Job {
     /// A segment nobody needs leaves.
     Retire {
         segment: u64,
+        answer: std_mpsc::Sender<()>,
+    },
+    /// The rest of the WAL goes to its place (see `checkpointing`).
+    Checkpoint {
         answer: std_mpsc::Sender<()>,
     },
     /// Lanes that nothing is leased from for a while.
@@ -98,7 +104,7 @@ impl Job {
         match self {
             Job::Accept { messages, .. } => (messages.len(), messages.iter().map(|message| message.body.len()).sum()),
             Job::Complete { batch, .. } => (batch.len(), 0),
-            Job::Forget { keys, .. } => (keys.len(), 0),
+            Job::Forget { stretch, .. } => (stretch.count, 0),
             Job::ForgetMessages { keys, .. } => (keys.len(), 0),
             Job::Move { bodies, .. } => (bodies.len(), bodies.iter().map(|body| body.body.len()).sum()),
             Job::Reschedule { .. }
@@ -107,6 +113,7 @@ impl Job {
             | Job::Change { .. }
             | Job::Tend { .. }
             | Job::Retire { .. }
+            | Job::Checkpoint { .. }
             | Job::Rest { .. }
             | Job::Lease { .. } => (1, 0),
         }
@@ -165,6 +172,8 @@ pub(super) enum Pending {
 #[derive(Default)]
 pub(super) struct Effects {
     pub(super) pending: Vec<Pending>,
+    /// Bodies that were stored.
+    pub(super) fresh: Vec<(Place, Bytes)>,
     /// Recipients accepted.
     pub(super) queued: u64,
     /// Rows that are due, at the times in their keys.
@@ -175,6 +184,8 @@ pub(super) struct Effects {
     pub(super) done: u64,
     pub(super) retired: Vec<u64>,
     pub(super) events: bool,
+    /// Whether anything but mail and events changed.
+    pub(super) changed: bool,
 }
 
 impl Pending {
@@ -211,6 +222,6 @@ pub(super) fn without_result(job: Job) -> Option<Pending> {
         | Job::ForgetMessages { answer, .. }
         | Job::Move { answer, .. }
         | Job::Retire { answer, .. } => Some(Pending::Done(answer)),
-        Job::Rest { .. } | Job::Lease { .. } => None,
+        Job::Checkpoint { .. } | Job::Rest { .. } | Job::Lease { .. } => None,
     }
 }

@@ -38,15 +38,18 @@ use uuid::Uuid;
 
 mod accepting;
 mod backup;
+mod checkpointing;
 mod codes;
 mod components;
 mod deliveries;
 mod directory;
+mod domain_cache;
 mod domain_changes;
 mod edges;
 mod embedded;
 mod faults;
 mod feed;
+mod fresh;
 mod history;
 mod housekeeping;
 mod jobs;

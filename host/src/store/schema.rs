@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
@@ -15,6 +16,8 @@ use super::{edges, private, queue_schema, sending_schema, tenants_schema};
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pages of WAL before a commit checkpoints it: 32 MiB. Fewer checkpoints, fewer stalls of a group.
 const AUTOCHECKPOINT_PAGES: u32 = 8192;
+/// The same where another thread does it long before: 256 MiB.
+const LAST_CHECKPOINT_PAGES: u32 = 65_536;
 /// Statements kept compiled per connection; all of ours fit.
 const STATEMENT_CACHE: usize = 64;
 /// Page cache of the writer, and of each reader.
@@ -208,17 +211,28 @@ pub(super) fn open_for_writing(path: &Path, migrations: &[&str]) -> Result<Conne
 pub(super) fn open_for_reading(layout: &Layout) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(&layout.main, flags)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
+    prepare(&connection)?;
     connection.execute("ATTACH DATABASE ?1 AS events", [layout.events.to_string_lossy()])?;
     connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
     connection.pragma_update(None, "query_only", true)?;
     Ok(connection)
 }
 
-fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
+/// Has a connection's commits leave the WAL alone, unless nobody else looks after it.
+pub(super) fn leave_checkpoints(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "wal_autocheckpoint", LAST_CHECKPOINT_PAGES)
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
+    // Else a compiled statement is compiled again whenever its LIMIT is bound, and a plan may change with the values.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
+}
+
+fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
+    prepare(connection)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;

@@ -8,6 +8,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -17,8 +18,10 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::accepting::{self, Counters, Prepared};
+use super::checkpointing;
 use super::embedded::Shared;
 use super::faults::{Faults, Point};
+use super::fresh;
 use super::history;
 use super::housekeeping::Wake;
 pub(super) use super::jobs::{Change, GroupError, Job};
@@ -26,7 +29,7 @@ use super::jobs::{Effects, Pending, without_result};
 use super::lanes::{Lane, domain_number};
 use super::lease::Leases;
 use super::retention::{self, MovedBody};
-use super::segment::Spool;
+use super::segment::{Place, Spool};
 use super::{
     Accepted, Completion, Leased, Next, QueueChange, QueueFilter, Rest, StoreError, Tended, scheduling, tending,
 };
@@ -70,14 +73,16 @@ impl Writer {
     }
 
     fn serve(&mut self, group: Vec<Job>) {
-        let (reads, writes): (Vec<Job>, Vec<Job>) =
-            group.into_iter().partition(|job| matches!(job, Job::Rest { .. } | Job::Lease { .. }));
+        let (others, writes): (Vec<Job>, Vec<Job>) = group
+            .into_iter()
+            .partition(|job| matches!(job, Job::Checkpoint { .. } | Job::Rest { .. } | Job::Lease { .. }));
         if !writes.is_empty() {
             self.serve_writes(writes);
         }
         // After the commit, so that what was accepted just now is leased at once.
-        for job in reads {
+        for job in others {
             match job {
+                Job::Checkpoint { answer } => self.checkpoint(&answer),
                 Job::Rest { rests, now, answer } => {
                     let _ = answer.send(self.rest(&rests, now));
                 }
@@ -101,6 +106,7 @@ impl Writer {
             None => self.group(jobs, &mut effects),
         };
         metrics().committed(rows, result.as_ref().ok().copied());
+        self.shared.rows.fetch_add(rows as u64, Ordering::Relaxed);
         match result {
             Ok(_) => self.committed(effects),
             Err(error) => self.failed(effects, start, &error),
@@ -182,15 +188,15 @@ impl Writer {
                     Err(error) => (Pending::Tended(answer, Ok(Tended::default())), Err(error)),
                 }
             }
-            Job::Forget { keys, answer } => {
-                (Pending::Done(answer), history::forget(&self.connection, &keys).map_err(GroupError::from))
+            Job::Forget { stretch, answer } => {
+                (Pending::Done(answer), history::forget(&self.connection, stretch).map_err(GroupError::from))
             }
             Job::ForgetMessages { keys, answer } => {
                 (Pending::Done(answer), retention::forget_messages(&self.connection, &keys).map_err(GroupError::from))
             }
             Job::Move { from, bodies, answer } => (Pending::Done(answer), self.move_bodies(from, &bodies)),
             Job::Retire { segment, answer } => (Pending::Done(answer), self.retire(segment, effects)),
-            Job::Rest { .. } | Job::Lease { .. } => return Ok(()),
+            Job::Checkpoint { .. } | Job::Rest { .. } | Job::Lease { .. } => return Ok(()),
         };
         effects.pending.push(pending);
         result
@@ -209,9 +215,13 @@ impl Writer {
                 continue;
             }
             let (connection, spool, counters) = (&self.connection, &mut self.spool, &mut self.counters);
+            let (segment, position) = (spool.number(), spool.position());
             let (answer, queued) = accepting::accept(connection, spool, counters, message, &mut effects.due)?;
             effects.queued += queued;
             effects.events = true;
+            if let (Ok(Accepted::Stored), size @ ..=fresh::LARGEST) = (&answer, message.body.len()) {
+                effects.fresh.push((Place { segment, position, size: size as u32 }, message.body.clone()));
+            }
             answers.push(answer);
         }
         Ok(())
@@ -337,6 +347,7 @@ impl Writer {
         self.connection.prepare_cached("SAVEPOINT change")?.execute([])?;
         let before = self.counters.seq;
         let told = change(&self.connection, &mut self.counters);
+        effects.changed = true;
         if told.is_err() {
             self.connection.prepare_cached("ROLLBACK TO change")?.execute([])?;
             self.counters.tenants.clear();
@@ -382,6 +393,12 @@ impl Writer {
     }
 
     fn committed(&mut self, effects: Effects) {
+        if effects.changed {
+            // Before anybody is told.
+            self.shared.changes.fetch_add(1, Ordering::Release);
+        }
+        // Before anybody leases them.
+        self.shared.fresh.keep(effects.fresh);
         for (lane, key) in &effects.due {
             self.leases.lanes.became_due(*lane, *key);
         }
@@ -441,6 +458,14 @@ impl Writer {
         self.shared.next_due_ms.store(next_ms, Ordering::Release);
         self.shared.damaged.fetch_add(std::mem::take(&mut self.leases.damaged), Ordering::Relaxed);
         Ok(leased)
+    }
+
+    fn checkpoint(&self, answer: &std_mpsc::Sender<()>) {
+        if let Err(error) = checkpointing::checkpoint(&self.connection) {
+            tracing::warn!(%error, "the WAL of the store cannot begin anew");
+        }
+        // The one who asked ends when the store does.
+        let _ = answer.send(());
     }
 
     fn rest(&mut self, rests: &[Rest], now: Timestamp) -> Result<(), StoreError> {

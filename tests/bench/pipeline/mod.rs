@@ -1,6 +1,6 @@
-//! `cargo xtask bench pipeline`: what the components cost. A message of 10 KB is rendered, validated and signed (RSA-2048
+//! `cargo xtask bench pipeline [--components DIR]`: what the components cost. A message of 10 KB is rendered, validated and signed (RSA-2048
 //! and Ed25519) by the components inside the host's edge, and by the same Rust natively; both sign with the same native
-//! keys. The aim: at most 1.6 times.
+//! keys. The aim: at most 1.25 times. `--components` takes them from a folder rather than those that are embedded.
 //!
 //! Rounds are interleaved, so that the machine's mood hits both alike, and medians compared.
 
@@ -9,6 +9,7 @@ mod stages;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ pub use self::stages::NoBackend;
 use self::stages::{Native, Recorder};
 
 /// The aim.
-const AT_MOST: f64 = 1.6;
+const AT_MOST: f64 = 1.25;
 
 /// Octets of the finished message, about.
 const MESSAGE_OCTETS: usize = 10 * 1024;
@@ -44,16 +45,18 @@ struct Inputs {
     sign: SignerInput,
 }
 
-/// Runs it; takes no options.
+/// Runs it with the words after its name.
 pub fn run(arguments: &[String]) -> Result<()> {
-    if let Some(word) = arguments.first() {
-        bail!("`{word}` is not an option: this benchmark takes none");
-    }
+    let built_in = match arguments {
+        [] => BuiltIn::embedded(),
+        [flag, folder] if flag == "--components" => from_folder(Path::new(folder))?,
+        _ => bail!("usage: bench pipeline [--components DIR]"),
+    };
     let runtime = Runtime::new()?;
     let folder = tempfile::tempdir()?;
     let keys = Arc::new(NativeKeys::new()?);
     let native = Native::new(keys.clone());
-    let edge = Arc::new(edge(&runtime, folder.path(), keys)?);
+    let edge = Arc::new(edge(&runtime, folder.path(), keys, built_in)?);
     let components = edge.stages("bench");
     let submission = submission()?;
     let inputs = runtime.block_on(inputs(&native, &submission))?;
@@ -89,7 +92,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
 }
 
 /// An edge as the host has it, with the built-in components.
-fn edge(runtime: &Runtime, cache: &std::path::Path, keys: Arc<NativeKeys>) -> Result<Edge> {
+fn edge(runtime: &Runtime, cache: &Path, keys: Arc<NativeKeys>, built_in: BuiltIn) -> Result<Edge> {
     let _entered = runtime.enter();
     let loopback = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     let config = Config::development(cache.to_owned(), loopback, loopback)?;
@@ -110,11 +113,22 @@ fn edge(runtime: &Runtime, cache: &std::path::Path, keys: Arc<NativeKeys>) -> Re
         stages: &config.stages,
         ways: &Ways::default(),
     };
-    let built_in = BuiltIn::embedded();
     if built_in.signer.is_none() {
         bail!("the components are not embedded: run `cargo xtask bench pipeline`");
     }
     Ok(Edge::new(&settings, built_in, Arc::new(NoBackend), keys)?)
+}
+
+/// The embedded ones, but for what lies in a folder.
+fn from_folder(folder: &Path) -> Result<BuiltIn> {
+    let read = |name: &str| -> Result<Option<&'static [u8]>> {
+        let path = folder.join(format!("{name}.wasm"));
+        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        // As long-lived as what is embedded.
+        Ok(Some(bytes.leak()))
+    };
+    let (renderer, validator, signer) = (read("render")?, read("validate")?, read("sign")?);
+    Ok(BuiltIn { renderer, validator, signer, ..BuiltIn::embedded() })
 }
 
 /// A message from a template, as the sending API takes it.

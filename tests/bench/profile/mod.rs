@@ -42,6 +42,11 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let config = config::load(&setup.folder().join("posthaste.toml"))?;
     let runtime = Runtime::new()?;
     let host = runtime.block_on(Host::start(config, Options::default()))?;
+    let http = host.http_addr().context("no HTTP listener")?;
+    while tests::http::get(http, "/readyz", &[])?.status != 200 {
+        // Components are compiled; nothing tells that but asking.
+        std::thread::sleep(TICK);
+    }
     let port = host.smtp_addrs().first().context("no SMTP listener")?.port();
     println!(
         "{messages} messages in {SESSIONS} kept sessions; fsync {:.0}/s",

@@ -55,6 +55,7 @@ pub fn set_up(folder: &Path, sink: u16, more: &str) -> Result<Setup> {
 pub fn posthaste(folder: &Path, sink: u16) -> Result<Vec<Relay>> {
     let setup = set_up(folder, sink, "")?;
     let product = setup.start()?;
+    product.settled()?;
     Ok(of_product(product, setup))
 }
 

@@ -81,8 +81,8 @@ async fn a_crash_between_copy_and_delete_shows_no_event_twice() {
     accept(&store, message(1, 0, 3)).await.unwrap();
     let mut events = rusqlite::Connection::open(folder.path().join("events.db")).unwrap();
     events.execute("ATTACH DATABASE ?1 AS store", [folder.path().join("store.db").to_string_lossy()]).unwrap();
-    let keys = history::copy_out(&mut events, 2, 0).unwrap().keys;
-    assert_eq!(keys.len(), 2);
+    let stretches = history::copy_out(&mut events, 2, 0).unwrap().stretches;
+    assert_eq!(stretches.iter().map(|stretch| stretch.count).sum::<usize>(), 2);
     drop(events);
     assert_eq!(kinds(&store, 1).await.len(), 3, "in both");
     drop(store);
@@ -111,4 +111,25 @@ async fn readers_beside_the_move_miss_nothing() {
         assert_eq!(unique.len(), 50);
     }
     moving.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_recorded_between_copy_and_delete_stays() {
+    let (folder, store) = fresh();
+    accept(&store, message(1, 0, 2)).await.unwrap();
+    accept(&store, message(2, 0, 2)).await.unwrap();
+    let mut events = rusqlite::Connection::open(folder.path().join("events.db")).unwrap();
+    events.execute("ATTACH DATABASE ?1 AS store", [folder.path().join("store.db").to_string_lossy()]).unwrap();
+    let stretches = history::copy_out(&mut events, 10, 0).unwrap().stretches;
+    drop(events);
+    // Its place is between those that were copied.
+    let late = vec![event(EventKind::DeliveryDelayed, &address("r0@a.test"), None)];
+    store.record(Uuid::from_u128(1), late, at(1)).await.unwrap();
+    drop(store);
+    let outbox = rusqlite::Connection::open(folder.path().join("store.db")).unwrap();
+    stretches.into_iter().for_each(|stretch| history::forget(&outbox, stretch).unwrap());
+    let left: i64 = outbox.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0)).unwrap();
+    drop(outbox);
+    assert_eq!(left, 1);
+    assert_eq!(kinds(&open(folder.path()), 1).await.len(), 3);
 }
