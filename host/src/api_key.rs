@@ -1,12 +1,15 @@
 //! API keys, operator keys and delivery tokens: `ph_`, `pho_` or `phd_` and 40 letters and digits from the system's randomness, which is more
 //! than 238 bits.
 //!
-//! Each is shown once. What is stored is its SHA-256, which needs no salt at this length, and its first characters. They
+//! Each is shown once. What is stored is its SHA-256, which needs no salt at this length, its first characters, and of an
+//! API key what SCRAM needs. They
 //! lie in tables of their own: none is ever taken for another.
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+
+use crate::scram::{ITERATIONS, SALT_OCTETS, Verifier};
 
 /// What every API key begins with, so that scanners for leaked secrets know it.
 pub const API_KEY: &str = "ph_";
@@ -16,6 +19,13 @@ pub const DELIVERY_TOKEN: &str = "phd_";
 
 /// The same of operator keys.
 pub const OPERATOR_KEY: &str = "pho_";
+
+/// The key a development host takes where none is given: the same for everybody, because such a host is reached from its own
+/// machine only and sends nothing.
+pub const DEVELOPMENT_KEY: &str = "ph_dev";
+
+/// Its delivery token for an edge on the same machine, for the same reason.
+pub const DEVELOPMENT_TOKEN: &str = "phd_dev";
 
 /// Characters behind the mark.
 const LENGTH: usize = 40;
@@ -47,6 +57,17 @@ pub fn generate(mark: &str) -> Result<String, NoRandomness> {
 /// What is stored and looked up instead of a key.
 pub fn hash(key: &str) -> [u8; 32] {
     Sha256::digest(key.as_bytes()).into()
+}
+
+/// What SCRAM looks up of a key, with a fresh salt. Made beside the reactor.
+pub async fn verifier(key: &str) -> Result<Verifier, NoRandomness> {
+    let key = key.to_owned();
+    let made = tokio::task::spawn_blocking(move || {
+        let mut salt = [0; SALT_OCTETS];
+        SystemRandom::new().fill(&mut salt).map_err(|_| NoRandomness)?;
+        Ok(Verifier::make(&key, salt, ITERATIONS))
+    });
+    made.await.unwrap_or(Err(NoRandomness))
 }
 
 /// The first characters of a key.

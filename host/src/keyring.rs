@@ -203,6 +203,11 @@ impl Keyring {
         self.master.unseal(id, sealed)
     }
 
+    /// The salt of a user who is not there: the same each time, and as good as by chance to whom has not the master key.
+    pub fn salt_of(&self, username: &str) -> [u8; crate::scram::SALT_OCTETS] {
+        self.master.salt_of(username)
+    }
+
     fn makes(&self, domain: &Domain) -> bool {
         self.make_missing && !domain.is_literal()
     }

@@ -21,6 +21,7 @@ use crate::server::http::HttpServer;
 use crate::server::pressure::Pressure;
 use crate::server::smtp::{Options as SmtpOptions, SmtpServer};
 use crate::server::tls::{self, Certificate, TlsError};
+use crate::sizes::Sizes;
 
 /// Why nothing was changed.
 #[derive(Debug, Error)]
@@ -59,6 +60,10 @@ pub struct Reloader {
     pub domains: Arc<Domains>,
     pub smtp: Option<Arc<SmtpServer>>,
     pub http: Vec<Arc<HttpServer>>,
+    /// Of messages, on all roads.
+    pub sizes: Arc<Sizes>,
+    /// What the memory of components was laid out for at the start: no message may be larger.
+    pub most_message_bytes: u64,
     /// What is in force. One reload at a time.
     pub present: Mutex<Config>,
 }
@@ -82,9 +87,10 @@ impl Reloader {
 
     async fn exchange(&self, present: &mut MutexGuard<'_, Config>) -> Result<Reloaded, ReloadError> {
         let file = self.file.clone().ok_or(ReloadError::NoFile)?;
+        let most_message_bytes = self.most_message_bytes;
         let (old, has_tls, delivers) = (Config::clone(present), self.certificate.is_some(), self.courier.is_some());
         let read = tokio::task::spawn_blocking(move || {
-            let (next, mut reloaded) = merge(&old, config::load(&file)?);
+            let (next, mut reloaded) = merge(&old, config::load(&file)?, most_message_bytes);
             let certificate = has_tls.then(|| tls::read(next.tls.as_ref(), &next.data, &next.hostname)).transpose()?;
             let courier = delivers.then(|| SmtpCourier::new(&next)).transpose()?;
             reloaded.changed.retain(|name| name != "[tls]");
@@ -106,7 +112,12 @@ impl Reloader {
         if let Some(smtp) = &self.smtp {
             smtp.change(SmtpOptions::new(&next));
         }
-        self.http.iter().for_each(|server| server.limit_connections(next.limits.http_connections));
+        let limits = &next.limits;
+        self.sizes.change(limits.message_bytes, limits.recipients);
+        for server in &self.http {
+            server.limit_connections(limits.http_connections);
+            server.limit_bodies(limits.http_body_bytes, limits.message_bytes);
+        }
         self.pressure.limit_memory(next.limits.memory_bytes);
         **present = next;
         Ok(reloaded)
@@ -118,8 +129,9 @@ impl Reloader {
     }
 }
 
-/// The old configuration with all of the new one that a running host takes, and what differs.
-fn merge(old: &Config, new: Config) -> (Config, Reloaded) {
+/// The old configuration with all of the new one that a running host takes, and what differs. Messages may become no
+/// larger than `most_message_bytes`.
+fn merge(old: &Config, new: Config, most_message_bytes: u64) -> (Config, Reloaded) {
     let mut next = old.clone();
     next.tls.clone_from(&new.tls);
     next.routes.clone_from(&new.routes);
@@ -128,6 +140,11 @@ fn merge(old: &Config, new: Config) -> (Config, Reloaded) {
     next.smtp.max_connections = new.smtp.max_connections;
     next.smtp.max_connections_per_ip = new.smtp.max_connections_per_ip;
     next.smtp.idle_timeout = new.smtp.idle_timeout;
+    if new.limits.message_bytes <= most_message_bytes {
+        next.limits.message_bytes = new.limits.message_bytes;
+    }
+    next.limits.recipients = new.limits.recipients;
+    next.limits.http_body_bytes = new.limits.http_body_bytes;
     next.limits.http_connections = new.limits.http_connections;
     next.limits.memory_bytes = new.limits.memory_bytes;
     next.limits.drain = new.limits.drain;
@@ -186,7 +203,9 @@ mod tests {
     #[test]
     fn what_changed_and_what_needs_a_restart_are_told_apart() {
         let check = |before: &str, after: &str, changed: &[&str], needs_restart: &[&str]| {
-            let (next, reloaded) = merge(&parse(before), parse(after));
+            let old = parse(before);
+            let most = old.limits.message_bytes;
+            let (next, reloaded) = merge(&old, parse(after), most);
             assert_eq!(reloaded.changed, changed, "{after}");
             assert_eq!(reloaded.needs_restart, needs_restart, "{after}");
             next
@@ -203,9 +222,12 @@ mod tests {
         check(
             "",
             "[limits]\nmessage_bytes = \"1MiB\"\ndrain = \"1s\"\n",
-            &["[limits] drain"],
-            &["[limits] message_bytes"],
+            &["[limits] message_bytes", "[limits] drain"],
+            &[],
         );
+        let larger = "[limits]\nmessage_bytes = \"900MiB\"\nhttp_body_bytes = \"2GiB\"\nrecipients = 7\n";
+        let changed = ["[limits] recipients", "[limits] http_body_bytes"];
+        check("", larger, &changed, &["[limits] message_bytes"]);
         let relay = |variable: &str| {
             format!(
                 "[[route]]\ndomain = \"*\"\nrelay = \"r.test:587\"\nauth = {{ username = \"u\", password_env = \"{variable}\" }}\n"

@@ -28,6 +28,7 @@ use crate::api::sending::Sending;
 use crate::api::socket;
 use crate::api::templates::TemplateApi;
 use crate::api::webhooks::Webhooks;
+use crate::api_key::{DEVELOPMENT_KEY, DEVELOPMENT_TOKEN};
 use crate::config::Config;
 use crate::deliver::switch::Switch;
 use crate::deliver::{CourierError, SmtpCourier};
@@ -39,12 +40,13 @@ use crate::keyring::{Keyring, MasterKeyError, MasterKeys, PREVIOUS_KEY_VARIABLE}
 use crate::queue::policy::Schedules;
 use crate::queue::{Courier, Queue};
 use crate::reload::Reloader;
-use crate::server::http::{Admits, Budget, Deadlines, HttpServer, Routes};
+use crate::server::http::{Admits, Budget, Deadlines, HttpServer, Routes, body_bytes};
 use crate::server::pressure::Pressure;
 use crate::server::smtp::{Options as SmtpOptions, SmtpServer};
 use crate::server::submission::Submissions;
 use crate::server::tls::{self, Tls, TlsError};
 use crate::server::{BindError, bind};
+use crate::sizes::Sizes;
 use crate::store::{Directory as _, Edges as _, Embedded, OpenError, StoreError, Tenants as _, private};
 use crate::tenancy::Tenancy;
 use crate::web::{self, address::Reachable};
@@ -53,9 +55,6 @@ use crate::web::{self, address::Reachable};
 const ERRANDS_SHARE: usize = 4;
 /// Never fewer than one message's files that are fetched at once.
 const ERRANDS_LEAST: usize = 4;
-
-/// A request may be so many times as large as a message: base64, JSON, and HTML beside text.
-const BODY_PER_MESSAGE: u64 = 2;
 
 /// Why the host does not start.
 #[derive(Debug, Error)]
@@ -270,6 +269,8 @@ impl Host {
             learn_token(&opened, &development.delivery_token).await.map_err(StartError::Key)?;
             // Never stored: everybody knows it, and `serve` may run on the same folder one day.
             opened.development_operator = Some(crate::api_key::hash(&development.operator_key));
+        } else {
+            forget_known(&opened).await.map_err(StartError::Key)?;
         }
         let listeners = Listeners::bind(&config).await?;
         let telling = blocking(&config, {
@@ -277,7 +278,8 @@ impl Host {
             move |config| Ok(Telling::new(config, is_development)?)
         })
         .await?;
-        let (edge, network, registry) = edge(&config, &opened, &telling, development.is_some()).await?;
+        let sizes = Sizes::new(config.limits.message_bytes, config.limits.recipients);
+        let (edge, network, registry) = edge(&config, &opened, &telling, development.is_some(), &sizes).await?;
         let tls = match config.https.is_some() || !listeners.smtp.is_empty() {
             true => Some(
                 blocking(&config, |config| Ok(tls::load(config.tls.as_ref(), &config.data, &config.hostname)?)).await?,
@@ -319,6 +321,8 @@ impl Host {
             Schedules::from(&config),
             stop.clone(),
         );
+        // Set here alone.
+        let _ = live.finder.set(queue.finder());
         let inbox = development.map(|development| {
             let url = http.first().map_or_else(String::new, |address| format!("http://{address}"));
             let example = curl_line(&url, &development.api_key);
@@ -330,6 +334,7 @@ impl Host {
             edge: &edge,
             network: &network,
             pressure: &pressure,
+            sizes: &sizes,
             stop: &stop,
             tasks: &tasks,
         };
@@ -355,6 +360,8 @@ impl Host {
             domains: opened.domains.clone(),
             smtp: smtp_server,
             http: http_servers,
+            sizes,
+            most_message_bytes: config.limits.message_bytes,
             present: Mutex::new(config),
         });
         // Set here alone.
@@ -408,12 +415,13 @@ async fn edge(
     opened: &Opened,
     telling: &Telling,
     any_domain: bool,
+    sizes: &Arc<Sizes>,
 ) -> Result<(Arc<Edge>, Arc<Network>, Arc<Registry>), StartError> {
-    let terms = Terms { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients, any_domain };
+    let terms = Terms { sizes: sizes.clone(), any_domain };
     let intake = Arc::new(Intake::new(opened.store.clone(), opened.tenancy.clone()));
     let delivery = Delivery::new(opened.store.clone(), opened.keyring.clone(), intake, terms);
     let sending = Sending::new(opened.store.clone(), opened.store.clone());
-    let resources = Arc::new(resources(config, opened, any_domain)?);
+    let resources = Arc::new(resources(config, opened, any_domain, sizes)?);
     let ways = Ways {
         public: Some(resources.web.clone()),
         private: Some(Arc::new(web::Web::new(&config.dns, Reachable::All)?)),
@@ -454,7 +462,12 @@ async fn edge(
 
 /// What the sending API has besides mail. On a development host a tenant's domains send at once, and files may come from
 /// this machine.
-fn resources(config: &Config, opened: &Opened, is_development: bool) -> Result<Resources, StartError> {
+fn resources(
+    config: &Config,
+    opened: &Opened,
+    is_development: bool,
+    sizes: &Arc<Sizes>,
+) -> Result<Resources, StartError> {
     let store = &opened.store;
     let reachable = if is_development { Reachable::PublicAndLoopback } else { Reachable::Public };
     Ok(Resources {
@@ -466,7 +479,7 @@ fn resources(config: &Config, opened: &Opened, is_development: bool) -> Result<R
             needs_proof: !is_development,
         },
         web: Arc::new(web::Web::new(&config.dns, reachable)?),
-        message_bytes: config.limits.message_bytes,
+        sizes: sizes.clone(),
         errands: Arc::new(Semaphore::new((config.limits.http_requests / ERRANDS_SHARE).max(ERRANDS_LEAST))),
     })
 }
@@ -478,6 +491,7 @@ struct Web<'a> {
     edge: &'a Arc<Edge>,
     network: &'a Arc<Network>,
     pressure: &'a Arc<Pressure>,
+    sizes: &'a Arc<Sizes>,
     stop: &'a CancellationToken,
     tasks: &'a TaskTracker,
 }
@@ -491,10 +505,15 @@ impl Web<'_> {
             let edge = self.edge.clone();
             move |tenant: &str| edge.stages(tenant)
         };
-        let limits =
-            pipeline::Limits { message_bytes: config.limits.message_bytes, recipients: config.limits.recipients };
         let intake = Arc::new(Intake::new(store.clone(), opened.tenancy.clone()));
-        let submit = Submissions::new(stages, store.clone(), keyring.clone(), intake, config.hostname.clone(), limits);
+        let submit = Submissions::new(
+            stages,
+            store.clone(),
+            keyring.clone(),
+            intake,
+            config.hostname.clone(),
+            self.sizes.clone(),
+        );
         let server = SmtpServer::new(
             SmtpOptions::new(config),
             tls.smtp.clone(),
@@ -515,7 +534,6 @@ impl Web<'_> {
         let control_admits = control.clone();
         let routes = Routes { edge: self.edge.clone(), network, inbox, control, obstacles: Box::new(obstacles) };
         let limits = &self.config.limits;
-        let one_body = limits.message_bytes.saturating_mul(BODY_PER_MESSAGE);
         let directory = self.store.clone();
         let network = self.network.clone();
         let admits: Admits = Box::new(move |parts| {
@@ -530,7 +548,8 @@ impl Web<'_> {
                 }
             })
         });
-        let budget = Budget::new(limits.http_body_bytes, one_body, admits).under(self.pressure.clone());
+        let budget =
+            Budget::new(limits.http_body_bytes, body_bytes(limits.message_bytes), admits).under(self.pressure.clone());
         HttpServer::new(
             routes,
             budget,
@@ -576,6 +595,15 @@ async fn learn_token(opened: &Opened, token: &str) -> Result<(), StoreError> {
         Ok(_) | Err(StoreError::Exists(_)) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// What a development host left in the data folder, and everybody knows, is good for nothing here.
+async fn forget_known(opened: &Opened) -> Result<(), StoreError> {
+    let (key, token) = (crate::api_key::hash(DEVELOPMENT_KEY), crate::api_key::hash(DEVELOPMENT_TOKEN));
+    if opened.store.forget_known(key, token).await? {
+        tracing::warn!("a development host ran on this data folder: its API key and delivery token were taken away");
+    }
+    Ok(())
 }
 
 /// Tenants that the configuration names are tenants.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
+use mail::Stream;
 use serde_json::json;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -110,6 +111,22 @@ pub struct Standing {
     usage: Arc<Mutex<Usage>>,
 }
 
+/// A place among the submissions of a tenant that are under way: of a request whose tenant is told only once its key was
+/// checked. It is free again when the last clone is dropped.
+#[derive(Clone, Debug, Default)]
+pub struct Place(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+
+impl Place {
+    /// Takes the place, where this request has none yet.
+    pub fn take(&self, standing: &Standing) -> Result<(), Denial> {
+        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if place.is_none() {
+            *place = standing.enter()?;
+        }
+        Ok(())
+    }
+}
+
 /// What was taken in the window of each span.
 #[derive(Debug, Default)]
 struct Usage {
@@ -188,6 +205,13 @@ impl Standing {
             Some(pause) => Err(Denial::Paused(pause.reason.clone())),
             None => Ok(()),
         }
+    }
+
+    /// The streams that it may use by a key that is bound to this one, or to none; the first is that of messages which
+    /// name none.
+    pub fn streams(&self, bound: Option<Stream>) -> Vec<Stream> {
+        let own = if self.terms.streams.0.is_empty() { &Stream::ALL } else { self.terms.streams.0.as_slice() };
+        own.iter().copied().filter(|stream| bound.is_none_or(|bound| bound == *stream)).collect()
     }
 
     /// Whether its keys are good from this address; one that is not known is nobody's to refuse.

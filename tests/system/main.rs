@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod changing;
+mod commands;
+mod domains;
 mod memory;
 mod misbehaviour;
 mod operator;
@@ -10,3 +13,4 @@ mod seeing;
 mod sending;
 mod start;
 mod survival;
+mod tenancy;

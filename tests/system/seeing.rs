@@ -107,11 +107,14 @@ fn routes_and_limits_change_without_a_restart() {
     let (good, said, _) = reload(&setup);
     assert!(good && said == "nothing changed\n", "{said}");
     let second = first.replace(&one.port().to_string(), &other.port().to_string());
-    let second = format!("{second}[limits]\nrecipients = 7\nhttp_connections = 9\n");
+    let second = format!("{second}[limits]\nrecipients = 7\nhttp_connections = 9\nhttp_requests = 33\n");
     std::fs::write(&file, &second).unwrap();
     let (good, said, wrong) = reload(&setup);
     assert!(good, "{wrong}");
-    assert_eq!(said, "changed: [limits] http_connections, [[route]]\nneeds a restart: [limits] recipients\n");
+    assert_eq!(
+        said,
+        "changed: [limits] recipients, [limits] http_connections, [[route]]\nneeds a restart: [limits] http_requests\n"
+    );
     submit(&product);
     until("the other relay has it", || if other.messages().len() == 1 { Ok(()) } else { Err("none".to_owned()) });
     assert_eq!(one.messages().len(), 1);

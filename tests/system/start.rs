@@ -67,3 +67,18 @@ fn all_faults_of_a_configuration_are_told_at_once() {
         assert!(error.contains(word), "`{word}` is missing: {error}");
     }
 }
+
+/// Everybody knows them.
+#[test]
+fn the_keys_of_a_development_host_are_good_for_nothing_elsewhere() {
+    let setup = Setup::new().unwrap();
+    let looks = |server| http::get(server, "/emails", &[("authorization", "Bearer ph_dev")]).unwrap().status;
+    let product = setup.start_development("ph_dev").unwrap();
+    assert_eq!(looks(product.http), 200);
+    product.stop().unwrap();
+    let product = setup.start().unwrap();
+    assert_eq!(looks(product.http), 403);
+    product.stop().unwrap();
+    let product = setup.start_development("ph_dev").unwrap();
+    assert_eq!(looks(product.http), 200, "and is again for development");
+}

@@ -14,7 +14,8 @@ use wasmtime::component::{ComponentType, Lift, Lower};
 ///
 /// Names are at most 256 bytes and values at most 4 KiB; at most 64 of them. A stage may return more; a later
 /// value replaces an earlier one of the same name. Names that begin with `posthaste.` belong to the host and are
-/// ignored when a stage returns them.
+/// ignored when a stage returns them. `posthaste.stream` is `broadcast` for a message that goes to many alike, and absent
+/// for a transactional one.
 pub type Attributes = Vec<(String, String)>;
 
 /// The attribute that asks a renderer for no more than whether its sources can be read: see `posthaste:renderer`.

@@ -92,6 +92,9 @@ pub struct AuthAnswer {
     pub domains: Vec<String>,
     /// Any From domain may be used (a development host).
     pub any_domain: bool,
+    /// Names of the streams that may be used; the first is that of a message which names none.
+    #[serde(default)]
+    pub streams: Vec<String>,
     /// Whether this edge may run the tenant's stages itself.
     pub run_stages: bool,
     /// To be repeated in every message; a stale one is 409.
@@ -223,7 +226,14 @@ pub enum MessageAnswer {
     /// Durable. `id` is the message's, or that of the message the idempotency key was used for before.
     Accepted { id: String, replayed: bool },
     /// Not stored: the same HTTP status, name and text that the sending API shows.
-    Refused { status: u16, name: String, text: String },
+    /// `retry_after_s`: the same message may pass then.
+    Refused {
+        status: u16,
+        name: String,
+        text: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after_s: Option<u32>,
+    },
 }
 
 /// An error in the shape of the sending API, for a request as a whole.

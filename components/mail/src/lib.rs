@@ -18,6 +18,7 @@ pub mod reply;
 pub mod seven_bit;
 pub mod signature;
 pub mod status;
+pub mod stream;
 
 pub use address::{Address, Domain, Mailbox};
 pub use envelope::{Envelope, ReversePath};
@@ -25,3 +26,4 @@ pub use event::{Event, EventKind};
 pub use outcome::{Outcome, Verdict};
 pub use reply::Reply;
 pub use status::EnhancedCode;
+pub use stream::Stream;

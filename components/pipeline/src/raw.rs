@@ -7,6 +7,7 @@ use jiff::fmt::rfc2822;
 use mail::dkim;
 use mail::header::{self, Field};
 use mail::seven_bit::{self, SevenBitError};
+use mail::stream::Stream;
 
 use crate::Refusal;
 
@@ -17,7 +18,7 @@ pub(crate) struct Prepared {
     pub signed_by_sender: bool,
 }
 
-/// Checks a message and completes it: Date and Message-ID where they lack, no Bcc, 7-bit where it can be; trace fields on top. One that
+/// Checks a message and completes it: Date and Message-ID where they lack, no Bcc and no field that is for us alone, 7-bit where it can be; trace fields on top. One that
 /// its sender has signed gets the trace fields only.
 pub(crate) fn prepare(message: Vec<u8>, message_id: &str, trace: Vec<String>, now_s: u64) -> Result<Prepared, Refusal> {
     header::check_format(&message).map_err(malformed)?;
@@ -51,7 +52,7 @@ pub(crate) fn prepare(message: Vec<u8>, message_id: &str, trace: Vec<String>, no
 }
 
 /// What no recipient may see.
-const HIDDEN: &[&str] = &["Bcc", "Resent-Bcc"];
+const HIDDEN: &[&str] = &["Bcc", "Resent-Bcc", Stream::FIELDS[0], Stream::FIELDS[1]];
 
 /// A message has one From field (RFC 5322 s3.6): DKIM, DMARC and people judge by it.
 pub(crate) fn one_from(fields: &[Field<'_>]) -> Result<(), Refusal> {

@@ -1,7 +1,7 @@
 //! The body of a webhook, in the shape of Resend's events. An event of a tenant brings its `data` along.
 //!
 //! Our own additions stand in `data` only, where Resend has nothing of that name: `recipient` (whom the event is about;
-//! there is one event a recipient), `attempt` and `reason`.
+//! there is one event a recipient), `stream`, `attempt` and `reason`.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +11,9 @@ use serde::Serialize;
 
 /// The attribute in which the host tells the message's Message-ID.
 const MESSAGE_ID: &str = "posthaste.message-id";
+
+/// The attribute that names the message's stream, where it is a broadcast.
+const STREAM: &str = "posthaste.stream";
 
 #[derive(Serialize)]
 struct Body<'a, T> {
@@ -36,6 +39,7 @@ struct Data<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     suppressed: Option<Suppressed<'a>>,
     recipient: &'a str,
+    stream: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     attempt: Option<Try<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,6 +102,7 @@ pub fn write(event: &Event) -> Result<Vec<u8>, String> {
             failed: (event.name == "email.failed").then(|| Failed { reason: reason(event).unwrap_or("failed") }),
             suppressed: (event.name == "email.suppressed").then(|| suppressed(event)),
             recipient: &event.recipient,
+            stream: attribute(STREAM).unwrap_or("transactional"),
             attempt: event.attempt.as_ref().map(attempt),
             reason: reason(event),
         },
@@ -220,6 +225,7 @@ mod tests {
             "subject": "Sending this \"example\"",
             "tags": {"category": "confirm_email"},
             "recipient": "b@dst.test",
+            "stream": "transactional",
         });
         data.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         assert_eq!(body(event), json!({"type": event.name, "created_at": "2024-11-22T23:41:12.126Z", "data": data}));
@@ -230,6 +236,12 @@ mod tests {
         for name in ["email.sent", "email.complained", "email.scheduled", "email.canceled", "email.invented"] {
             check(&event(name), json!({}));
         }
+    }
+
+    #[test]
+    fn a_broadcast_is_told_as_one() {
+        let broadcast = (STREAM.to_owned(), "broadcast".to_owned());
+        check(&Event { attributes: vec![broadcast], ..event("email.sent") }, json!({"stream": "broadcast"}));
     }
 
     #[test]

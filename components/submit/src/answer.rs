@@ -35,8 +35,8 @@ impl Error {
     }
 
     /// What the host said of one message, in its own words.
-    pub fn refused(status: u16, name: &str, text: String) -> Error {
-        let retry_after_s = (status == 503).then_some(RETRY_AFTER_S);
+    pub fn refused(status: u16, name: &str, text: String, retry_after_s: Option<u32>) -> Error {
+        let retry_after_s = retry_after_s.or((status == 503).then_some(RETRY_AFTER_S));
         Error { retry_after_s, ..Error::new(status, name, text) }
     }
 

@@ -94,6 +94,7 @@ mod tests {
             recipients: 1,
             domains: vec![],
             any_domain: true,
+            streams: Vec::new(),
             run_stages: true,
             component_revision: 1,
         }

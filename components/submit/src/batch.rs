@@ -31,6 +31,8 @@ pub enum Mode {
 struct Told {
     index: usize,
     message: String,
+    /// Seconds behind which it may pass.
+    retry_after_s: Option<u32>,
 }
 
 impl Mode {
@@ -69,7 +71,8 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
                 Err(Failure::Stale(cause)) => return Err(Failure::Stale(cause)),
                 Err(Failure::Final(error)) if mode == Mode::Strict => return Err(error.of_item(index).into()),
                 Err(Failure::Final(error)) => {
-                    errors.push(Told { index, message: error.of_item(index).message });
+                    let retry_after_s = error.retry_after_s;
+                    errors.push(Told { index, message: error.of_item(index).message, retry_after_s });
                     continue;
                 }
             };
@@ -99,11 +102,11 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
         for (index, answer) in places.into_iter().zip(answers) {
             match answer {
                 MessageAnswer::Accepted { id, replayed: _ } => data.push(json!({ "id": id })),
-                MessageAnswer::Refused { status, name, text } => {
+                MessageAnswer::Refused { status, name, text, retry_after_s } => {
                     // A clash of keys or a full disk is a matter of the whole batch.
-                    let error = Error::refused(status, &name, text);
+                    let error = Error::refused(status, &name, text, retry_after_s);
                     let error = if is_of_all(status) { error } else { error.of_item(index) };
-                    errors.push(Told { index, message: error.message.clone() });
+                    errors.push(Told { index, message: error.message.clone(), retry_after_s });
                     // Of those that are refused because another is, that other is told.
                     refused = refused.filter(|first: &Error| first.status != FAILED_DEPENDENCY).or(Some(error));
                 }
@@ -118,7 +121,13 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
         errors.sort_by_key(|told| told.index);
         let mut body = json!({ "data": data });
         if mode == Mode::Permissive && !errors.is_empty() {
-            let told = |told: Told| json!({ "index": told.index, "message": told.message });
+            let told = |told: Told| {
+                let mut shown = json!({ "index": told.index, "message": told.message });
+                if let Some(seconds) = told.retry_after_s {
+                    shown["retry_after"] = seconds.into();
+                }
+                shown
+            };
             body["errors"] = errors.into_iter().map(told).collect();
         }
         Ok(answer::accepted(&body, &ignored, &warnings))

@@ -162,3 +162,15 @@ fn a_batch_is_made_anew_where_components_changed() {
     assert_eq!(answer(&host, post("", None, &json!([mail("1"), mail("2")]))).status(), 200);
     assert_eq!(host.calls().len(), 4);
 }
+
+#[test]
+fn each_refused_message_is_told_when_it_may_come_again() {
+    let two = json!([mail("1"), mail("2")]);
+    let mut spent = refused(429, "the quota is used up");
+    spent["retry_after_s"] = json!(60);
+    let some = answer(&host(&json!([accepted("1"), spent])), post("permissive", None, &two));
+    let body: Json = serde_json::from_slice(some.body()).unwrap();
+    assert_eq!((&body["errors"][0]["index"], &body["errors"][0]["retry_after"]), (&json!(1), &json!(60)), "{body}");
+    let none = answer(&host(&json!([spent, spent])), post("strict", None, &two));
+    assert_eq!((none.status().as_u16(), none.headers()["retry-after"].to_str().unwrap()), (429, "60"));
+}

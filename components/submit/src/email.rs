@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use contract::RendererInput;
 use mail::compose::{Attachment, Draft, check_extra_header};
-use mail::{Address, Mailbox};
+use mail::{Address, Mailbox, Stream};
 
 use crate::attachment::{self, Remote};
 use crate::json::{Fields, JsonError, Value};
@@ -40,6 +40,7 @@ const KNOWN: &[&str] = &[
     "tags",
     "attachments",
     "template",
+    "stream",
     "scheduled_at",
     "topic_id",
 ];
@@ -62,6 +63,8 @@ pub struct Email {
     /// Those of the attachments that are still to be fetched.
     pub remotes: Vec<Remote>,
     pub template: Option<RendererInput>,
+    /// The stream that it names.
+    pub stream: Option<Stream>,
     /// When to send it, in milliseconds since 1970; absent for at once.
     pub scheduled_ms: Option<i64>,
     /// Fields that were given and are not acted on.
@@ -115,6 +118,14 @@ impl Email {
             None if html.is_none() && text.is_none() => return Err(fields.missing("html` or `text")),
             Some(_) | None => {}
         }
+        let (headers, by_header) = match fields.take("headers") {
+            Some(value) => headers(&value)?,
+            None => Default::default(),
+        };
+        let stream = match fields.take("stream") {
+            Some(value) => Some(stream(&value, by_header)?),
+            None => by_header,
+        };
         let attached = fields.take("attachments").map(|value| attachment::read(&value)).transpose()?;
         let (attachments, remotes) = attached.unwrap_or_default();
         let email = Email {
@@ -126,11 +137,12 @@ impl Email {
             subject: subject.map(|value| line(&value)).transpose()?,
             html: html.map(|value| body_text(&value)).transpose()?.filter(|html| !html.is_empty()),
             text: text.map(|value| body_text(&value)).transpose()?,
-            headers: fields.take("headers").map(|value| headers(&value)).transpose()?.unwrap_or_default(),
+            headers,
             tags: fields.take("tags").map(|value| tags(&value)).transpose()?.unwrap_or_default(),
             attachments,
             remotes,
             template,
+            stream,
             scheduled_ms,
             ignored: IGNORED.iter().copied().filter(|name| fields.take(name).is_some()).collect(),
         };
@@ -226,23 +238,41 @@ fn short(value: &Value<'_>, text: &str) -> Result<(), JsonError> {
     Err(value.wrong(format!("it is {} octets long: at most {LINE_OCTETS} are allowed", text.len())))
 }
 
-fn headers(value: &Value<'_>) -> Result<Vec<(String, String)>, JsonError> {
+fn stream(value: &Value<'_>, by_header: Option<Stream>) -> Result<Stream, JsonError> {
+    let named = value.string()?.parse().map_err(|error| value.wrong(error))?;
+    match by_header.filter(|other| *other != named) {
+        Some(other) => Err(value.wrong(format!("a header field names the stream `{other}`: name one stream only"))),
+        None => Ok(named),
+    }
+}
+
+/// Extra fields, and the stream that one of them may name, which stays behind.
+type Headers = (Vec<(String, String)>, Option<Stream>);
+
+fn headers(value: &Value<'_>) -> Result<Headers, JsonError> {
     let entries = value.fields()?.rest();
     if entries.len() > HEADERS {
         return Err(value.wrong(format!("there are {} header fields: at most {HEADERS} are allowed", entries.len())));
     }
     let mut seen = HashSet::new();
-    entries
-        .into_iter()
-        .map(|(name, value)| {
-            let text = value.string()?;
-            check_extra_header(&name, &text).map_err(|error| value.wrong(error))?;
-            if !seen.insert(name.to_ascii_lowercase()) {
-                return Err(value.wrong("the header field stands twice"));
+    let mut stream = None;
+    let mut headers = Vec::with_capacity(entries.len());
+    for (name, value) in entries {
+        let text = value.string()?;
+        check_extra_header(&name, &text).map_err(|error| value.wrong(error))?;
+        let is_new = seen.insert(name.to_ascii_lowercase());
+        if Stream::is_field(&name) {
+            let named = Stream::from_field(&text).map_err(|error| value.wrong(error))?;
+            if stream.replace(named).is_some_and(|other| other != named) {
+                return Err(value.wrong("another header field names another stream: name one only"));
             }
-            Ok((name.into_owned(), text.into_owned()))
-        })
-        .collect()
+        } else if is_new {
+            headers.push((name.into_owned(), text.into_owned()));
+        } else {
+            return Err(value.wrong("the header field stands twice"));
+        }
+    }
+    Ok((headers, stream))
 }
 
 fn tags(value: &Value<'_>) -> Result<Vec<(String, String)>, JsonError> {
@@ -447,9 +477,25 @@ mod tests {
         check_wrong(r#""scheduled_at":"soon""#, "scheduled_at", "no time");
         check_wrong(r#""scheduled_at":5"#, "scheduled_at", "must be a string");
         assert_eq!(read(r#""topic_id":"t""#).ignored, ["topic_id"]);
+        assert_eq!(read(r#""stream":null"#).stream, None);
         assert!(read(r#""topic_id":null,"scheduled_at":null"#).ignored.is_empty());
         check_wrong(r#""replyTo":"r@src.test""#, "replyTo", "did you mean `reply_to`");
         check_wrong(r#""whatever":null"#, "whatever", "no such field");
+    }
+
+    #[test]
+    fn a_stream_is_named_by_field_or_header() {
+        assert_eq!(read(r#""stream":"broadcast""#).stream, Some(Stream::Broadcast));
+        let email = read(r#""headers":{"X-Posthaste-Stream":"broadcast","X-A":"1"}"#);
+        assert_eq!(email.stream, Some(Stream::Broadcast));
+        assert_eq!(email.headers, [("X-A".to_owned(), "1".to_owned())], "it goes no further");
+        let email = read(r#""stream":"transactional","headers":{"x-pm-message-stream":"outbound"}"#);
+        assert_eq!((email.stream, email.headers.len()), (Some(Stream::Transactional), 0));
+        check_wrong(r#""stream":"bulk""#, "stream", "use `transactional` or `broadcast`");
+        check_wrong(r#""stream":1"#, "stream", "must be a string");
+        check_wrong(r#""headers":{"X-PM-Message-Stream":"news"}"#, "headers.X-PM-Message-Stream", "no stream `news`");
+        let both = r#""stream":"broadcast","headers":{"X-Posthaste-Stream":"transactional"}"#;
+        check_wrong(both, "stream", "name one stream only");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use delivery_client::wire::{
 use delivery_client::{Client, DeliveryError, Fetched, Http};
 use futures::future::join_all;
 use http::{HeaderMap, Method, Request, Response, request};
-use mail::{Domain, Envelope};
+use mail::{Domain, Envelope, Stream};
 use pipeline::{Content, Limits, Ready, Refusal, Stages, Submission};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -198,12 +198,14 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
             Some((id, path)) => Some(self.template(caller, &id, &path, supplies).await?),
             None => None,
         };
-        let email = Email::read(fields, stored, self.moment.now_s).map_err(Error::from)?;
-        check_from(caller, email.from.address.domain()).map_err(|error| match caller.is_fresh {
+        let mut email = Email::read(fields, stored, self.moment.now_s).map_err(Error::from)?;
+        let refused = |error: Error| match caller.is_fresh {
             true => Failure::Final(error),
-            // The domain may have been added since.
+            // The domain may have been added since, or the stream opened.
             false => Failure::Stale(error.message),
-        })?;
+        };
+        check_from(caller, email.from.address.domain()).map_err(refused)?;
+        email.stream = Some(stream(caller, email.stream).map_err(refused)?);
         supplies.files += email.remotes.len();
         if supplies.files > REMOTE {
             let text = format!(
@@ -263,7 +265,9 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
         let Made { meta, message, ignored, warnings } = self.make(caller, email, self.moment.id, idempotency).await?;
         match self.client.send(&caller.token, &meta, message).await? {
             MessageAnswer::Accepted { id, replayed: _ } => Ok(answer::sent(&id, &ignored, &warnings)),
-            MessageAnswer::Refused { status, name, text } => Err(Error::refused(status, &name, text).into()),
+            MessageAnswer::Refused { status, name, text, retry_after_s } => {
+                Err(Error::refused(status, &name, text, retry_after_s).into())
+            }
         }
     }
 
@@ -326,11 +330,12 @@ impl<H: Http, S: Stages> Service<'_, H, S> {
         // A message says when it goes out: by then, the time it was written at may be weeks ago. One that is moved later
         // keeps it, because it is signed.
         let date_s = email.scheduled_ms.map_or(i64::try_from(now_s).unwrap_or(i64::MAX), |ms| ms / 1000);
+        let attributes = email.stream.unwrap_or_default().attributes();
         let (draft, template) = email.into_draft(message_id, date_s);
         Submission {
             envelope,
             content: Content::Draft { draft: Box::new(draft), template },
-            attributes: Vec::new(),
+            attributes,
             limits: Limits { message_bytes: caller.message_bytes, recipients: caller.recipients },
             now_s,
         }
@@ -423,6 +428,14 @@ fn check_from(caller: &AuthAnswer, domain: &Domain) -> Result<(), Error> {
     let text =
         format!("`from`: the domain `{domain}` is not registered: add it with `posthaste domain add{tenant} {domain}`");
     Err(Error::new(403, "invalid_from_address", text))
+}
+
+/// The stream of a message that names this one, or none.
+fn stream(caller: &AuthAnswer, named: Option<Stream>) -> Result<Stream, Error> {
+    // A host that says nothing of streams knows one of them only.
+    let may: Vec<Stream> = caller.streams.iter().filter_map(|name| name.parse().ok()).collect();
+    let may = if caller.streams.is_empty() { &[Stream::Transactional] } else { may.as_slice() };
+    Stream::choose(named, may).map_err(|denied| Error::new(403, "invalid_access", format!("`stream`: {denied}")))
 }
 
 /// What a message is made of must not be larger than the message may be.

@@ -63,6 +63,7 @@ fn auth_answer(domains: &[&str], run_stages: bool, revision: u64) -> String {
         recipients: 3,
         domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
         any_domain: domains.is_empty(),
+        streams: vec!["transactional".to_owned(), "broadcast".to_owned()],
         run_stages,
         component_revision: revision,
     };
@@ -550,4 +551,26 @@ fn attachments_are_fetched_by_the_host() {
     );
     check_error(answer(&host(200, &"x".repeat(100_000)), post(&email)), 413, "validation_error", "100001 bytes");
     check_error(answer(&host(503, ""), post(&email)), 503, "application_error", "again later");
+}
+
+#[test]
+fn a_stream_travels_as_an_attribute() {
+    let host = Host::default();
+    let body = LEAST.replacen('{', r#"{"stream":"broadcast","#, 1);
+    assert_eq!(answer(&host, post(&body)).status(), 200);
+    assert_eq!(host.message().0.attributes, [("posthaste.stream".to_owned(), "broadcast".to_owned())]);
+    assert_eq!(answer(&host, post(LEAST)).status(), 200);
+    assert!(host.message().0.attributes.is_empty());
+
+    let only = auth_answer(&[], true, 7).replace(r#"["transactional","broadcast"]"#, r#"["broadcast"]"#);
+    let host = Host { auth: RefCell::new(vec![(200, only)]), ..Host::default() };
+    assert_eq!(answer(&host, post(LEAST)).status(), 200);
+    assert_eq!(host.message().0.attributes.len(), 1, "the only one that the caller has");
+    let body = LEAST.replacen('{', r#"{"stream":"transactional","#, 1);
+    check_error(answer(&host, post(&body)), 403, "invalid_access", "use `broadcast`");
+    let host = Host {
+        auth: RefCell::new(vec![(200, auth_answer(&[], true, 7).replace(r#""streams""#, r#""x""#))]),
+        ..Host::default()
+    };
+    assert_eq!(answer(&host, post(LEAST)).status(), 200, "a host that knows no streams");
 }

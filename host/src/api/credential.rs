@@ -1,6 +1,6 @@
 //! API keys and the short-lived tokens that stand for them.
 //!
-//! A key is looked up by its SHA-256 and never stored. A token is the tenant and an expiry under a MAC whose key lives
+//! A key is looked up by its SHA-256 and never stored. A token is an expiry, a stream and the tenant under a MAC whose key lives
 //! and dies with the process: nothing is remembered, so nothing can be filled up. The MAC covers its bearer too: what one
 //! edge was given is good for no other edge and for no trigger in this process.
 
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{Extensions, HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
+use mail::Stream;
 use sha2::{Digest, Sha256};
 
 use super::fault::{fault, unavailable};
@@ -26,6 +27,9 @@ const KEY_BYTES: usize = 256;
 
 const TAG_BYTES: usize = 32;
 const EXPIRY_BYTES: usize = 8;
+
+/// Stands where the token of a key that is bound to no stream would name one.
+const ANY_STREAM: u8 = b'-';
 
 /// The credential of `Authorization: Bearer …`. The scheme's case does not matter (RFC 9110 s11.1).
 pub fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -102,25 +106,36 @@ impl Tokens {
         Tokens { key: hmac::Key::new(hmac::HMAC_SHA256, &secret) }
     }
 
-    /// A token for a tenant, in the hands of `bearer`. `now_s` counts from 1970.
-    pub fn issue(&self, tenant: &str, bearer: &str, now_s: i64) -> String {
+    /// A token for a tenant, in the hands of `bearer`, by a key that may be bound to a stream. `now_s` counts from 1970.
+    pub fn issue(&self, tenant: &str, bound: Option<Stream>, bearer: &str, now_s: i64) -> String {
         let mut token = now_s.saturating_add(TOKEN_S).to_be_bytes().to_vec();
+        token.push(match bound {
+            None => ANY_STREAM,
+            Some(Stream::Transactional) => b't',
+            Some(Stream::Broadcast) => b'b',
+        });
         token.extend_from_slice(tenant.as_bytes());
         let tag = hmac::sign(&self.key, &covered(&token, bearer));
         token.extend_from_slice(tag.as_ref());
         URL_SAFE_NO_PAD.encode(token)
     }
 
-    /// The tenant of a good token that `bearer` was given.
-    pub fn tenant(&self, token: &str, bearer: &str, now_s: i64) -> Option<String> {
+    /// The tenant of a good token that `bearer` was given, and the stream that it is bound to.
+    pub fn holder(&self, token: &str, bearer: &str, now_s: i64) -> Option<(String, Option<Stream>)> {
         let token = URL_SAFE_NO_PAD.decode(token).ok()?;
         let (said, tag) = token.split_at_checked(token.len().checked_sub(TAG_BYTES)?)?;
         hmac::verify(&self.key, &covered(said, bearer), tag).ok()?;
-        let (expiry, tenant) = said.split_first_chunk::<EXPIRY_BYTES>()?;
+        let (expiry, rest) = said.split_first_chunk::<EXPIRY_BYTES>()?;
         if i64::from_be_bytes(*expiry) < now_s {
             return None;
         }
-        String::from_utf8(tenant.to_vec()).ok()
+        let (stream, tenant) = rest.split_first()?;
+        let bound = match stream {
+            b't' => Some(Stream::Transactional),
+            b'b' => Some(Stream::Broadcast),
+            _ => None,
+        };
+        Some((String::from_utf8(tenant.to_vec()).ok()?, bound))
     }
 }
 
@@ -137,19 +152,20 @@ mod tests {
     #[test]
     fn tokens_are_good_for_two_minutes_and_for_their_bearer() {
         let tokens = Tokens::new();
-        let token = tokens.issue("acme", "dlv_1", 1000);
-        assert_eq!(tokens.tenant(&token, "dlv_1", 1000).as_deref(), Some("acme"));
-        assert_eq!(tokens.tenant(&token, "dlv_1", 1120).as_deref(), Some("acme"));
-        assert_eq!(tokens.tenant(&token, "dlv_1", 1121), None);
-        assert_eq!(tokens.tenant(&token, "dlv_2", 1000), None);
-        assert_eq!(tokens.tenant(&token, "", 1000), None);
-        assert_eq!(Tokens::new().tenant(&token, "dlv_1", 1000), None);
+        let acme = Some(("acme".to_owned(), Some(Stream::Broadcast)));
+        let token = tokens.issue("acme", Some(Stream::Broadcast), "dlv_1", 1000);
+        assert_eq!(tokens.holder(&token, "dlv_1", 1000), acme.clone());
+        assert_eq!(tokens.holder(&token, "dlv_1", 1120), acme.clone());
+        assert_eq!(tokens.holder(&token, "dlv_1", 1121), None);
+        assert_eq!(tokens.holder(&token, "dlv_2", 1000), None);
+        assert_eq!(tokens.holder(&token, "", 1000), None);
+        assert_eq!(Tokens::new().holder(&token, "dlv_1", 1000), None);
         for wrong in ["", "x", "AAAA", &token[1..], &token[..token.len() - 2], &format!("{token}AA")] {
-            assert_eq!(tokens.tenant(wrong, "dlv_1", 1000), None, "{wrong}");
+            assert_eq!(tokens.holder(wrong, "dlv_1", 1000), None, "{wrong}");
         }
         let mut changed = URL_SAFE_NO_PAD.decode(&token).unwrap();
         changed[EXPIRY_BYTES] ^= 1;
-        assert_eq!(tokens.tenant(&URL_SAFE_NO_PAD.encode(changed), "dlv_1", 1000), None);
+        assert_eq!(tokens.holder(&URL_SAFE_NO_PAD.encode(changed), "dlv_1", 1000), None);
     }
 
     #[test]

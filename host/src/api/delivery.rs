@@ -13,22 +13,24 @@ use delivery_client::wire::{
     AUTH_PATH, AuthAnswer, AuthRequest, FETCH_PATH, Frame, FrameError, FrameLimits, MESSAGES_PATH, MessageAnswer,
     MessageMeta, SCHEDULE_DAYS, TEMPLATES_PATH, batch_bytes, decode_frames,
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode, header as http_header};
+use http::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
-use mail::{Address, header, message};
+use mail::{Address, Stream, header, message};
 use uuid::Uuid;
 
 use super::control::audit;
 use super::credential::{self, Tokens};
 use super::fault::{fault, json, unavailable};
+use super::refused::{Refused, check_stream, denied, left_out, refused, wrong};
 use super::resources::Resources;
 use crate::accept::{Intake, IntakeFault};
 use crate::author::{self, AuthorFault};
 use crate::edge::{Answer, Components, Edge};
 use crate::keyring::Keyring;
 use crate::signed::{self, SignedFault};
+use crate::sizes::Sizes;
 use crate::store::{Accepted, ApiKey, DeliveryToken, Directory, Idempotency, NewMessage, Scope, StoreError};
-use crate::tenancy::Denial;
+use crate::tenancy::Place;
 
 /// Where all routes of this API begin.
 pub const PREFIX: &str = "/delivery/";
@@ -51,13 +53,10 @@ const INSIDE: Components = Components { are_configured: false, revision: 0 };
 /// From this size on a message is verified and signed beside the reactor: hashing it would hold up everybody else.
 const LARGE_OCTETS: usize = 256 << 10;
 
-const BUSY: &str = "The message cannot be stored now. Nothing was stored; try again later.";
-
 /// What tenants may send.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Terms {
-    pub message_bytes: u64,
-    pub recipients: usize,
+    pub sizes: Arc<Sizes>,
     /// Any From domain may be used (a development host).
     pub any_domain: bool,
 }
@@ -120,29 +119,6 @@ pub struct Delivery {
     terms: Terms,
     tokens: Tokens,
     resources: Option<Arc<Resources>>,
-}
-
-/// Why one message is not stored: as the sending API says it.
-#[derive(Clone)]
-struct Refused {
-    status: StatusCode,
-    name: &'static str,
-    text: String,
-    retry_after_s: Option<u64>,
-}
-
-impl Refused {
-    fn new(status: StatusCode, name: &'static str, text: impl Into<String>) -> Refused {
-        Refused { status, name, text: text.into(), retry_after_s: None }
-    }
-
-    fn into_response(self) -> Response<Bytes> {
-        let mut response = fault(self.status, self.name, self.text);
-        if let Some(seconds) = self.retry_after_s {
-            response.headers_mut().insert(http_header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
-    }
 }
 
 impl Delivery {
@@ -227,20 +203,28 @@ impl Delivery {
         if let Err(denial) = standing.check_pause() {
             return denied(&denial).into_response().into();
         }
+        // The stages that run from here on are the tenant's: so they are bounded with the submission.
+        if let Some(Err(denial)) = request.extensions().get::<Place>().map(|place| place.take(&standing)) {
+            return denied(&denial).into_response().into();
+        }
         let domains = match self.directory.domains(Some(&found.tenant)).await {
             Ok(domains) => domains.into_iter().map(|domain| domain.domain.as_str().to_owned()).collect(),
             Err(error) => return self.store_failed(&error).into(),
         };
         let answer = AuthAnswer {
-            token: self.tokens.issue(&found.tenant, caller.bearer(), now.as_second()),
+            token: self.tokens.issue(&found.tenant, found.stream, caller.bearer(), now.as_second()),
+            streams: standing.streams(found.stream).iter().map(ToString::to_string).collect(),
             run_stages: caller.runs_stages(&found.tenant),
             component_revision: caller.components(&found.tenant).revision,
             tenant: found.tenant,
             message_bytes: standing
                 .terms
                 .message_bytes
-                .map_or(self.terms.message_bytes, |own| own.min(self.terms.message_bytes)),
-            recipients: standing.terms.recipients.map_or(self.terms.recipients, |own| own.min(self.terms.recipients)),
+                .map_or(self.terms.sizes.message_bytes(), |own| own.min(self.terms.sizes.message_bytes())),
+            recipients: standing
+                .terms
+                .recipients
+                .map_or(self.terms.sizes.recipients(), |own| own.min(self.terms.sizes.recipients())),
             domains,
             any_domain: self.terms.any_domain,
         };
@@ -248,18 +232,18 @@ impl Delivery {
     }
 
     async fn messages(&self, request: &Request<Bytes>, caller: Caller<'_>, now: Timestamp) -> Response<Bytes> {
-        let Some(tenant) = self.tenant(request, caller, now) else { return unknown_token() };
+        let Some((tenant, bound)) = self.holder(request, caller, now) else { return unknown_token() };
         let body = request.body();
         let limits = FrameLimits {
             frames: FRAMES,
             meta_bytes: META_BYTES,
-            message_bytes: usize::try_from(self.terms.message_bytes).unwrap_or(usize::MAX),
+            message_bytes: usize::try_from(self.terms.sizes.message_bytes()).unwrap_or(usize::MAX),
         };
         let frames = match decode_frames(body, limits) {
             Ok(frames) => frames,
             Err(error) => return fault(frame_status(&error), "validation_error", format!("The {error}.")),
         };
-        let most = batch_bytes(self.terms.message_bytes);
+        let most = batch_bytes(self.terms.sizes.message_bytes());
         let bytes: u64 = frames.iter().map(|frame| frame.message.len() as u64).sum();
         if most < bytes {
             let text = format!("The messages have {bytes} bytes together: at most {most} are allowed in one request.");
@@ -274,14 +258,23 @@ impl Delivery {
             Ok(standing) => standing,
             Err(error) => return self.store_failed(&error),
         };
-        let _place = match standing.enter() {
-            Ok(place) => place,
-            Err(denial) => return denied(&denial).into_response(),
+        // A request that is served here has had its place since its key was checked.
+        let _place = match caller {
+            Caller::Inside => None,
+            Caller::Edge { .. } => match standing.enter() {
+                Ok(place) => place,
+                Err(denial) => return denied(&denial).into_response(),
+            },
         };
+        let streams = standing.streams(bound);
         let with_all = frames.iter().any(|frame| frame.meta.with_all);
         let mut messages = Vec::with_capacity(frames.len());
         for Frame { meta, message } in frames {
-            messages.push(self.message(&tenant, caller, meta, body.slice_ref(message), now).await);
+            let made = match check_stream(&meta.attributes, &streams) {
+                Ok(()) => self.message(&tenant, caller, meta, body.slice_ref(message), now).await,
+                Err(refused) => Err(refused),
+            };
+            messages.push(made);
         }
         if with_all && messages.iter().any(Result::is_err) {
             let answers = messages.into_iter().map(|message| message.map_or_else(Into::into, |_| left_out().into()));
@@ -298,15 +291,15 @@ impl Delivery {
         json(StatusCode::OK, &answers.collect::<Vec<MessageAnswer>>())
     }
 
-    /// The tenant whose token a request comes with.
-    fn tenant(&self, request: &Request<Bytes>, caller: Caller<'_>, now: Timestamp) -> Option<String> {
+    /// The tenant whose token a request comes with, and the stream that it is bound to.
+    fn holder(&self, request: &Request<Bytes>, caller: Caller<'_>, now: Timestamp) -> Option<(String, Option<Stream>)> {
         let token = credential::bearer(request.headers())?;
-        self.tokens.tenant(token, caller.bearer(), now.as_second())
+        self.tokens.holder(token, caller.bearer(), now.as_second())
     }
 
     /// What a message needs that is not in its request.
     async fn supply(&self, request: &Request<Bytes>, caller: Caller<'_>, now: Timestamp) -> Response<Bytes> {
-        let Some(tenant) = self.tenant(request, caller, now) else { return unknown_token() };
+        let Some((tenant, _)) = self.holder(request, caller, now) else { return unknown_token() };
         match &self.resources {
             Some(resources) => resources.supply(&tenant, request).await,
             None => fault(StatusCode::NOT_FOUND, "not_found", "There is no such resource."),
@@ -429,8 +422,8 @@ impl Delivery {
         if recipients.is_empty() {
             return Err(wrong("The message has no recipient."));
         }
-        if recipients.len() > self.terms.recipients {
-            let limit = self.terms.recipients;
+        if recipients.len() > self.terms.sizes.recipients() {
+            let limit = self.terms.sizes.recipients();
             return Err(wrong(format!(
                 "The message has {} recipients: at most {limit} are allowed.",
                 recipients.len()
@@ -486,19 +479,6 @@ fn scheduled_at(ms: i64, now: Timestamp) -> Result<Timestamp, Refused> {
     at.ok_or_else(|| wrong(format!("A message can be scheduled at most {SCHEDULE_DAYS} days ahead.")))
 }
 
-/// The answer for a good message of a request that is stored as a whole or not at all.
-fn left_out() -> Refused {
-    Refused::new(
-        StatusCode::FAILED_DEPENDENCY,
-        "validation_error",
-        "Another message of the request was refused, so none was stored.".to_owned(),
-    )
-}
-
-fn wrong(text: impl Into<String>) -> Refused {
-    Refused::new(StatusCode::UNPROCESSABLE_ENTITY, "validation_error", text.into())
-}
-
 fn frame_status(error: &FrameError) -> StatusCode {
     match error {
         FrameError::MetaTooLong(..) | FrameError::MessageTooLong(..) | FrameError::TooMany(_) => {
@@ -515,60 +495,6 @@ fn scope_of(method: &Method, path: &str) -> Scope {
         Method::GET | Method::HEAD => Scope::Read,
         _ if is_mail => Scope::Send,
         _ => Scope::Manage,
-    }
-}
-
-/// What the sender is told of a message that its tenant may not send.
-fn denied(denial: &Denial) -> Refused {
-    let mut text = format!("{denial}.");
-    if let Some(first) = text.get_mut(..1) {
-        first.make_ascii_uppercase();
-    }
-    let (status, name, retry_after_s) = match denial {
-        Denial::Paused(_) => (StatusCode::FORBIDDEN, "account_paused", None),
-        Denial::TooLarge(..) => (StatusCode::PAYLOAD_TOO_LARGE, "validation_error", None),
-        Denial::TooManyRecipients(..) | Denial::NeverFits { .. } => {
-            (StatusCode::UNPROCESSABLE_ENTITY, "validation_error", None)
-        }
-        Denial::Spent { span, resets_at, .. } => {
-            let name = match *span {
-                "day" => "daily_quota_exceeded",
-                "month" => "monthly_quota_exceeded",
-                _ => "rate_limit_exceeded",
-            };
-            let left_s = resets_at.as_second() - Timestamp::now().as_second();
-            (StatusCode::TOO_MANY_REQUESTS, name, Some(u64::try_from(left_s).unwrap_or(0).max(1)))
-        }
-        Denial::Busy(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", Some(1)),
-        Denial::Together => return left_out(),
-    };
-    Refused { status, name, text, retry_after_s }
-}
-
-/// What the sender is told of a failed accept. What failed inside is for the log.
-fn refused(error: &StoreError) -> Refused {
-    match error {
-        StoreError::IdempotencyMismatch => Refused::new(
-            StatusCode::CONFLICT,
-            "invalid_idempotent_request",
-            "The idempotency key was used before for a different request.".to_owned(),
-        ),
-        // Another id will do: the sender's next try makes one.
-        StoreError::DuplicateId
-        | StoreError::Exists(_)
-        | StoreError::NotFound(_)
-        | StoreError::NotScheduled(_)
-        | StoreError::Full
-        | StoreError::Io(_) => {
-            tracing::error!(%error, "a message was not accepted");
-            Refused::new(StatusCode::SERVICE_UNAVAILABLE, "application_error", BUSY.to_owned())
-        }
-    }
-}
-
-impl From<Refused> for MessageAnswer {
-    fn from(refused: Refused) -> MessageAnswer {
-        MessageAnswer::Refused { status: refused.status.as_u16(), name: refused.name.to_owned(), text: refused.text }
     }
 }
 

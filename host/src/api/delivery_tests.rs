@@ -35,6 +35,8 @@ impl World {
                 created_at: Timestamp::UNIX_EPOCH,
                 revoked_at: None,
                 scopes: crate::store::Scopes::ALL,
+                stream: None,
+                has_verifier: false,
                 expires_at: None,
                 used_at: None,
             };
@@ -55,7 +57,7 @@ impl World {
             verification: None,
         };
         store.add_domain(domain).await.unwrap();
-        let terms = Terms { message_bytes: 10_000, recipients: 3, any_domain };
+        let terms = Terms { sizes: Sizes::new(10_000, 3), any_domain };
         let delivery = Delivery::new(
             store.clone(),
             keyring.clone(),
@@ -67,7 +69,7 @@ impl World {
 
     /// Another API over the same store and keys.
     pub fn other_delivery(&self) -> Delivery {
-        let terms = Terms { message_bytes: 1 << 20, recipients: 50, any_domain: false };
+        let terms = Terms { sizes: Sizes::new(1 << 20, 50), any_domain: false };
         let intake =
             Arc::new(Intake::new(self.store.clone(), Arc::new(crate::tenancy::Tenancy::new(self.store.clone()))));
         Delivery::new(self.store.clone(), self.keyring.clone(), intake, terms)
@@ -93,7 +95,7 @@ impl World {
                 needs_proof: true,
             },
             web: Arc::new(crate::web::Web::new(&dns, reachable).unwrap()),
-            message_bytes: 10_000,
+            sizes: Sizes::new(10_000, 3),
             errands: Arc::new(tokio::sync::Semaphore::new(8)),
         }
     }
@@ -307,4 +309,41 @@ async fn a_batch_is_stored_whole_or_not_at_all() {
     assert_eq!(statuses(&send(false, &[MESSAGE, &foreign, MESSAGE]).await), [200, 403, 200]);
     assert_eq!(statuses(&send(true, &[MESSAGE, MESSAGE]).await), [200, 200]);
     assert_eq!(world.store.queued().await.unwrap(), 8);
+}
+
+#[tokio::test]
+async fn a_message_goes_by_a_stream_that_is_open_to_its_key() {
+    use mail::Stream;
+    let world = World::new(false).await;
+    let said: AuthAnswer = read(&world.auth(KEY).await.response);
+    assert_eq!(said.streams, ["transactional", "broadcast"]);
+    let key = "ph_newsletters";
+    let bound = ApiKey {
+        id: "key_bound".to_owned(),
+        tenant: "acme".to_owned(),
+        name: String::new(),
+        prefix: "ph_".to_owned(),
+        created_at: Timestamp::UNIX_EPOCH,
+        revoked_at: None,
+        scopes: crate::store::Scopes::ALL,
+        stream: Some(Stream::Broadcast),
+        has_verifier: false,
+        expires_at: None,
+        used_at: None,
+    };
+    world.store.add_key(bound, Sha256::digest(key.as_bytes()).into()).await.unwrap();
+    let said: AuthAnswer = read(&world.auth(key).await.response);
+    assert_eq!(said.streams, ["broadcast"]);
+    let send = async |attributes: Vec<(String, String)>| -> MessageAnswer {
+        let body = encode_frame(&MessageMeta { attributes, ..meta() }, MESSAGE.as_bytes().to_vec()).unwrap();
+        read::<Vec<MessageAnswer>>(&world.post(&said.token, body).await).remove(0)
+    };
+    let MessageAnswer::Accepted { id, .. } = send(Stream::Broadcast.attributes()).await else { panic!() };
+    let view = world.store.message("acme", Uuid::parse_str(&id).unwrap()).await.unwrap();
+    assert_eq!(view.stream, Stream::Broadcast);
+    for (value, expect) in [(None, 403), (Some("transactional"), 403), (Some("bulk"), 422)] {
+        let attributes = value.map(|value| (Stream::ATTRIBUTE.to_owned(), value.to_owned()));
+        let answer = send(attributes.into_iter().collect()).await;
+        assert!(matches!(&answer, MessageAnswer::Refused { status, .. } if *status == expect), "{value:?}: {answer:?}");
+    }
 }

@@ -96,6 +96,9 @@ fn read_query(tenant: &str, query: &str) -> Result<(EventFilter, usize), String>
                 let id = uuid::Uuid::parse_str(&value).map_err(|_| "`email_id` must be a UUID.".to_owned())?;
                 filter.message = Some(id);
             }
+            "stream" => {
+                filter.stream = Some(value.parse().map_err(|error| format!("`stream`: {error}."))?);
+            }
             "after" => filter.after = Some(value),
             "order" if value == "newest" => filter.oldest_first = false,
             "order" if value == "oldest" => filter.oldest_first = true,
@@ -104,7 +107,7 @@ fn read_query(tenant: &str, query: &str) -> Result<(EventFilter, usize), String>
             _ => {
                 let name: String = name.chars().take(64).collect();
                 return Err(format!(
-                    "`{name}` is no parameter: there are `type`, `email_id`, `from`, `to`, `order`, `after`, `limit`."
+                    "`{name}` is no parameter: there are `type`, `email_id`, `stream`, `from`, `to`, `order`, `after`, `limit`."
                 ));
             }
         }
@@ -157,7 +160,8 @@ fn of_message(record: &EventRecord) -> Value {
     });
     json!({
         "object": "event", "id": record.id, "type": record.event.kind.name(), "created_at": time(record.at),
-        "email_id": record.message.to_string(), "recipient": record.event.recipient.to_string(), "attempt": attempt,
+        "email_id": record.message.to_string(), "recipient": record.event.recipient.to_string(),
+        "stream": record.stream.name(), "attempt": attempt,
         "reason": record.event.reason,
     })
 }
@@ -180,6 +184,8 @@ mod tests {
         check("type=email.opened", Err("no event `email.opened`"));
         check("from=yesterday", Err("`from`"));
         check("email_id=1", Err("`email_id`"));
+        check("stream=broadcast", Ok(PAGE));
+        check("stream=bulk", Err("`stream`"));
         check("order=up", Err("`order`"));
         check("before=x", Err("`before` is no parameter"));
         assert_eq!(decoded("a%2Bb%zz%4"), "a+b%zz%4");

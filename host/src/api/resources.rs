@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::domains::{self, DomainApi};
 use super::fault::{fault, json, unavailable};
 use super::templates::{self, TemplateApi};
+use crate::sizes::Sizes;
 use crate::web::{Limits, Web};
 
 /// How long a file may take: a trigger has a minute for all it does.
@@ -30,8 +31,8 @@ pub struct Resources {
     pub templates: TemplateApi,
     pub domains: DomainApi,
     pub web: Arc<Web>,
-    /// Of a fetched file: no message is larger.
-    pub message_bytes: u64,
+    /// No file that is fetched is larger than a message.
+    pub sizes: Arc<Sizes>,
     /// Files being fetched and domains being verified at once. Both wait for strangers' servers, and the requests that
     /// wait for them are a part only of all that may be answered at once.
     pub errands: Arc<Semaphore>,
@@ -99,7 +100,7 @@ impl Resources {
         };
         let Ok(uri) = url.parse::<Uri>() else { return wrong("it is not a URL".to_owned()) };
         let name = name_in(&uri);
-        let most = usize::try_from(max_bytes.min(self.message_bytes)).unwrap_or(usize::MAX);
+        let most = usize::try_from(max_bytes.min(self.sizes.message_bytes())).unwrap_or(usize::MAX);
         let request = Request::get(uri)
             .header(USER_AGENT, concat!("posthaste/", env!("CARGO_PKG_VERSION")))
             .header(ACCEPT_ENCODING, "identity")

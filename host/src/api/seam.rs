@@ -10,6 +10,7 @@ use super::delivery::{self, Caller, Delivery};
 use super::events::{self, Events};
 use super::fault::fault;
 use super::resources::Resources;
+use super::routes::{self, Found};
 use super::sending::{self, Sending};
 use super::webhooks::{self, Webhooks};
 use crate::edge::{Answer, Backend};
@@ -44,6 +45,16 @@ impl Backend for Seam {
         let path = request.uri().path();
         if path.starts_with(delivery::PREFIX) {
             return self.delivery.answer(request, Caller::Inside).await;
+        }
+        match routes::find(request.method(), path) {
+            Found::Route => {}
+            Found::OtherMethod => {
+                let text = "This method is not answered here.";
+                return fault(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text).into();
+            }
+            Found::Nothing => {
+                return fault(StatusCode::NOT_FOUND, "not_found", "There is nothing at this path.").into();
+            }
         }
         let change = match self.delivery.gate(&request).await {
             Ok(change) => change,

@@ -95,6 +95,7 @@ struct Email {
     reply_to: Vec<String>,
     last_event: Option<String>,
     scheduled_at: Option<String>,
+    stream: &'static str,
     #[serde(flatten)]
     content: Option<Content>,
 }
@@ -120,6 +121,7 @@ struct EventView {
     kind: &'static str,
     created_at: String,
     recipient: String,
+    stream: &'static str,
     attempt: Option<AttemptView>,
     reason: Option<String>,
 }
@@ -356,7 +358,8 @@ fn header_of(message: Bytes) -> Bytes {
 fn email(view: MessageView, parsed: Parsed, whole: bool) -> Email {
     let from = parsed.from.first().map(ToString::to_string);
     let to = shown(&parsed.to);
-    let is_alone = parsed.parts.len() == 1;
+    // In base64 the line end of the message is not in the text.
+    let is_alone = parsed.parts.len() == 1 && !is_base64(&parsed.headers);
     // A message without To, or one whose body is gone, was still sent to somebody.
     let visible = view.recipients.iter().filter(|recipient| !view.bcc.contains(recipient));
     Email {
@@ -371,6 +374,7 @@ fn email(view: MessageView, parsed: Parsed, whole: bool) -> Email {
         reply_to: shown(&parsed.reply_to),
         last_event: view.last_event,
         scheduled_at: view.scheduled_at.map(time),
+        stream: view.stream.name(),
         content: whole.then(|| Content {
             message_id: parsed.message_id,
             html: parsed.html.map(|html| as_given(html, is_alone)),
@@ -378,6 +382,11 @@ fn email(view: MessageView, parsed: Parsed, whole: bool) -> Email {
             tags: view.tags.iter().map(|(name, value)| serde_json::json!(Tag { name, value })).collect(),
         }),
     }
+}
+
+fn is_base64(headers: &[(String, String)]) -> bool {
+    let encoding = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("Content-Transfer-Encoding"));
+    encoding.is_some_and(|(_, value)| value.trim().eq_ignore_ascii_case("base64"))
 }
 
 /// A body without the line end that composing adds to the one that stands alone in its message.
@@ -398,6 +407,7 @@ fn event(record: EventRecord) -> EventView {
         kind: record.event.kind.name(),
         created_at: time(record.at),
         recipient: record.event.recipient.to_string(),
+        stream: record.stream.name(),
         attempt: record.event.attempt.map(|(number, outcome)| AttemptView {
             number,
             remote_host: outcome.remote_host,

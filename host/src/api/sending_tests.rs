@@ -49,7 +49,7 @@ async fn a_message_is_shown_in_resends_shape() {
     let expect = json!({
         "object": "email", "id": id, "to": ["To <to@dst.test>"], "from": "Acme <a@src.test>", "created_at": null,
         "subject": "Hi", "bcc": ["hidden@dst.test"], "cc": [], "reply_to": ["r@src.test"], "last_event": "sent",
-        "scheduled_at": null, "message_id": "<1@src.test>", "html": null, "text": "It works.",
+        "scheduled_at": null, "stream": "transactional", "message_id": "<1@src.test>", "html": null, "text": "It works.",
         "tags": [{"name": "category", "value": "welcome"}],
     });
     assert_eq!(shown, expect);

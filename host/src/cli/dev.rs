@@ -7,17 +7,11 @@ use clap::Args;
 
 use super::Failure;
 use super::serve::{Signals, until_told};
+use crate::api_key::{DEVELOPMENT_KEY, DEVELOPMENT_TOKEN};
 use crate::config::Config;
 use crate::serve::{Development, Host, Options};
 
-/// The key a development host takes where none is given: the same for everybody, because such a host is reached from its own
-/// machine only and sends nothing.
-pub(crate) const DEVELOPMENT_KEY: &str = "ph_dev";
-
-/// The delivery token for an edge on the same machine, for the same reason.
-const DEVELOPMENT_TOKEN: &str = "phd_dev";
-
-/// The key of the control API, for the same reason.
+/// The key of the control API: the same for everybody, as the other keys of a development host.
 const DEVELOPMENT_OPERATOR_KEY: &str = "pho_dev";
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use http::Method;
 use jiff::Timestamp;
+use mail::Stream;
 
 use super::directory::{OfTenant, day, encode, table};
 use super::link::Link;
@@ -38,6 +39,9 @@ pub(crate) struct Power {
     /// What the API key may be used for, once for each; left out: everything.
     #[arg(long = "scope", value_enum)]
     scopes: Vec<Scope>,
+    /// The only stream that the API key may be used for: transactional or broadcast. Left out: those of its tenant.
+    #[arg(long)]
+    stream: Option<Stream>,
     /// When the API key ends, from now: `12h`, `90d`. Left out: never.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     expires_in: Option<Duration>,
@@ -46,7 +50,8 @@ pub(crate) struct Power {
 impl Power {
     fn key(self, of: OfTenant, name: String, key: Option<String>) -> NewKey {
         let end = self.expires_in.map(|time| Timestamp::now().checked_add(time).unwrap_or(Timestamp::MAX));
-        NewKey { tenant: of.tenant, name: Some(name), scopes: self.scopes, expires_at: end, key }
+        let stream = self.stream.map(|stream| stream.to_string());
+        NewKey { tenant: of.tenant, name: Some(name), scopes: self.scopes, stream, expires_at: end, key }
     }
 }
 
@@ -198,9 +203,10 @@ async fn list(target: &Target, of: &OfTenant) -> Result<(), Failure> {
         let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.name()).collect();
         let used = key.used_at.map_or_else(|| "never".to_owned(), day);
         let prefix = format!("{}…", key.prefix);
-        [key.id, prefix, key.tenant, scopes.join(","), state, day(key.created_at), used, key.name]
+        let stream = key.stream.unwrap_or_else(|| "any".to_owned());
+        [key.id, prefix, key.tenant, scopes.join(","), stream, state, day(key.created_at), used, key.name]
     });
-    table(["ID", "KEY", "TENANT", "SCOPES", "STATE", "CREATED", "USED", "NAME"], rows)
+    table(["ID", "KEY", "TENANT", "SCOPES", "STREAM", "STATE", "CREATED", "USED", "NAME"], rows)
 }
 
 async fn list_operator_keys(target: &Target) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use http::Method;
 use jiff::Timestamp;
+use mail::Stream;
 use serde::Deserialize;
 
 use super::directory::{encode, table};
@@ -32,6 +33,15 @@ pub(crate) struct Which {
     /// Only recipients at this domain.
     #[arg(long, value_name = "DOMAIN")]
     domain: Option<String>,
+    /// Only recipients at domains with this mail host, as far as a running host has looked them up.
+    #[arg(long, value_name = "HOST")]
+    site: Option<String>,
+    /// Only recipients at domains whose mail leaves from this source, as far as they were looked up.
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// Only mail of this stream: transactional or broadcast.
+    #[arg(long, value_name = "STREAM")]
+    stream: Option<Stream>,
     /// Only mail accepted longer ago than this, such as 2h or 3d.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     older_than: Option<Duration>,
@@ -115,10 +125,14 @@ impl Which {
     fn query(&self) -> String {
         let before = self.older_than.and_then(|age| Timestamp::now().checked_sub(age).ok()).map(|at| at.to_string());
         let held = self.held.then(|| "true".to_owned());
+        let stream = self.stream.map(|stream| stream.to_string());
         let given = [
             ("id", &self.id),
             ("tenant", &self.tenant),
             ("domain", &self.domain),
+            ("site", &self.site),
+            ("source", &self.source),
+            ("stream", &stream),
             ("accepted_before", &before),
             ("held", &held),
         ];
@@ -136,10 +150,15 @@ fn with_cursor(path: &str, cursor: Option<&String>) -> String {
 async fn list(which: &Which, limit: usize) -> Result<(), Failure> {
     let link = Link::open(&which.target).await?;
     let path = format!("queue?limit={}&{}", limit.clamp(1, PAGE), which.query());
+    // The number of all that waits says nothing of what was asked for.
+    let is_all = which.query().is_empty();
     let (mut left, mut cursor, mut is_first) = (limit, None, true);
     while left > 0 {
         let page: Queued = link.call(Method::GET, &with_cursor(&path, cursor.as_ref()), &()).await?;
-        if is_first && let Some(queued) = page.queued {
+        if is_first
+            && is_all
+            && let Some(queued) = page.queued
+        {
             say(format_args!("{queued} recipients wait, in all tenants"))?;
         }
         is_first = false;
@@ -151,15 +170,19 @@ async fn list(which: &Which, limit: usize) -> Result<(), Failure> {
             break;
         }
     }
-    Ok(())
+    match (is_all, cursor) {
+        (true, _) => Ok(()),
+        (false, None) => say(format_args!("{} recipients fit", limit - left)),
+        (false, Some(_)) => say(format_args!("{} recipients are shown, and more may fit: see --limit", limit - left)),
+    }
 }
 
 fn print(queued: &QueuedView) -> Result<(), Failure> {
     let sender = queued.sender.as_deref().unwrap_or("<>");
     let due = queued.due_at.map_or_else(|| "-".to_owned(), |at| at.to_string());
     let line = format!(
-        "{}  {:<9}  due {due}  attempts {}  {}  {sender} -> {}",
-        queued.id, queued.state, queued.attempts, queued.tenant, queued.recipient
+        "{}  {:<9}  due {due}  attempts {}  {}  {}  {sender} -> {}",
+        queued.id, queued.state, queued.attempts, queued.tenant, queued.stream, queued.recipient
     );
     say(line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>())
 }

@@ -8,11 +8,11 @@ use clap::Args;
 use http::{Method, Request};
 use tokio::net::TcpStream;
 
-use super::dev::DEVELOPMENT_KEY;
 use super::link::Link;
 use super::{Failure, Target, say};
 use crate::api::control::status::Status;
 use crate::api::socket;
+use crate::api_key::DEVELOPMENT_KEY;
 
 /// How long the host may take to take the connection.
 const CONNECT_TIME: Duration = Duration::from_secs(10);

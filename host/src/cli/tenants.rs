@@ -20,6 +20,9 @@ pub(crate) struct Limits {
     /// Recipients of one message.
     #[arg(long, value_name = "NUMBER")]
     recipients: Option<String>,
+    /// The streams that it has, with commas between them; the first is that of messages which name none. `none`: both.
+    #[arg(long, value_name = "STREAMS")]
+    streams: Option<String>,
     /// Submissions that are being taken at once.
     #[arg(long, value_name = "NUMBER")]
     calls_at_once: Option<String>,
@@ -56,9 +59,11 @@ impl Limits {
         {
             put(&mut quotas, name, text)?;
         }
-        if let Some(networks) = &self.networks {
-            let blocks: Vec<&str> = networks.split(',').map(str::trim).filter(|block| *block != "none").collect();
-            limits.insert("networks".to_owned(), json!(blocks));
+        for (name, list) in [("networks", &self.networks), ("streams", &self.streams)] {
+            if let Some(list) = list {
+                let items: Vec<&str> = list.split(',').map(str::trim).filter(|item| *item != "none").collect();
+                limits.insert(name.to_owned(), json!(items));
+            }
         }
         if !quotas.is_empty() {
             limits.insert("quotas".to_owned(), Value::Object(quotas));

@@ -116,6 +116,7 @@ impl Desk {
             tenant: "acme".to_owned(),
             kinds: Some(vec![UPDATED.into()]),
             message: None,
+            stream: None,
             from: None,
             to: None,
             after: None,

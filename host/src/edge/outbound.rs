@@ -13,6 +13,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 use super::Backend;
 use super::grants::{Grants, REQUEST_LIMITS};
 use crate::api::credential::Peer;
+use crate::tenancy::Place;
 use crate::web::{Limits, Web, WebError};
 
 /// The bare origin that triggers get as `delivery_url`. `.internal` is never delegated, so it names nothing outside.
@@ -40,12 +41,20 @@ pub struct Outbound {
     body_bytes: usize,
     /// Where the request came from that the guest serves.
     peer: Option<Peer>,
+    /// What the request has of its tenant's calls at once, as long as the guest works for it.
+    place: Place,
 }
 
 impl Outbound {
     /// Reaches the backend, and learns the tenant from its answers.
     pub fn to(backend: Arc<dyn Backend>, body_bytes: usize) -> Outbound {
-        Outbound { whom: Whom::Backend(backend), tenant: Arc::default(), body_bytes, peer: None }
+        Outbound {
+            whom: Whom::Backend(backend),
+            tenant: Arc::default(),
+            body_bytes,
+            peer: None,
+            place: Place::default(),
+        }
     }
 
     /// The same on behalf of whoever the guest serves: the backend is told where they are.
@@ -55,7 +64,8 @@ impl Outbound {
 
     /// Reaches nobody: for a stage of a tenant.
     pub fn none(tenant: &Arc<str>) -> Outbound {
-        Outbound { whom: Whom::Nobody, tenant: Arc::new(OnceLock::from(tenant.clone())), body_bytes: 0, peer: None }
+        let tenant = Arc::new(OnceLock::from(tenant.clone()));
+        Outbound { whom: Whom::Nobody, tenant, body_bytes: 0, peer: None, place: Place::default() }
     }
 
     /// Reaches the hosts that were granted to a stage of a tenant.
@@ -67,7 +77,7 @@ impl Outbound {
     /// Reaches the world through the guarded client, for a trigger that works for a tenant.
     pub fn world(tenant: &str, web: Arc<Web>, limits: Limits, trouble: Trouble, body_bytes: usize) -> Outbound {
         let tenant = Arc::new(OnceLock::from(Arc::from(tenant)));
-        Outbound { whom: Whom::World(web, limits, trouble), tenant, body_bytes, peer: None }
+        Outbound { whom: Whom::World(web, limits, trouble), tenant, body_bytes, peer: None, place: Place::default() }
     }
 
     /// The cell that holds the tenant once it is known.
@@ -84,6 +94,7 @@ impl WasiHttpHooks for Outbound {
         let is_ours = request.uri().authority().is_some_and(|authority| authority.as_str() == AUTHORITY);
         match &self.whom {
             Whom::Backend(backend) if is_ours => {
+                request.extensions_mut().insert(self.place.clone());
                 Box::new(exchange(backend.clone(), request, self.tenant.clone(), self.body_bytes))
             }
             Whom::World(web, limits, trouble) => {

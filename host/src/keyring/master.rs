@@ -9,10 +9,13 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::hmac;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
+
+use crate::scram::SALT_OCTETS;
 
 /// Holds the master key in base64, where it is set.
 pub const MASTER_KEY_VARIABLE: &str = "POSTHASTE_MASTER_KEY";
@@ -28,6 +31,9 @@ const VERSION: u8 = 1;
 
 /// What sealed data is bound to besides its id.
 const PURPOSE: &[u8] = b"posthaste sealed secret\0";
+
+/// What the key for salts is derived with.
+const SALTING: &[u8] = b"posthaste salts of unknown users\0";
 
 /// Why there is no master key.
 #[derive(Debug, Error)]
@@ -56,7 +62,11 @@ pub enum SealError {
 }
 
 /// Seals and unseals.
-pub struct MasterKey(RandomizedNonceKey);
+pub struct MasterKey {
+    sealing: RandomizedNonceKey,
+    /// For salts of users who are not there.
+    salting: hmac::Key,
+}
 
 impl MasterKey {
     /// The key in an environment variable; `None` where it is not set.
@@ -68,7 +78,17 @@ impl MasterKey {
 
     /// From its octets; `None` where there are not 32.
     pub fn from_octets(octets: &[u8]) -> Option<MasterKey> {
-        RandomizedNonceKey::new(&AES_256_GCM, octets).ok().map(MasterKey)
+        let sealing = RandomizedNonceKey::new(&AES_256_GCM, octets).ok()?;
+        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, octets), SALTING);
+        Some(MasterKey { sealing, salting: hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()) })
+    }
+
+    /// A salt that belongs to this name, and tells nobody that it was not made by chance.
+    pub fn salt_of(&self, name: &str) -> [u8; SALT_OCTETS] {
+        let tag = hmac::sign(&self.salting, name.as_bytes());
+        let mut salt = [0; SALT_OCTETS];
+        salt.iter_mut().zip(tag.as_ref()).for_each(|(octet, by_chance)| *octet = *by_chance);
+        salt
     }
 
     pub(super) fn read(path: &Path) -> Result<MasterKey, MasterKeyError> {
@@ -88,7 +108,7 @@ impl MasterKey {
     pub fn seal(&self, id: &str, secret: &[u8]) -> Result<Vec<u8>, SealError> {
         let mut ciphertext = secret.to_vec();
         let nonce = self
-            .0
+            .sealing
             .seal_in_place_append_tag(Aad::from(bound_to(id)), &mut ciphertext)
             .map_err(|_| SealError::NoRandomness)?;
         Ok([&[VERSION], nonce.as_ref().as_slice(), &ciphertext].concat())
@@ -101,7 +121,7 @@ impl MasterKey {
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError::UnknownForm)?;
         let mut octets = ciphertext.to_vec();
         let secret =
-            self.0.open_in_place(nonce, Aad::from(bound_to(id)), &mut octets).map_err(|_| SealError::WrongKey)?;
+            self.sealing.open_in_place(nonce, Aad::from(bound_to(id)), &mut octets).map_err(|_| SealError::WrongKey)?;
         Ok(secret.to_vec())
     }
 }

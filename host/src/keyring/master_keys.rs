@@ -11,6 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use thiserror::Error;
 
 use super::master::{self, MASTER_KEY_FILE, MASTER_KEY_VARIABLE, MasterKey, MasterKeyError, SealError};
+use crate::scram::SALT_OCTETS;
 use crate::store::{SealedSecret, SecretPlace, StoreError, Vault};
 
 /// Holds the master key that was used before, in base64, while secrets may be sealed with it.
@@ -141,6 +142,11 @@ impl MasterKeys {
             }
             first => first,
         }
+    }
+
+    /// See `MasterKey::salt_of`: by the present key.
+    pub fn salt_of(&self, name: &str) -> [u8; SALT_OCTETS] {
+        self.held().current.salt_of(name)
     }
 
     /// What is to be done first of an exchange that was broken off, or that the operator began with the variables.

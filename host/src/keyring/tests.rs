@@ -23,6 +23,14 @@ impl Directory for Domains {
         Ok(())
     }
 
+    async fn verifier(&self, _: &str) -> Result<Option<(ApiKey, [u8; 32], crate::scram::Verifier)>, StoreError> {
+        Ok(None)
+    }
+
+    async fn set_verifier(&self, _: &str, _: crate::scram::Verifier) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn keys(&self, _: Option<&str>) -> Result<Vec<ApiKey>, StoreError> {
         Ok(Vec::new())
     }

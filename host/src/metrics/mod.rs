@@ -21,7 +21,7 @@ pub use process::resident_bytes;
 pub use recent::{History, Rates};
 pub use sites::{SiteFigures, SiteTally, Sites};
 pub use stages::{Called, Failing, Stages};
-pub use tenants::{TenantTally, Tenants};
+pub use tenants::{TenantTally, Tenants, Unattempted};
 
 /// The type of what `render` returns.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -128,7 +128,7 @@ impl Metrics {
                 .map(|result| attempts.with_label_values(&[result])),
             tenants: Tenants::new(make.counters(
                 "posthaste_tenant_recipients_total",
-                "Recipients of accepted messages, and what became of attempts for them, by tenant",
+                "Recipients of accepted messages, what became of attempts for them, and how others ended, by tenant",
                 &["tenant", "result"],
             )),
             sites: Sites::default(),

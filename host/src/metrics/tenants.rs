@@ -11,6 +11,32 @@ const TENANTS: usize = 500;
 /// What all others count as. No tenant has that name.
 const OTHERS: &str = "(others)";
 
+/// How a recipient ends that no attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unattempted {
+    /// By its owner or the operator, before it was delivered.
+    Canceled,
+    /// Bounced or purged by the operator.
+    ByOperator,
+    /// It would not have been wanted.
+    Suppressed,
+    /// Its message cannot be read any more.
+    SetAside,
+}
+
+impl Unattempted {
+    const ALL: [&'static str; 4] = ["canceled", "ended by operator", "suppressed", "set aside"];
+
+    fn place(self) -> usize {
+        match self {
+            Unattempted::Canceled => 0,
+            Unattempted::ByOperator => 1,
+            Unattempted::Suppressed => 2,
+            Unattempted::SetAside => 3,
+        }
+    }
+}
+
 /// The counters of one tenant.
 #[derive(Debug)]
 pub struct TenantTally {
@@ -18,6 +44,14 @@ pub struct TenantTally {
     pub(super) accepted: IntCounter,
     /// By verdict: delivered, deferred, bounced, failed.
     pub(super) attempts: [IntCounter; 4],
+    unattempted: [IntCounter; 4],
+}
+
+impl TenantTally {
+    /// So many recipients ended without an attempt.
+    pub fn ended(&self, how: Unattempted, recipients: u64) {
+        self.unattempted[how.place()].inc_by(recipients);
+    }
 }
 
 /// All of them.
@@ -45,6 +79,7 @@ impl Tenants {
         let tally = Arc::new(TenantTally {
             accepted: counter("accepted"),
             attempts: ["delivered", "deferred", "bounced", "failed"].map(counter),
+            unattempted: Unattempted::ALL.map(counter),
         });
         known.insert(name.to_owned(), tally.clone());
         tally

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::policy::{Attempt, Schedules};
 use super::sites::Item;
 use crate::event::mail_log::{self, Circumstances, Via};
-use crate::metrics::metrics;
+use crate::metrics::{Unattempted, metrics};
 use crate::store::{Completion, LeasedRecipient, Next, Store};
 
 /// Completions told in one batch.
@@ -76,6 +76,7 @@ impl Completer {
     /// The message cannot be read, and never will be: it is over for all its recipients.
     pub(super) fn set_aside(&self, item: &Item, outcome: &Outcome) {
         let now = Timestamp::now();
+        metrics().tenants.of(&item.tenant).ended(Unattempted::SetAside, item.recipients.len() as u64);
         for recipient in &item.recipients {
             let attempt = Some((recipient.attempts.saturating_add(1), outcome.clone()));
             let reason = Some(DAMAGED.to_owned());

@@ -1,14 +1,14 @@
 //! What waits until its domain's site is found, and which lookups run. Synchronous; takes `now`.
 //!
 //! A lookup that nobody answers takes long, and strangers decide how many of those there are. So whatever needs none
-//! never waits for one; tenants are served in turn and none has all lookups; what waits for them is a part of the
+//! never waits for one; tenants are served in turn, their broadcasts apart, and none has all lookups; what waits for them is a part of the
 //! window, the rest is postponed; and a domain whose lookup failed is remembered for a while.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use mail::{Domain, Outcome, Verdict};
+use mail::{Domain, Outcome, Stream, Verdict};
 
 use super::Site;
 use super::sites::{Item, Pace};
@@ -21,16 +21,16 @@ const ROUTE_AGE_BUSY: SignedDuration = SignedDuration::from_hours(1);
 const FORGET: Duration = Duration::from_secs(10 * 60);
 /// Sites remembered, and failures; at more, all are forgotten and looked up again.
 const REMEMBERED: usize = 10_000;
-/// Recipients of a tenant that may wait however many others do.
+/// Recipients of a party that may wait however many others do.
 const LEAST: usize = 64;
 
 /// How many lookups may run at once, and how many recipients may wait for one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) in_all: usize,
-    pub(super) per_tenant: usize,
+    pub(super) per_party: usize,
     pub(super) waiting: usize,
-    pub(super) waiting_per_tenant: usize,
+    pub(super) waiting_per_party: usize,
 }
 
 /// Sites of domains, and what waits for a lookup.
@@ -39,9 +39,9 @@ pub(super) struct Lookups {
     known: HashMap<Domain, (Site, Timestamp)>,
     failed: HashMap<Domain, Failure>,
     asked: HashMap<Domain, Asked>,
-    tenants: HashMap<String, Tenant>,
-    /// Tenants with something in line.
-    turn: VecDeque<String>,
+    parties: HashMap<Party, Line>,
+    /// Those with something in line.
+    turn: VecDeque<Party>,
     running: usize,
     /// That wait, of all tenants.
     recipients: usize,
@@ -61,16 +61,19 @@ struct Failure {
 struct Asked {
     items: Vec<Item>,
     /// In whose lines it stands.
-    tenants: Vec<String>,
+    parties: Vec<Party>,
     /// On whose account the lookup runs; `None`: it does not yet.
-    runs_for: Option<String>,
+    runs_for: Option<Party>,
     /// Of the routes that it was asked of.
     generation: u64,
 }
 
+/// A tenant's stream: its broadcasts stand in a line of their own.
+type Party = (String, Stream);
+
 #[derive(Default)]
-struct Tenant {
-    line: VecDeque<Domain>,
+struct Line {
+    domains: VecDeque<Domain>,
     running: usize,
     recipients: usize,
     pace: Pace,
@@ -83,7 +86,7 @@ pub(super) enum Found {
     /// The lookup failed a moment ago; this is the outcome of the item.
     Failed(Item, Box<Outcome>),
     Waiting,
-    /// The tenant has its share waiting already.
+    /// The tenant's stream has its share waiting already.
     Postponed(Item, Timestamp),
 }
 
@@ -94,7 +97,7 @@ impl Lookups {
             known: HashMap::new(),
             failed: HashMap::new(),
             asked: HashMap::new(),
-            tenants: HashMap::new(),
+            parties: HashMap::new(),
             turn: VecDeque::new(),
             running: 0,
             recipients: 0,
@@ -124,26 +127,27 @@ impl Lookups {
             return Found::Failed(item, Box::new(failure.outcome.clone()));
         }
         let share = (self.limits.waiting.saturating_sub(self.recipients) / 2).max(LEAST);
-        let share = share.min(self.limits.waiting_per_tenant);
-        let tenant = self.tenants.entry(item.tenant.clone()).or_default();
-        let full = tenant.recipients >= share;
-        if let Some((site, _)) = known.filter(|(_, age)| *age < ROUTE_AGE_BUSY && (full || !tenant.line.is_empty())) {
+        let share = share.min(self.limits.waiting_per_party);
+        let party = (item.tenant.clone(), item.stream);
+        let line = self.parties.entry(party.clone()).or_default();
+        let full = line.recipients >= share;
+        if let Some((site, _)) = known.filter(|(_, age)| *age < ROUTE_AGE_BUSY && (full || !line.domains.is_empty())) {
             return Found::Site(site.clone(), item);
         }
         if full {
-            let until = tenant.pace.slot(item.recipients.len(), now);
+            let until = line.pace.slot(item.recipients.len(), now);
             return Found::Postponed(item, until);
         }
-        tenant.recipients += item.recipients.len();
+        line.recipients += item.recipients.len();
         self.recipients += item.recipients.len();
         let asked = self.asked.entry(domain.clone()).or_default();
         // In the line of everybody who wants it: the first one's may be long.
-        if asked.runs_for.is_none() && !asked.tenants.contains(&item.tenant) {
-            asked.tenants.push(item.tenant.clone());
-            if tenant.line.is_empty() {
-                self.turn.push_back(item.tenant.clone());
+        if asked.runs_for.is_none() && !asked.parties.contains(&party) {
+            if line.domains.is_empty() {
+                self.turn.push_back(party.clone());
             }
-            tenant.line.push_back(domain.clone());
+            line.domains.push_back(domain.clone());
+            asked.parties.push(party);
         }
         asked.items.push(item);
         Found::Waiting
@@ -155,23 +159,23 @@ impl Lookups {
             if self.running >= self.limits.in_all {
                 return None;
             }
-            let name = self.turn.pop_front()?;
-            let Some(tenant) = self.tenants.get_mut(&name) else { continue };
-            if tenant.running >= self.limits.per_tenant {
-                self.turn.push_back(name);
+            let party = self.turn.pop_front()?;
+            let Some(line) = self.parties.get_mut(&party) else { continue };
+            if line.running >= self.limits.per_party {
+                self.turn.push_back(party);
                 continue;
             }
-            while let Some(domain) = tenant.line.pop_front() {
-                // Another tenant's turn may have come to it before.
+            while let Some(domain) = line.domains.pop_front() {
+                // Another's turn may have come to it before.
                 let Some(asked) = self.asked.get_mut(&domain).filter(|asked| asked.runs_for.is_none()) else {
                     continue;
                 };
-                asked.runs_for = Some(name.clone());
+                asked.runs_for = Some(party.clone());
                 asked.generation = self.generation;
-                tenant.running += 1;
+                line.running += 1;
                 self.running += 1;
-                if !tenant.line.is_empty() {
-                    self.turn.push_back(name);
+                if !line.domains.is_empty() {
+                    self.turn.push_back(party);
                 }
                 return Some(domain);
             }
@@ -211,19 +215,32 @@ impl Lookups {
         for item in &asked.items {
             let count = item.recipients.len();
             self.recipients = self.recipients.saturating_sub(count);
-            if let Some(tenant) = self.tenants.get_mut(&item.tenant) {
-                tenant.recipients = tenant.recipients.saturating_sub(count);
-                tenant.pace.took(count, now);
+            if let Some(line) = self.parties.get_mut(&(item.tenant.clone(), item.stream)) {
+                line.recipients = line.recipients.saturating_sub(count);
+                line.pace.took(count, now);
             }
         }
-        if let Some(name) = asked.runs_for {
+        if let Some(party) = asked.runs_for {
             self.running = self.running.saturating_sub(1);
-            if let Some(tenant) = self.tenants.get_mut(&name) {
-                tenant.running = tenant.running.saturating_sub(1);
+            if let Some(line) = self.parties.get_mut(&party) {
+                line.running = line.running.saturating_sub(1);
             }
         }
-        self.tenants.retain(|_, tenant| tenant.recipients > 0 || tenant.running > 0 || !tenant.line.is_empty());
+        self.parties.retain(|_, line| line.recipients > 0 || line.running > 0 || !line.domains.is_empty());
         asked.items
+    }
+
+    /// Domains whose site was found to have a mail host of this name (or to be called so), and to be reached from this
+    /// source.
+    pub(super) fn domains_at(&self, site: Option<&str>, source: Option<&str>) -> BTreeSet<Domain> {
+        let is_meant = |found: &Site| {
+            let plan = &found.plan;
+            let named =
+                |name: &str| *name == *found.key || plan.hosts.iter().any(|it| it.name.eq_ignore_ascii_case(name));
+            let from = |name: &str| plan.egress.as_ref().is_some_and(|egress| egress.source.name == name);
+            site.is_none_or(named) && source.is_none_or(from)
+        };
+        self.known.iter().filter(|(_, (found, _))| is_meant(found)).map(|(domain, _)| domain.clone()).collect()
     }
 
     /// Forgets which sites were found: routes have changed.
@@ -235,7 +252,7 @@ impl Lookups {
 
     /// Takes everything that waits.
     pub(super) fn take_all(&mut self) -> Vec<Item> {
-        self.tenants.clear();
+        self.parties.clear();
         self.turn.clear();
         (self.running, self.recipients) = (0, 0);
         self.asked.drain().flat_map(|(_, asked)| asked.items).collect()

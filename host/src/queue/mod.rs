@@ -72,4 +72,4 @@ pub trait Session: Send {
 }
 
 pub use completing::DAMAGED;
-pub use scheduler::{Queue, Tuning};
+pub use scheduler::{Finder, Queue, Tuning};

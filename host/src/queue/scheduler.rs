@@ -1,13 +1,13 @@
 //! Leasing what is due, within a bounded window, and finding each domain's site.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use mail::outcome::Phase;
-use mail::{Domain, EnhancedCode, Outcome, Verdict};
+use mail::{Domain, EnhancedCode, Outcome, Stream, Verdict};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -28,9 +28,10 @@ const WINDOW: usize = 16 * 1024;
 const LEASE: usize = 256;
 /// Recipients that may wait for sites: never the whole window, so that there is room for those of another site.
 const AT_SITES: usize = WINDOW / 8 * 5;
-/// Lookups of sites at once, and recipients that wait for them: for all, and the most for one tenant.
+/// Lookups of sites at once, and recipients that wait for them: for all, and the most for one tenant's
+/// stream. Both streams of a tenant together have not all.
 const LOOKUPS: lookups::Limits =
-    lookups::Limits { in_all: 256, per_tenant: 128, waiting: WINDOW / 4, waiting_per_tenant: WINDOW / 16 };
+    lookups::Limits { in_all: 256, per_party: 96, waiting: WINDOW / 4, waiting_per_party: WINDOW / 16 };
 /// The longest time a site that refused, or a domain whose lookup failed, is left alone.
 const BACKOFF: Duration = Duration::from_secs(5 * 60);
 /// How long mail for a site or a domain that failed a moment ago stays where it is: so no dead one takes more than a
@@ -59,6 +60,18 @@ impl Tuning {
         inner.lookups().forget_sites();
         inner.completer.reschedule(schedules);
         *inner.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config.clone());
+    }
+}
+
+/// Knows which sites the domains of the queue were found at.
+#[derive(Clone)]
+pub struct Finder(Weak<Inner>);
+
+impl Finder {
+    /// Domains whose mail hosts have been looked up since the routes last changed, at this site, reached from this source.
+    /// `site` is the name of one of its mail hosts, or the whole name that `posthaste status` shows.
+    pub fn domains_at(&self, site: Option<&str>, source: Option<&str>) -> BTreeSet<Domain> {
+        self.0.upgrade().map(|inner| inner.lookups().domains_at(site, source)).unwrap_or_default()
     }
 }
 
@@ -103,6 +116,11 @@ impl Queue {
             }
         });
         Queue { task, abort, tuning }
+    }
+
+    /// What tells which sites domains were found at.
+    pub fn finder(&self) -> Finder {
+        Finder(self.tuning.0.clone())
     }
 
     /// What changes its limits while it runs.
@@ -177,7 +195,8 @@ impl Inner {
         let now = Timestamp::now();
         let rests = std::mem::take(&mut *self.rests.lock().unwrap_or_else(PoisonError::into_inner));
         if !rests.is_empty() {
-            let rests = rests.into_iter().map(|((tenant, domain), until)| Rest { tenant, domain, until });
+            let rests =
+                rests.into_iter().map(|((tenant, domain, stream), until)| Rest { tenant, domain, stream, until });
             self.store.rest(rests.collect(), now).await?;
         }
         let leased = self.store.lease(now, LEASE).await?;
@@ -242,20 +261,20 @@ impl Inner {
 
     /// The same just failed: all recipients get its outcome, and more of that mail is not looked at for a moment.
     fn refuse(&self, domain: Domain, item: &Item, outcome: &Outcome, now: Timestamp) {
-        self.rest(domain, item, later(now, DEAD));
+        self.rest(&domain, item, &Stream::ALL, later(now, DEAD));
         self.completer.all_attempted(item, outcome);
     }
 
     /// Too much waits for the same: it goes back to the store, and no more comes from there before a time.
     fn put_off(&self, domain: Domain, item: &Item, until: Timestamp) {
         // First the rest: nothing may be leased between the two.
-        self.rest(domain, item, until);
+        self.rest(&domain, item, &[item.stream], until);
         self.completer.release(item);
     }
 
-    fn rest(&self, domain: Domain, item: &Item, until: Timestamp) {
+    fn rest(&self, domain: &Domain, item: &Item, streams: &[Stream], until: Timestamp) {
         let mut rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
-        rests.insert((item.tenant.clone(), domain), until);
+        rests.extend(streams.iter().map(|stream| ((item.tenant.clone(), domain.clone(), *stream), until)));
     }
 
     /// Puts items in line, all of them before any is taken: so recipients of one message meet at their site.
@@ -368,14 +387,14 @@ fn lookup_failed(error: &tokio::task::JoinError) -> Outcome {
 
 /// Sorts a message's recipients by domain, in their order.
 fn by_domain(leased: Leased) -> Vec<(Domain, Item)> {
-    let Leased { message, tenant, sender, body, size_bytes: _, accepted_at, recipients } = leased;
+    let Leased { message, tenant, stream, sender, body, size_bytes: _, accepted_at, recipients } = leased;
     let mut items: Vec<(Domain, Item)> = Vec::new();
     let mut places: HashMap<Domain, usize> = HashMap::new();
     for recipient in recipients {
         let domain = recipient.address.domain().clone();
         let place = *places.entry(domain.clone()).or_insert_with(|| {
             let (tenant, sender, body) = (tenant.clone(), sender.clone(), body.clone());
-            items.push((domain, Item { message, tenant, sender, body, accepted_at, recipients: Vec::new() }));
+            items.push((domain, Item { message, tenant, stream, sender, body, accepted_at, recipients: Vec::new() }));
             items.len() - 1
         });
         if let Some((_, item)) = items.get_mut(place) {

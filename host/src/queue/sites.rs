@@ -1,7 +1,7 @@
 //! What waits for each site, and how many connections each has. Synchronous; takes `now`.
 //!
-//! A site's messages wait in lanes, one per tenant and destination domain, and are taken from the lanes in turn: a
-//! tenant's bulk does not stand in the way of another's single message. The recipients of one message at one site go
+//! A site's messages wait in lanes, one per tenant, stream and destination domain, and are taken from the lanes in turn: a
+//! tenant's bulk does not stand in the way of another's single message, and no broadcast in that of transactional mail. The recipients of one message at one site go
 //! into one transaction, whatever their domains. A site that is slower than what comes for it holds no more than is
 //! free for others; the rest stays in the store until it should have come so far.
 
@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use mail::{Domain, Outcome, ReversePath};
+use mail::{Domain, Outcome, ReversePath, Stream};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -24,20 +24,24 @@ pub(super) const RECIPIENTS: usize = 100;
 pub(super) struct Item {
     pub(super) message: Uuid,
     pub(super) tenant: String,
+    pub(super) stream: Stream,
     pub(super) sender: ReversePath,
     pub(super) body: BodyRef,
     pub(super) accepted_at: Timestamp,
     pub(super) recipients: Vec<LeasedRecipient>,
 }
 
-/// A tenant's mail for a domain.
-pub(super) type Lane = (String, Domain);
+/// A tenant's mail for a domain, of one stream.
+pub(super) type Lane = (String, Domain, Stream);
 
 /// Lanes remembered by a site that could take no more of them; the others come again by time alone.
 const PUT_OFF: usize = 1000;
 
-/// Recipients that may wait for a site however many others do.
+/// Recipients of a stream that may wait for a site however many others do.
 const LEAST: usize = 16;
+
+/// Turns of transactional lanes behind which a broadcast lane has one.
+const TURNS_BEFORE_BROADCAST: u32 = 7;
 
 /// How many connections there may be, and how many recipients may wait for all sites.
 #[derive(Clone, Copy, Debug)]
@@ -67,14 +71,15 @@ pub(super) struct Sites {
 struct Waiting {
     site: Site,
     items: HashMap<Uuid, Item>,
-    /// Of all items.
+    /// Of all items, and of the broadcasts among them.
     recipients: usize,
+    broadcast_recipients: usize,
     pace: Pace,
     /// Lanes that had to wait elsewhere, and how many recipients waited here then.
     put_off: HashSet<Lane>,
     full_at: usize,
     lanes: HashMap<Lane, VecDeque<Uuid>>,
-    turn: VecDeque<Lane>,
+    turns: Turns,
     /// Open or opening.
     connections: usize,
     connecting: usize,
@@ -123,7 +128,7 @@ impl Sites {
         self.limits = Limits { per_site, in_all, ..self.limits };
     }
 
-    /// Puts an item in line for a site, in the lane of its tenant and of this domain.
+    /// Puts an item in line for a site, in the lane of its tenant, its stream and this domain.
     pub(super) fn add(&mut self, site: &Site, domain: &Domain, item: Item, now: Timestamp) -> Added {
         let waiting = self.sites.entry(site.key.clone()).or_insert_with(|| Waiting::new(site.clone()));
         // The newest plan: the same hosts, but addresses may have changed.
@@ -133,10 +138,10 @@ impl Sites {
         }
         // Each may hold as much as is left for all others: many slow sites leave room for one more.
         let share = self.limits.waiting.saturating_sub(self.recipients).max(LEAST);
-        if waiting.recipients >= share {
+        if waiting.ahead_of(item.stream) >= share {
             let until = waiting.pace.slot(item.recipients.len(), now);
             if waiting.put_off.len() < PUT_OFF {
-                waiting.put_off.insert((item.tenant.clone(), domain.clone()));
+                waiting.put_off.insert((item.tenant.clone(), domain.clone(), item.stream));
             }
             waiting.full_at = waiting.recipients;
             return Added::Postponed(item, until);
@@ -283,11 +288,12 @@ impl Waiting {
             site,
             items: HashMap::new(),
             recipients: 0,
+            broadcast_recipients: 0,
             pace: Pace::default(),
             put_off: HashSet::new(),
             full_at: 0,
             lanes: HashMap::new(),
-            turn: VecDeque::new(),
+            turns: Turns::default(),
             connections: 0,
             connecting: 0,
             idle: 0,
@@ -298,23 +304,34 @@ impl Waiting {
         }
     }
 
+    /// Recipients that wait, as far as mail of a stream has them before it.
+    fn ahead_of(&self, stream: Stream) -> usize {
+        match stream {
+            Stream::Transactional => self.recipients.saturating_sub(self.broadcast_recipients),
+            Stream::Broadcast => self.recipients,
+        }
+    }
+
     fn add(&mut self, domain: &Domain, item: Item) {
         self.recipients += item.recipients.len();
+        if item.stream == Stream::Broadcast {
+            self.broadcast_recipients += item.recipients.len();
+        }
         if let Some(waiting) = self.items.get_mut(&item.message) {
             waiting.recipients.extend(item.recipients);
             return;
         }
-        let lane = (item.tenant.clone(), domain.clone());
+        let lane = (item.tenant.clone(), domain.clone(), item.stream);
         let line = self.lanes.entry(lane.clone()).or_default();
         if line.is_empty() {
-            self.turn.push_back(lane);
+            self.turns.push(lane);
         }
         line.push_back(item.message);
         self.items.insert(item.message, item);
     }
 
     fn take(&mut self) -> Option<Item> {
-        let lane = self.turn.pop_front()?;
+        let lane = self.turns.pop()?;
         let line = self.lanes.get_mut(&lane)?;
         let mut item = line.pop_front().and_then(|message| self.items.remove(&message))?;
         if item.recipients.len() > RECIPIENTS {
@@ -325,17 +342,46 @@ impl Waiting {
         if line.is_empty() {
             self.lanes.remove(&lane);
         } else {
-            self.turn.push_back(lane);
+            self.turns.push(lane);
         }
         self.recipients = self.recipients.saturating_sub(item.recipients.len());
+        if item.stream == Stream::Broadcast {
+            self.broadcast_recipients = self.broadcast_recipients.saturating_sub(item.recipients.len());
+        }
         Some(item)
     }
 
     fn take_all(&mut self) -> Vec<Item> {
         self.lanes.clear();
-        self.turn.clear();
-        self.recipients = 0;
+        self.turns = Turns::default();
+        (self.recipients, self.broadcast_recipients) = (0, 0);
         self.items.drain().map(|(_, item)| item).collect()
+    }
+}
+
+/// Lanes in turn: transactional ones first, broadcast ones at every eighth turn.
+#[derive(Default)]
+struct Turns {
+    transactional: VecDeque<Lane>,
+    broadcast: VecDeque<Lane>,
+    since_broadcast: u32,
+}
+
+impl Turns {
+    fn push(&mut self, lane: Lane) {
+        match lane.2 {
+            Stream::Transactional => self.transactional.push_back(lane),
+            Stream::Broadcast => self.broadcast.push_back(lane),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Lane> {
+        let is_broadcasts_turn = self.since_broadcast >= TURNS_BEFORE_BROADCAST;
+        let first = if is_broadcasts_turn { self.broadcast.pop_front() } else { None };
+        let lane = first.or_else(|| self.transactional.pop_front()).or_else(|| self.broadcast.pop_front())?;
+        let has_waited = lane.2 == Stream::Transactional && !self.broadcast.is_empty();
+        self.since_broadcast = if has_waited { self.since_broadcast + 1 } else { 0 };
+        Some(lane)
     }
 }
 

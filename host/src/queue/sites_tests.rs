@@ -22,6 +22,7 @@ fn item(message: u128, tenant: &str, recipients: &[&str]) -> Item {
     Item {
         message: Uuid::from_u128(message),
         tenant: tenant.to_owned(),
+        stream: Stream::Transactional,
         sender: None,
         body: BodyRef(String::new()),
         accepted_at: at(0),
@@ -183,7 +184,7 @@ fn a_site_that_took_half_of_what_waits_is_given_more() {
     (0..49).for_each(|_| drop(sites.take("s", at(0))));
     assert!(sites.roused.is_empty());
     sites.take("s", at(0));
-    assert_eq!(sites.roused, [("t".to_owned(), domain("a.test"))]);
+    assert_eq!(sites.roused, [("t".to_owned(), domain("a.test"), Stream::Transactional)]);
 }
 
 #[test]
@@ -284,4 +285,33 @@ fn one_lost_connection_among_good_ones_is_no_refusal() {
     assert!(sites.grow(&"s".into(), at(9)).is_none(), "one was too many");
     assert!(sites.grow(&"s".into(), at(10)).is_some());
     assert_eq!(taken(&mut sites, "s"), [1, 2]);
+}
+
+#[test]
+fn a_broadcast_that_fills_its_share_delays_no_transactional_mail() {
+    let mut sites = Sites::new(Limits { per_site: 1, in_all: 1, waiting: 40 });
+    let broadcast = |message| Item { stream: Stream::Broadcast, ..item(message, "acme", &["x@a.test"]) };
+    let mut waiting = 0;
+    loop {
+        match sites.add(&site("mx"), &domain("a.test"), broadcast(waiting), at(0)) {
+            Added::Waiting => waiting += 1,
+            Added::Postponed(..) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    add(&mut sites, "mx", 1000, "acme", "y@a.test");
+    add(&mut sites, "mx", 1001, "acme", "z@a.test");
+    let order = taken(&mut sites, "mx");
+    assert_eq!((order[..2].to_vec(), order.len()), (vec![1000, 1001], waiting as usize + 2));
+    assert!(sites.roused.iter().all(|lane| lane.2 == Stream::Broadcast) && !sites.roused.is_empty());
+}
+
+#[test]
+fn a_broadcast_is_not_starved() {
+    let mut sites = sites(1, 1);
+    let bulk = Item { stream: Stream::Broadcast, ..item(1, "acme", &["x@a.test"]) };
+    assert!(matches!(sites.add(&site("mx"), &domain("a.test"), bulk, at(0)), Added::Waiting));
+    (10..30).for_each(|message| add(&mut sites, "mx", message, "acme", "y@a.test"));
+    let place = taken(&mut sites, "mx").iter().position(|message| *message == 1);
+    assert_eq!(place, Some(TURNS_BEFORE_BROADCAST as usize));
 }

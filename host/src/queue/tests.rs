@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod turns;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Mutex;
@@ -185,6 +187,22 @@ fn start(folder: &Path, net: Net, config: Delivery) -> Running {
     Running { net, store, queue, shutdown }
 }
 
+fn message(number: u128, recipients: &[&str]) -> NewMessage {
+    NewMessage {
+        id: Uuid::from_u128(number),
+        tenant: "default".to_owned(),
+        sender: None,
+        recipients: recipients.iter().map(|text| Address::parse(text).unwrap()).collect(),
+        bcc: Vec::new(),
+        body: Bytes::from(format!("Subject: {number}\r\n\r\n")),
+        attributes: Vec::new(),
+        tags: Vec::new(),
+        idempotency: None,
+        accepted_at: Timestamp::now(),
+        scheduled_at: None,
+    }
+}
+
 impl Running {
     async fn accept(&self, number: u128, recipients: &[&str]) {
         self.accept_at(number, recipients, Timestamp::now()).await;
@@ -195,19 +213,7 @@ impl Running {
     }
 
     async fn accept_of(&self, tenant: &str, number: u128, recipients: &[&str], accepted_at: Timestamp) {
-        let message = NewMessage {
-            id: Uuid::from_u128(number),
-            tenant: tenant.to_owned(),
-            sender: None,
-            recipients: recipients.iter().map(|text| Address::parse(text).unwrap()).collect(),
-            bcc: Vec::new(),
-            body: Bytes::from(format!("Subject: {number}\r\n\r\n")),
-            attributes: Vec::new(),
-            tags: Vec::new(),
-            idempotency: None,
-            accepted_at,
-            scheduled_at: None,
-        };
+        let message = NewMessage { tenant: tenant.to_owned(), accepted_at, ..message(number, recipients) };
         self.store.accept(vec![message]).await.pop().unwrap().unwrap();
     }
 
@@ -325,27 +331,6 @@ async fn a_domain_without_a_route_gets_its_outcome() {
     events.sort_by(|a, b| a.1.cmp(&b.1));
     assert_eq!(events, [told(EventKind::Bounced, "x@none.test"), told(EventKind::Delivered, "y@a.test")]);
     running.stop().await;
-}
-
-#[tokio::test]
-async fn domains_whose_lookup_never_ends_hold_up_nobody_else() {
-    let folder = folder();
-    let running = start(folder.path(), Net::default(), config());
-    running.accept_of("other", 100, &["x@before.test"], Timestamp::now()).await;
-    running.until("one", async |this: &Running| this.transactions() == 1).await;
-    for number in 1..=9 {
-        let silent: Vec<String> = (0..1000).map(|n| format!("x@d{n}.m{number}.silent.test")).collect();
-        running.accept(number, &silent.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    }
-    running.accept(10, &["x@relayed.test"]).await;
-    running.accept_of("other", 11, &["x@good.test"], Timestamp::now()).await;
-    running.until("the others' mail", async |this: &Running| this.transactions() == 3).await;
-    let (_net, store) = running.stop().await;
-    assert_eq!(store.queued().await.unwrap(), 9000);
-    let later = Timestamp::now() + Duration::from_secs(400);
-    let leased = store.lease(later, 10_000).await.unwrap();
-    assert_eq!(leased.iter().map(|message| message.recipients.len()).sum::<usize>(), 9000, "all were given back");
-    assert!(leased.iter().flat_map(|message| &message.recipients).all(|recipient| recipient.attempts == 0));
 }
 
 #[tokio::test]

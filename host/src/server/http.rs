@@ -77,6 +77,14 @@ const TOO_MANY: &[u8] =
 const TOO_MANY_OF_ONE: &[u8] =
     b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
+/// A request may be so many times as large as a message: base64, JSON, and HTML beside text.
+const BODY_PER_MESSAGE: u64 = 2;
+
+/// Bytes that a request may have, where a message may have so many.
+pub fn body_bytes(message_bytes: u64) -> u64 {
+    message_bytes.saturating_mul(BODY_PER_MESSAGE)
+}
+
 /// How long peers may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
@@ -131,6 +139,11 @@ impl HttpServer {
         let (peers, locals) = (Arc::new(peers), Arc::new(locals));
         let outgoing = Outgoing::new(ANSWER_BYTES);
         Arc::new(HttpServer { routes, budget, outgoing, deadlines, gate, door, peers, locals, shutdown, tasks })
+    }
+
+    /// Other limits for bodies that come: of all together, and of one, as large as a message makes it.
+    pub fn limit_bodies(&self, total_bytes: u64, message_bytes: u64) {
+        self.budget.change(total_bytes, body_bytes(message_bytes));
     }
 
     /// So many connections at once from now on; those that are open stay.

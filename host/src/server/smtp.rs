@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 use crate::config::{Config, IpNet};
 use crate::metrics::{Road, Turned, metrics};
+use crate::scram::Verifier;
 use crate::server::gate::{AT_THE_DOOR, Gate};
 use crate::server::peers::Peers;
 use crate::server::pressure::Pressure;
@@ -53,6 +54,8 @@ pub struct Principal {
     pub key_id: String,
     /// What the key is found by again.
     pub key_hash: [u8; 32],
+    /// The only stream that the key is good for.
+    pub stream: Option<mail::Stream>,
 }
 
 /// By what right a message comes in.
@@ -99,6 +102,9 @@ pub struct Unavailable(pub String);
 pub trait Submit: Send + Sync + 'static {
     /// Who this is; `None` where the key is wrong.
     async fn authenticate(&self, credentials: &Credentials, peer: IpAddr) -> Result<Option<Principal>, Unavailable>;
+
+    /// What is stored of the key with this id, and who that is; where there is none, a verifier that nothing proves.
+    async fn verifier(&self, username: &str, peer: IpAddr) -> Result<(Verifier, Option<Principal>), Unavailable>;
 
     /// Whether the key is still one: it may be revoked while a session is open.
     async fn is_valid(&self, principal: &Principal) -> Result<bool, Unavailable>;

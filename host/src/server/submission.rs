@@ -11,7 +11,8 @@ use jiff::fmt::rfc2822;
 use jiff::tz::TimeZone;
 use mail::header;
 use mail::message::{self, AuthorError, Parsed};
-use mail::{Address, Domain, EnhancedCode, Envelope, Reply};
+use mail::stream::{StreamDenied, UnknownStream};
+use mail::{Address, Domain, EnhancedCode, Envelope, Reply, Stream};
 use pipeline::{Content, Limits, Refusal, Stages, Submission};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -24,6 +25,8 @@ use crate::api::credential;
 use crate::api_key;
 use crate::author::{self, AuthorFault};
 use crate::keyring::Keyring;
+use crate::scram::Verifier;
+use crate::sizes::Sizes;
 use crate::smtp::auth::Credentials;
 use crate::store::{Accepted, ApiKey, Directory, NewMessage, Scope, StoreError, TenantId};
 use crate::telemetry;
@@ -51,6 +54,16 @@ pub struct Submissions<F> {
     intake: Arc<Intake>,
     /// Leave to work on a large message.
     large: Arc<Semaphore>,
+    /// Leave to make a verifier.
+    learning: Arc<Semaphore>,
+}
+
+/// Whose message it is, and what it may be.
+#[derive(Clone)]
+struct Sender {
+    tenant: TenantId,
+    /// Those open to it; the first is that of messages which name none.
+    streams: Vec<Stream>,
 }
 
 /// Makes messages ready to be accepted.
@@ -58,7 +71,7 @@ struct Road<F> {
     stages: F,
     keyring: Arc<Keyring>,
     hostname: Domain,
-    limits: Limits,
+    sizes: Arc<Sizes>,
 }
 
 impl<F, S> Submissions<F>
@@ -66,23 +79,22 @@ where
     F: Fn(&str) -> S + Send + Sync + 'static,
     S: Stages + Send + 'static,
 {
-    /// `stages` is `move |tenant: &str| edge.stages(tenant)`; `limits` are those that clients are told.
+    /// `stages` is `move |tenant: &str| edge.stages(tenant)`; `sizes` are those that clients are told.
     pub fn new(
         stages: F,
         directory: Arc<dyn Directory>,
         keyring: Arc<Keyring>,
         intake: Arc<Intake>,
         hostname: Domain,
-        limits: Limits,
+        sizes: Arc<Sizes>,
     ) -> Submissions<F> {
-        // What is added to a message that just fits must not make it too large.
-        let limits = Limits { message_bytes: limits.message_bytes.saturating_add(ADDED_OCTETS), ..limits };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Submissions {
-            road: Arc::new(Road { stages, keyring, hostname, limits }),
+            road: Arc::new(Road { stages, keyring, hostname, sizes }),
             directory,
             intake,
             large: Arc::new(Semaphore::new(LARGE_AT_ONCE.max(cores - 1))),
+            learning: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -93,18 +105,46 @@ where
         Ok(found.filter(|key| key.scopes.has(Scope::Send)))
     }
 
+    /// Whether the tenant's keys are good from this address.
+    async fn is_from(&self, principal: &Principal, peer: IpAddr) -> Result<bool, Unavailable> {
+        let standing = self.intake.tenancy().of(&principal.tenant).await;
+        let is_from = standing.map_err(|error| Unavailable(error.to_string()))?.is_from(Some(peer));
+        if !is_from {
+            let Principal { tenant, key_id, .. } = principal;
+            tracing::info!(tenant, key = key_id, %peer, "a good key came from a network that is not allowed");
+        }
+        Ok(is_from)
+    }
+
+    /// Makes the verifier of a key that was stored before there were such: from then on SCRAM takes it. One at a time, and
+    /// beside the reactor.
+    fn learn(&self, id: &str, key: &str) {
+        let Ok(place) = self.learning.clone().try_acquire_owned() else { return };
+        let (directory, id, key) = (self.directory.clone(), id.to_owned(), key.to_owned());
+        tokio::spawn(async move {
+            let stored = match api_key::verifier(&key).await {
+                Ok(verifier) => directory.set_verifier(&id, verifier).await,
+                Err(_) => return,
+            };
+            if let Err(error) = stored {
+                tracing::warn!(key = id, %error, "the verifier of a key could not be stored: SCRAM does not take it yet");
+            }
+            drop(place);
+        });
+    }
+
     /// `Road::prepare`, beside the reactor where the message is large. Broken off it goes on there to its end, which no
     /// one sees: nothing is accepted there.
-    async fn prepare(&self, tenant: &str, incoming: Incoming, id: Uuid, now: Timestamp) -> Result<NewMessage, Reply> {
+    async fn prepare(&self, sender: Sender, incoming: Incoming, id: Uuid, now: Timestamp) -> Result<NewMessage, Reply> {
         if incoming.message.len() < LARGE_OCTETS {
-            return self.road.prepare(tenant, incoming, id, now).await;
+            return self.road.prepare(&sender, incoming, id, now).await;
         }
         // Never closed, so there always is one in the end.
         let permit = self.large.clone().acquire_owned().await;
-        let (road, tenant) = (self.road.clone(), tenant.to_owned());
+        let road = self.road.clone();
         let (runtime, span) = (Handle::current(), tracing::Span::current());
         let work = move || {
-            let prepared = span.in_scope(|| runtime.block_on(road.prepare(&tenant, incoming, id, now)));
+            let prepared = span.in_scope(|| runtime.block_on(road.prepare(&sender, incoming, id, now)));
             drop(permit);
             prepared
         };
@@ -130,12 +170,20 @@ where
         }
     }
 
-    async fn prepare(&self, tenant: &str, incoming: Incoming, id: Uuid, now: Timestamp) -> Result<NewMessage, Reply> {
+    async fn prepare(
+        &self,
+        sender: &Sender,
+        incoming: Incoming,
+        id: Uuid,
+        now: Timestamp,
+    ) -> Result<NewMessage, Reply> {
+        let tenant = sender.tenant.as_str();
         let Incoming { authority, envelope, message, facts } = incoming;
         let (headers, body) = header::split(&message).map_err(|error| malformed(error.to_string()))?;
         if headers.iter().filter(|field| field.is("Received")).count() > MAX_HOPS {
             return Err(reply(554, (5, 4, 6), "The message has come through too many servers: it goes in circles"));
         }
+        let stream = stream(&headers, &sender.streams)?;
         drop(headers);
         // Refused here already, so that no stage runs for nothing.
         self.check_author(&authority, tenant, &message[..body]).await?;
@@ -146,11 +194,14 @@ where
             message_id: format!("<{id}@{}>", self.hostname),
             trace: vec![received(&facts, &self.hostname, id, now)],
         };
+        // What is added to a message that just fits must not make it too large.
+        let message_bytes = self.sizes.message_bytes().saturating_add(ADDED_OCTETS);
+        let limits = Limits { message_bytes, recipients: self.sizes.recipients() };
         let submission = Submission {
             envelope,
             content,
-            attributes: Vec::new(),
-            limits: self.limits,
+            attributes: stream.attributes(),
+            limits,
             now_s: u64::try_from(now.as_second()).unwrap_or(0),
         };
         let ready = pipeline::run(&(self.stages)(tenant), submission).await.map_err(refused)?;
@@ -184,12 +235,28 @@ where
     async fn authenticate(&self, credentials: &Credentials, peer: IpAddr) -> Result<Option<Principal>, Unavailable> {
         let key_hash = api_key::hash(&credentials.password);
         let Some(key) = self.key(key_hash).await? else { return Ok(None) };
-        let standing = self.intake.tenancy().of(&key.tenant).await;
-        if !standing.map_err(|error| Unavailable(error.to_string()))?.is_from(Some(peer)) {
-            tracing::info!(tenant = key.tenant, key = key.id, %peer, "a good key came from a network that is not allowed");
+        let has_verifier = key.has_verifier;
+        let principal = Principal { tenant: key.tenant, key_id: key.id, key_hash, stream: key.stream };
+        if !self.is_from(&principal, peer).await? {
             return Ok(None);
         }
-        Ok(Some(key).map(|key| Principal { tenant: key.tenant, key_id: key.id, key_hash }))
+        if !has_verifier {
+            self.learn(&principal.key_id, &credentials.password);
+        }
+        Ok(Some(principal))
+    }
+
+    async fn verifier(&self, username: &str, peer: IpAddr) -> Result<(Verifier, Option<Principal>), Unavailable> {
+        let unavailable = |error: StoreError| Unavailable(error.to_string());
+        let found = self.directory.verifier(username).await.map_err(unavailable)?;
+        let nobody = || Verifier::of_nobody(self.road.keyring.salt_of(username));
+        let Some((key, key_hash, verifier)) = found else { return Ok((nobody(), None)) };
+        if !(key.is_live(Timestamp::now()) && key.scopes.has(Scope::Send)) {
+            return Ok((verifier, None));
+        }
+        let principal = Principal { tenant: key.tenant, key_id: key.id, key_hash, stream: key.stream };
+        let is_from = self.is_from(&principal, peer).await?;
+        Ok((verifier, is_from.then_some(principal)))
     }
 
     async fn is_valid(&self, principal: &Principal) -> Result<bool, Unavailable> {
@@ -197,9 +264,9 @@ where
     }
 
     async fn submit(&self, incoming: Incoming) -> Result<Queued, Reply> {
-        let tenant: TenantId = match &incoming.authority {
-            Authority::Key(principal) => principal.tenant.clone(),
-            Authority::Trusted => TRUSTED_TENANT.to_owned(),
+        let (tenant, bound) = match &incoming.authority {
+            Authority::Key(principal) => (principal.tenant.clone(), principal.stream),
+            Authority::Trusted => (TRUSTED_TENANT.to_owned(), None),
         };
         let standing = self.intake.tenancy().of(&tenant).await.map_err(|error| store_reply(&error))?;
         // Told before any stage works for nothing.
@@ -208,7 +275,8 @@ where
         let (id, now) = (Uuid::now_v7(), Timestamp::now());
         let span = telemetry::message(id);
         let taken = async {
-            let message = self.prepare(&tenant, incoming, id, now).await?;
+            let sender = Sender { tenant, streams: standing.streams(bound) };
+            let message = self.prepare(sender, incoming, id, now).await?;
             Ok::<_, Reply>(self.intake.accept(message).await)
         };
         match taken.instrument(span).await? {
@@ -278,6 +346,19 @@ fn author_reply(fault: &AuthorFault, tenant: &str) -> Reply {
         AuthorFault::Unproved { .. } => reply(550, (5, 7, 1), &sentence(fault)),
         AuthorFault::Store(error) => store_reply(error),
     }
+}
+
+/// The stream of a message with these fields. One that its sender has signed keeps the field that names it.
+fn stream(fields: &[header::Field<'_>], may: &[Stream]) -> Result<Stream, Reply> {
+    let mut named = None;
+    for field in fields.iter().filter(|field| Stream::is_field(field.name)) {
+        let told = |error: UnknownStream| reply(550, (5, 6, 0), &format!("{}: {error}", field.name.trim()));
+        let stream = Stream::from_field(&String::from_utf8_lossy(field.value)).map_err(told)?;
+        if named.replace(stream).is_some_and(|other| other != stream) {
+            return Err(reply(550, (5, 6, 0), "Two header fields name two streams: name one only"));
+        }
+    }
+    Stream::choose(named, may).map_err(|denied: StreamDenied| reply(550, (5, 7, 1), &sentence(&denied)))
 }
 
 /// What an error says, with a capital.

@@ -1,12 +1,15 @@
-//! SASL PLAIN (RFC 4616) and LOGIN, as the AUTH command carries them (RFC 4954): an exchange is fed the client's
-//! responses and ends in credentials.
+//! SASL PLAIN (RFC 4616), LOGIN and SCRAM-SHA-256 (RFC 7677), as the AUTH command carries them (RFC 4954): an exchange is
+//! fed the client's responses and ends in credentials, or in a proof.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use thiserror::Error;
+
+use crate::scram::{Challenged, ClientFirst, ScramError, Verifier};
 
 /// Clients differ on padding; it carries nothing.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -32,6 +35,7 @@ impl fmt::Debug for Credentials {
 pub enum Mechanism {
     Plain,
     Login,
+    ScramSha256,
 }
 
 impl Mechanism {
@@ -40,6 +44,7 @@ impl Mechanism {
         match name {
             "PLAIN" => Some(Mechanism::Plain),
             "LOGIN" => Some(Mechanism::Login),
+            "SCRAM-SHA-256" => Some(Mechanism::ScramSha256),
             _ => None,
         }
     }
@@ -54,14 +59,20 @@ pub enum AuthError {
     NotBase64,
     #[error("the response is not what the mechanism expects")]
     Malformed,
+    #[error(transparent)]
+    Scram(#[from] ScramError),
 }
 
 /// What an exchange wants next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     /// Send this challenge (base64, may be empty) and feed the response.
-    Challenge(&'static str),
+    Challenge(Cow<'static, str>),
     Done(Credentials),
+    /// Find what is stored of this user's key and go on with `challenge`.
+    Find(ClientFirst),
+    /// The client has shown that it knows the key, or that it does not.
+    Proved(bool),
 }
 
 /// An exchange, named for what it awaits.
@@ -69,7 +80,13 @@ pub enum Step {
 pub enum Exchange {
     ExpectPlain,
     ExpectUsername,
-    ExpectPassword { username: String },
+    ExpectPassword {
+        username: String,
+    },
+    ExpectScramFirst,
+    ExpectProof(Box<Challenged>),
+    /// The empty response to the server's last message (RFC 4954 s4).
+    ExpectEnd,
 }
 
 /// `Username:` and `Password:`.
@@ -80,9 +97,16 @@ impl Exchange {
     /// Begins an exchange; what it wants first.
     pub fn begin(mechanism: Mechanism) -> (Exchange, Step) {
         match mechanism {
-            Mechanism::Plain => (Exchange::ExpectPlain, Step::Challenge("")),
-            Mechanism::Login => (Exchange::ExpectUsername, Step::Challenge(USERNAME)),
+            Mechanism::Plain => (Exchange::ExpectPlain, Step::Challenge("".into())),
+            Mechanism::Login => (Exchange::ExpectUsername, Step::Challenge(USERNAME.into())),
+            Mechanism::ScramSha256 => (Exchange::ExpectScramFirst, Step::Challenge("".into())),
         }
+    }
+
+    /// Goes on from the client's first SCRAM message. `nonce` is fresh, of visible characters but the comma.
+    pub fn challenge(first: ClientFirst, verifier: Verifier, nonce: &str) -> (Exchange, Step) {
+        let (challenge, challenged) = first.challenge(verifier, nonce);
+        (Exchange::ExpectProof(Box::new(challenged)), Step::Challenge(BASE64.encode(challenge).into()))
     }
 
     /// Feeds an initial response, where `=` stands for an empty one (RFC 4954 s4).
@@ -101,9 +125,19 @@ impl Exchange {
             Exchange::ExpectPlain => plain(&response).map(Step::Done).ok_or(AuthError::Malformed),
             Exchange::ExpectUsername => {
                 *self = Exchange::ExpectPassword { username: response };
-                Ok(Step::Challenge(PASSWORD))
+                Ok(Step::Challenge(PASSWORD.into()))
             }
             Exchange::ExpectPassword { username } => Ok(Step::Done(Credentials { username, password: response })),
+            Exchange::ExpectScramFirst => Ok(Step::Find(response.parse()?)),
+            Exchange::ExpectProof(challenged) => match challenged.prove(&response)? {
+                Some(last) => {
+                    *self = Exchange::ExpectEnd;
+                    Ok(Step::Challenge(BASE64.encode(last).into()))
+                }
+                None => Ok(Step::Proved(false)),
+            },
+            Exchange::ExpectEnd if response.is_empty() => Ok(Step::Proved(true)),
+            Exchange::ExpectEnd => Err(AuthError::Malformed),
         }
     }
 }
@@ -135,7 +169,7 @@ mod tests {
 
     #[test]
     fn plain_in_one_response() {
-        assert_eq!(run(Mechanism::Plain, &[]), Ok(Step::Challenge("")));
+        assert_eq!(run(Mechanism::Plain, &[]), Ok(Step::Challenge("".into())));
         // NUL user NUL key; then with an authorization id; then without padding.
         assert_eq!(run(Mechanism::Plain, &["AHVzZXIAa2V5"]), credentials("user", "key"));
         assert_eq!(run(Mechanism::Plain, &["aWQAdXNlcgBrZXk="]), credentials("user", "key"));
@@ -145,11 +179,11 @@ mod tests {
 
     #[test]
     fn login_in_two_responses() {
-        assert_eq!(run(Mechanism::Login, &[]), Ok(Step::Challenge("VXNlcm5hbWU6")));
-        assert_eq!(run(Mechanism::Login, &["dXNlcg=="]), Ok(Step::Challenge("UGFzc3dvcmQ6")));
+        assert_eq!(run(Mechanism::Login, &[]), Ok(Step::Challenge("VXNlcm5hbWU6".into())));
+        assert_eq!(run(Mechanism::Login, &["dXNlcg=="]), Ok(Step::Challenge("UGFzc3dvcmQ6".into())));
         assert_eq!(run(Mechanism::Login, &["dXNlcg==", "a2V5"]), credentials("user", "key"));
         let (mut exchange, _) = Exchange::begin(Mechanism::Login);
-        assert_eq!(exchange.initial("="), Ok(Step::Challenge("UGFzc3dvcmQ6")));
+        assert_eq!(exchange.initial("="), Ok(Step::Challenge("UGFzc3dvcmQ6".into())));
         assert_eq!(exchange.feed("a2V5"), credentials("", "key"));
     }
 

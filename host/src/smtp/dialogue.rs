@@ -14,7 +14,8 @@
 //! D: drain | time-out             the host goes down, the client is silent
 //! X:               the host closed the connection
 //! ```
-//! The password `right` is a key, `unknown` cannot be checked, all others are wrong. What a client sends ahead of a
+//! The password `right` is a key, `unknown` cannot be checked, all others are wrong. By SCRAM the key is `pencil`, with salt and
+//! nonce of RFC 7677 s3. What a client sends ahead of a
 //! handshake is lost. A script fails when a reply is left over.
 
 use std::fs;
@@ -22,6 +23,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mail::{Domain, EnhancedCode, Reply};
+
+use crate::scram::tests::{NONCE, pencil};
 
 use super::session::{Action, Arrived, Link, Session, Settings, Verdict};
 
@@ -72,6 +75,13 @@ impl Stage {
                     "unknown" => Verdict::Unknown,
                     _ => Verdict::Wrong,
                 }),
+                Action::FindVerifier(user) => match user.as_str() {
+                    "unknown" => self.session.challenge(None),
+                    _ => self.session.challenge(Some((pencil(), NONCE))),
+                },
+                Action::Proved(is_right) => {
+                    self.session.authenticated(if is_right { Verdict::Right } else { Verdict::Wrong });
+                }
                 Action::Room(octets) => {
                     let granted = octets <= self.room;
                     self.room -= if granted { octets } else { 0 };

@@ -21,6 +21,7 @@ use super::auth::{Credentials, Exchange};
 use super::command::{self, Command, sentence};
 use super::line::{Inbound, LineFault, LineKind};
 use super::text::{Receiver, TextFault};
+use crate::scram::ClientFirst;
 
 /// Faulty commands before the connection is closed. Faulty recipients do not count: lists have them.
 const MAX_ERRORS: u32 = 20;
@@ -65,6 +66,10 @@ pub enum Action {
     StartTls,
     /// Check them, call `authenticated`.
     Authenticate(Credentials),
+    /// Find what is stored of the key of this user, call `challenge`.
+    FindVerifier(String),
+    /// The user asked for last has shown that it knows the key, or that it does not: call `authenticated`.
+    Proved(bool),
     /// See whether so many octets more can be held, call `room`. What was granted before stays granted.
     Room(usize),
     /// See whether a message of so many octets could be held now, call `room`. Nothing is granted.
@@ -102,6 +107,8 @@ enum State {
     ExpectMail,
     ExpectRcpt(Box<Transaction>),
     ExpectAuthResponse(Exchange),
+    /// What is stored of a user's key.
+    ExpectVerifier(Box<ClientFirst>),
     /// The driver's word on credentials.
     ExpectVerdict,
     /// The driver's handshake.
@@ -187,7 +194,8 @@ impl Session {
                 | State::ExpectBdat(..)
                 | State::ExpectAuthResponse(_) => self.read_line(),
                 // Behind these the driver owes an answer; without one nothing can go on.
-                State::ExpectVerdict
+                State::ExpectVerifier(_)
+                | State::ExpectVerdict
                 | State::ExpectTls
                 | State::ExpectOutlook(_)
                 | State::ExpectFirstRoom(..)
@@ -223,7 +231,11 @@ impl Session {
             }
             Verdict::Wrong => {
                 self.auth_failures += 1;
-                self.say(535, Some((5, 7, 8)), "Wrong key: the password must be an API key that is not revoked");
+                self.say(
+                    535,
+                    Some((5, 7, 8)),
+                    "Wrong key: the password must be an API key that is not revoked; with SCRAM, the user name its id",
+                );
                 if self.auth_failures >= MAX_AUTH_FAILURES {
                     self.close(421, (4, 7, 0), "Too many wrong keys, closing the connection");
                 }
@@ -446,7 +458,7 @@ impl Session {
                 text.push_str("\nSTARTTLS");
             }
             if self.link.secured || self.link.plain_auth {
-                text.push_str("\nAUTH PLAIN LOGIN");
+                text.push_str("\nAUTH PLAIN LOGIN SCRAM-SHA-256");
             }
             text.push_str("\nHELP");
         }

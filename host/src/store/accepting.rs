@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use mail::{Address, EventKind};
+use mail::{Address, EventKind, Stream};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -30,6 +30,7 @@ pub(super) struct Prepared {
     accepted_ms: i64,
     /// Of a message that is sent later.
     send_ms: Option<i64>,
+    stream: Stream,
 }
 
 struct PreparedRecipient {
@@ -56,6 +57,7 @@ impl Prepared {
         if u32::try_from(message.body.len()).is_err() {
             return Err(StoreError::Io("a message of 4 GiB or more cannot be stored".to_owned()));
         }
+        let stream = Stream::of(&message.attributes);
         let extra = Extra {
             bcc: message.bcc.iter().map(ToString::to_string).collect(),
             attributes: message.attributes,
@@ -81,6 +83,7 @@ impl Prepared {
             idempotency: message.idempotency,
             accepted_ms,
             send_ms,
+            stream,
         })
     }
 }
@@ -127,7 +130,7 @@ pub(super) fn accept(
     }
     let mut last = None;
     for (place, PreparedRecipient { address, domain, event }) in message.recipients.iter().enumerate() {
-        let lane = Lane::new(tenant, false, *domain);
+        let lane = Lane::new(tenant, message.stream, *domain);
         connection
             .prepare_cached(
                 "INSERT INTO recipient (message, place, address, attempts, due_ms, lane) VALUES (?1, ?2, ?3, 0, ?4, ?5)",

@@ -2,7 +2,7 @@
 
 use mail::dkim::Algorithm;
 use mail::outcome::Phase;
-use mail::{EnhancedCode, EventKind, Verdict};
+use mail::{EnhancedCode, EventKind, Stream, Verdict};
 
 use super::{AnyKind, TenantEventKind};
 
@@ -120,6 +120,19 @@ pub(super) fn algorithm_from(code: i64) -> Option<Algorithm> {
         2 => Some(Algorithm::Ed25519Sha256),
         _ => None,
     }
+}
+
+/// Streams as they stand in rows.
+pub(super) fn stream_to(stream: Stream) -> i64 {
+    match stream {
+        Stream::Transactional => 0,
+        Stream::Broadcast => 1,
+    }
+}
+
+/// The stream of a code.
+pub(super) fn stream_from(code: i64) -> Stream {
+    if code == 1 { Stream::Broadcast } else { Stream::Transactional }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use mail::Stream;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
@@ -130,7 +131,10 @@ fn read_due(
             (None, _) => read_head(spool, place(row, 23)?),
         };
         let id = Uuid::from_bytes(row.get(17)?);
-        let event = AnyEvent::Message(history::decode(row, &Subject { key: subject.0, id, tenant })?);
+        let event = AnyEvent::Message(history::decode(
+            row,
+            &Subject { key: subject.0, id, tenant, stream: Stream::of(&extra.attributes) },
+        )?);
         let message = MessageFacts {
             accepted_at: time(row.get(20)?),
             sender: sender(row, 22)?,
@@ -141,6 +145,31 @@ fn read_due(
         due.push(Due { subject, seq, due_at, attempts, event, message });
     }
     Ok(due)
+}
+
+/// Messages in a segment that webhooks were never told of and still are to be, at most `limit`. On a reading connection.
+pub(super) fn untold(connection: &Connection, segment: i64, limit: usize) -> rusqlite::Result<Vec<(i64, Place)>> {
+    connection
+        .prepare_cached(
+            "SELECT DISTINCT m.key, m.segment, m.position, m.size
+             FROM events.delivery d JOIN main.message m ON m.key = d.message
+             WHERE d.head IS NULL AND m.segment = ?1 LIMIT ?2",
+        )?
+        .query_map([segment, limit as i64], |row| Ok((row.get(0)?, place(row, 1)?)))?
+        .collect()
+}
+
+/// Keeps what is told of these messages, whose bodies are about to go. On `events.db`.
+pub(super) fn keep_heads(events: &mut Connection, spool: &Path, messages: &[(i64, Place)]) -> rusqlite::Result<()> {
+    let transaction = events.transaction()?;
+    for (message, place) in messages {
+        if let Some(head) = read_head(spool, *place) {
+            transaction
+                .prepare_cached("UPDATE delivery SET head = ?2 WHERE message = ?1 AND head IS NULL")?
+                .execute(params![message, &*head])?;
+        }
+    }
+    transaction.commit()
 }
 
 /// The header of a message and what follows it in the same octets; `None` where its body is gone or cannot be read.

@@ -1,7 +1,7 @@
 //! Who may send, on disk: tenants, API keys by their hash, domains with their DKIM keys.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -18,11 +18,14 @@ use super::writer::{Change, Job};
 use super::{
     ApiKey, Directory, DkimKey, EdgeKey, KeyState, Scopes, SendingDomain, StoreError, accepting, codes, verification,
 };
+use crate::scram::Verifier;
 
 /// Live keys remembered; at more, all are forgotten and read again.
 const CACHED_KEYS: usize = 4096;
 
-const KEY: &str = "SELECT k.id, t.name, k.name, k.prefix, k.created_ms, k.revoked_ms, k.scopes, k.expires_ms, k.used_ms
+const KEY: &str =
+    "SELECT k.id, t.name, k.name, k.prefix, k.created_ms, k.revoked_ms, k.scopes, k.expires_ms, k.used_ms,
+                          k.stream, k.scram IS NOT NULL
                    FROM api_key k JOIN tenant t ON t.key = k.tenant";
 
 /// Live keys (or delivery tokens) by hash. Only those that are: strangers' guesses take no memory.
@@ -90,8 +93,8 @@ impl Directory for Embedded {
         self.change(Box::new(move |connection, counters| {
             let tenant = accepting::tenant_key(connection, counters, &key.tenant)?;
             let added = connection.execute(
-                "INSERT OR IGNORE INTO api_key (hash, id, tenant, name, prefix, created_ms, revoked_ms, scopes, expires_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                "INSERT OR IGNORE INTO api_key (hash, id, tenant, name, prefix, created_ms, revoked_ms, scopes, expires_ms, stream)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                 params![
                     hash,
                     key.id,
@@ -101,12 +104,41 @@ impl Directory for Embedded {
                     key.created_at.as_millisecond(),
                     key.revoked_at.map(|at| at.as_millisecond()),
                     key.scopes.bits(),
-                    key.expires_at.map(|at| at.as_millisecond())
+                    key.expires_at.map(|at| at.as_millisecond()),
+                    key.stream.map(codes::stream_to)
                 ],
             )?;
             if added == 0 { Err(StoreError::Exists(format!("API key {}", key.id))) } else { Ok(()) }
         }))
         .await
+    }
+
+    async fn verifier(&self, id: &str) -> Result<Option<(ApiKey, [u8; 32], Verifier)>, StoreError> {
+        let id = id.to_owned();
+        let read = self.readers.read(move |connection| {
+            let sql = KEY.replace("FROM api_key", ", k.hash, k.scram FROM api_key");
+            let sql = format!("{sql} WHERE k.id = ?1 AND k.scram IS NOT NULL");
+            let found = connection
+                .prepare_cached(&sql)?
+                .query_row([id], |row| Ok((read_key(row)?, row.get::<_, [u8; 32]>(11)?, row.get::<_, String>(12)?)));
+            Ok(found.optional()?)
+        });
+        let Some((key, hash, text)) = read.await? else { return Ok(None) };
+        let read: Result<Verifier, _> = text.parse();
+        let unreadable = |_| StoreError::Io(format!("the verifier of API key {} cannot be read", key.id));
+        let verifier = read.map_err(unreadable)?;
+        Ok(Some((key, hash, verifier)))
+    }
+
+    async fn set_verifier(&self, id: &str, verifier: Verifier) -> Result<(), StoreError> {
+        let (id, text) = (id.to_owned(), verifier.to_string());
+        let change = self.change(Box::new(move |connection, _| {
+            let set = connection.execute("UPDATE api_key SET scram = ?2 WHERE id = ?1", params![id, text])?;
+            if set == 0 { Err(StoreError::NotFound(format!("API key {id}"))) } else { Ok(()) }
+        }));
+        let result = change.await;
+        self.key_cache.forget();
+        result
     }
 
     async fn keys(&self, tenant: Option<&str>) -> Result<Vec<ApiKey>, StoreError> {
@@ -253,6 +285,26 @@ impl Directory for Embedded {
 }
 
 impl Embedded {
+    /// Takes away an API key and a delivery token that everybody knows, where they are live: what was revoked stays so.
+    /// Whether there was one.
+    pub async fn forget_known(&self, key: [u8; 32], token: [u8; 32]) -> Result<bool, StoreError> {
+        let found = Arc::new(AtomicBool::new(false));
+        let change = self.change(Box::new({
+            let found = found.clone();
+            move |connection, _| {
+                let keys = "DELETE FROM api_key WHERE hash = ?1 AND revoked_ms IS NULL";
+                let tokens = "DELETE FROM delivery_token WHERE hash = ?1 AND revoked_ms IS NULL";
+                let removed = connection.execute(keys, [key])? + connection.execute(tokens, [token])?;
+                found.store(removed > 0, Ordering::Relaxed);
+                Ok(())
+            }
+        }));
+        let result = change.await;
+        self.key_cache.forget();
+        self.delivery_tokens.forget();
+        result.map(|()| found.load(Ordering::Relaxed))
+    }
+
     pub(super) async fn change(&self, change: Change) -> Result<(), StoreError> {
         self.ask(|answer| Job::Change { change, answer }).await?
     }
@@ -269,6 +321,8 @@ fn read_key(row: &Row<'_>) -> rusqlite::Result<ApiKey> {
         scopes: Scopes::from_bits(row.get(6)?),
         expires_at: row.get::<_, Option<i64>>(7)?.map(time),
         used_at: row.get::<_, Option<i64>>(8)?.map(time),
+        stream: row.get::<_, Option<i64>>(9)?.map(codes::stream_from),
+        has_verifier: row.get(10)?,
     })
 }
 

@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use mail::Domain;
+use mail::{Domain, Stream};
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
 
@@ -198,7 +198,11 @@ impl DomainChanges for Embedded {
         let (tenant, before_ms) = (tenant.to_owned(), before.as_millisecond());
         let read = self.readers.read(move |connection| {
             let Some(key) = tenant_key(connection, &tenant)? else { return Ok(false) };
-            let (first, end) = (Lane::new(key, false, 0).key(), Lane::new(key + 1, false, 0).key());
+            let (first, end) = {
+                // Those of a tenant stand together, transactional mail first.
+                let first = |tenant| Lane::new(tenant, Stream::Transactional, 0).key();
+                (first(key), first(key + 1))
+            };
             // Each of the two has an index of its own: what is due some time, and what is held.
             for waits in ["r.due_ms IS NOT NULL", "r.due_ms IS NULL AND r.done_ms IS NULL"] {
                 let sql = format!(

@@ -4,7 +4,7 @@
 //! where the events are known to be complete. Every event up to the highest that moved (`moved`, read first) and up to
 //! the highest in the outbox was committed when the outbox is read, and is in one of both tables then.
 
-use mail::EventKind;
+use mail::{EventKind, Stream};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
@@ -12,6 +12,9 @@ use super::history::{self, Subject};
 use super::reading::tenant_key;
 use super::webhook_rows::mask;
 use super::{AnyEvent, AnyKind, EventFilter, StoreError, codes, tenant_events};
+
+/// What stands in the `extra` of a broadcast: in a text of its sender's the quotes would be escaped.
+const BROADCAST: &str = r#"["posthaste.stream","broadcast"]"#;
 
 /// The highest `seq` that moved. On a reading connection, in a transaction before that of `list`.
 pub(super) fn moved(connection: &Connection) -> Result<i64, StoreError> {
@@ -46,16 +49,29 @@ pub(super) fn list(
     let wanted = filter.kinds.as_ref().map_or(-1, |kinds| mask(kinds));
     let from = filter.from.map_or(i64::MIN, |at| at.as_millisecond());
     let to = filter.to.map_or(i64::MAX, |at| at.as_millisecond());
+    let wants_broadcast = filter.stream.map(|stream| stream == Stream::Broadcast);
     let mut found: Vec<(i64, AnyEvent)> = Vec::new();
     for place in places(filter) {
         let sql = format!(
-            "SELECT {}, m.id FROM {place} AND e.seq > ?2 AND e.seq <= ?3 AND ?4 >> e.kind & 1
+            "SELECT {}, m.id, m.extra FROM {place} AND e.seq > ?2 AND e.seq <= ?3 AND ?4 >> e.kind & 1
                AND e.at_ms BETWEEN ?5 AND ?6 AND (?8 IS NULL OR e.message = ?8)
+               AND (?9 IS NULL OR e.message > 0 AND (instr(coalesce(m.extra, ''), ?10) > 0) = ?9)
              ORDER BY e.seq {order} LIMIT ?7",
             columns()
         );
         let mut statement = connection.prepare_cached(&sql)?;
-        let mut rows = statement.query(params![tenant, after, before, wanted, from, to, limit as i64 + 1, message])?;
+        let mut rows = statement.query(params![
+            tenant,
+            after,
+            before,
+            wanted,
+            from,
+            to,
+            limit as i64 + 1,
+            message,
+            wants_broadcast,
+            BROADCAST
+        ])?;
         while let Some(row) = rows.next()? {
             found.push((row.get(1)?, record(row, &filter.tenant)?));
         }
@@ -109,7 +125,7 @@ const ONE: &str = "LEFT JOIN main.message m ON m.key = e.message
 pub(super) fn one(connection: &Connection, tenant: i64, name: &str, id: &str) -> Result<Option<AnyEvent>, StoreError> {
     let Some(uuid) = event_uuid(id) else { return Ok(None) };
     for table in ["main.outbox", "events.event"] {
-        let sql = format!("SELECT {}, m.id FROM {table} e {ONE}", columns());
+        let sql = format!("SELECT {}, m.id, m.extra FROM {table} e {ONE}", columns());
         let mut statement = connection.prepare_cached(&sql)?;
         let mut rows = statement.query(params![uuid.as_bytes(), tenant])?;
         if let Some(row) = rows.next()? {
@@ -137,11 +153,21 @@ fn seq_of(connection: &Connection, tenant: i64, id: &str) -> Result<i64, StoreEr
     Err(missing())
 }
 
-/// A row of the event's columns with the message's id behind them.
+/// The stream of a message whose `extra` stands in a column. Few have one, and fewer name a stream in it.
+pub(super) fn stream(row: &Row<'_>, column: usize) -> rusqlite::Result<Stream> {
+    let is_broadcast = row.get_ref(column)?.as_str_or_null().is_ok_and(|extra| extra.is_some_and(names_broadcast));
+    Ok(if is_broadcast { Stream::Broadcast } else { Stream::Transactional })
+}
+
+fn names_broadcast(extra: &str) -> bool {
+    extra.contains(BROADCAST)
+}
+
+/// A row of the event's columns with the message's id and its `extra` behind them.
 fn record(row: &Row<'_>, tenant: &str) -> Result<AnyEvent, StoreError> {
     if let Some(event) = tenant_events::decode(row, tenant)? {
         return Ok(AnyEvent::Tenant(event));
     }
     let id = Uuid::from_bytes(row.get(17)?);
-    Ok(AnyEvent::Message(history::decode(row, &Subject { key: row.get(0)?, id, tenant })?))
+    Ok(AnyEvent::Message(history::decode(row, &Subject { key: row.get(0)?, id, tenant, stream: stream(row, 18)? })?))
 }

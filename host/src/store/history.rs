@@ -5,7 +5,7 @@
 //! event may stand in both, never in neither; who reads both drops the double by `seq`.
 
 use jiff::Timestamp;
-use mail::{Event, EventKind, Outcome, Reply};
+use mail::{Event, EventKind, Outcome, Reply, Stream};
 use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
@@ -103,6 +103,7 @@ pub(super) struct Subject<'a> {
     pub(super) key: i64,
     pub(super) id: Uuid,
     pub(super) tenant: &'a str,
+    pub(super) stream: Stream,
 }
 
 /// Events of a message behind `after`, oldest first, at most `limit`, each with its `seq`. On a reading connection,
@@ -214,6 +215,7 @@ pub(super) fn decode(row: &Row<'_>, subject: &Subject<'_>) -> Result<EventRecord
         id: format!("evt_{}", Uuid::from_bytes(id)),
         message: subject.id,
         tenant: subject.tenant.to_owned(),
+        stream: subject.stream,
         at: time(row.get(4)?),
         event: Event { kind, recipient, attempt, reason: row.get(6)? },
     })

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
 use super::accepting::forget_idempotency;
+use super::deliveries;
 use super::embedded::{Options, Shared};
 use super::faults::{Faults, Point};
 use super::history::{self, Copied};
@@ -30,6 +31,9 @@ const MOVE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Writes to `events.db` that are committed together.
 const WRITES_AT_ONCE: usize = 512;
+
+/// Messages of a segment whose header is kept for webhooks when it goes.
+const HEADS_KEPT: usize = 10_000;
 
 /// How often the disk is swept while it has less than its reserve.
 const SWEEP_FULL: Duration = Duration::from_secs(5);
@@ -252,6 +256,9 @@ impl Housekeeper {
             Ok((over, pinned))
         })?;
         for segment in over {
+            if let Err(error) = self.keep_heads(segment) {
+                tracing::warn!(%error, segment, "what webhooks are to be told of messages could not be kept");
+            }
             if self.tell(|answer| Job::Retire { segment: segment.cast_unsigned(), answer }) {
                 self.ended.forget(segment);
             }
@@ -267,6 +274,15 @@ impl Housekeeper {
             self.move_bodies(range.0, live.unwrap_or_default());
         }
         Ok(())
+    }
+
+    /// Webhooks that were down for as long as bodies are kept are told From, To and Subject all the same.
+    fn keep_heads(&mut self, segment: i64) -> Result<(), StoreError> {
+        let untold = self.readers.now(|connection| Ok(deliveries::untold(connection, segment, HEADS_KEPT)?))?;
+        if untold.is_empty() {
+            return Ok(());
+        }
+        Ok(deliveries::keep_heads(&mut self.events, &self.shared.layout.spool, &untold)?)
     }
 
     /// Has bodies written anew, to the newest segment. What cannot be read stays where it is.
@@ -290,6 +306,7 @@ impl Housekeeper {
     /// Removes messages that were over long ago, with their events.
     fn forget_messages(&mut self, now_ms: i64) -> Result<(), StoreError> {
         let Some(keep_ms) = self.keep_messages_ms else { return Ok(()) };
+        retention::forget_tenant_events(&self.events, now_ms - keep_ms)?;
         let Some(keep) = retention::to_be_told(&self.events)? else { return Ok(()) };
         for _ in 0..FORGET_STEPS {
             let after = self.forgotten;

@@ -16,6 +16,7 @@ use super::lease::Held;
 use super::retention::MovedBody;
 use super::segment::Place;
 use super::{Accepted, Completion, Leased, QueueChange, QueueFilter, Rest, StoreError, TenantId, Tended};
+use crate::metrics::Unattempted;
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 /// A write of few rows, on its own savepoint inside the group's transaction.
@@ -182,6 +183,8 @@ pub(super) struct Effects {
     pub(super) ended: Vec<(Uuid, u32, Held)>,
     /// Recipients that are done with.
     pub(super) done: u64,
+    /// Of them, those that no attempt ended: for the counters of their tenants.
+    pub(super) unattempted: Vec<(TenantId, Unattempted, u64)>,
     pub(super) retired: Vec<u64>,
     pub(super) events: bool,
     /// Whether anything but mail and events changed.

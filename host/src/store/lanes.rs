@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
+use mail::Stream;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Turns of transactional lanes behind which a broadcast lane has one.
@@ -24,9 +25,13 @@ pub(super) struct Lane(i64);
 const STREAM: i64 = 1 << 32;
 
 impl Lane {
-    /// `domain` is a `domain_number`; `is_broadcast` the stream.
-    pub(super) fn new(tenant: i64, is_broadcast: bool, domain: u32) -> Lane {
-        Lane(tenant << 33 | if is_broadcast { STREAM } else { 0 } | i64::from(domain))
+    /// `domain` is a `domain_number`.
+    pub(super) fn new(tenant: i64, stream: Stream, domain: u32) -> Lane {
+        let stream = match stream {
+            Stream::Transactional => 0,
+            Stream::Broadcast => STREAM,
+        };
+        Lane(tenant << 33 | stream | i64::from(domain))
     }
 
     pub(super) fn from_key(key: i64) -> Lane {
@@ -43,7 +48,11 @@ impl Lane {
     }
 
     fn is_broadcast(self) -> bool {
-        self.0 & STREAM != 0
+        self.stream() == Stream::Broadcast
+    }
+
+    pub(super) fn stream(self) -> Stream {
+        if self.0 & STREAM == 0 { Stream::Transactional } else { Stream::Broadcast }
     }
 }
 
@@ -244,7 +253,7 @@ mod tests {
     use super::*;
 
     fn lane(tenant: i64, domain: u32) -> Lane {
-        Lane::new(tenant, false, domain)
+        Lane::new(tenant, Stream::Transactional, domain)
     }
 
     /// Lanes called so many times; each has more behind what is taken.
@@ -260,10 +269,10 @@ mod tests {
 
     #[test]
     fn a_lane_names_what_it_is_made_of() {
-        let lane = Lane::new(7, true, domain_number("a.test"));
+        let lane = Lane::new(7, Stream::Broadcast, domain_number("a.test"));
         assert_eq!((lane.tenant(), lane.is_broadcast()), (7, true));
-        assert_ne!(lane, Lane::new(7, true, domain_number("b.test")));
-        assert!(Lane::new(7, true, u32::MAX) < Lane::new(8, false, 1));
+        assert_ne!(lane, Lane::new(7, Stream::Broadcast, domain_number("b.test")));
+        assert!(Lane::new(7, Stream::Broadcast, u32::MAX) < Lane::new(8, Stream::Transactional, 1));
         assert_eq!(Lane::from_key(lane.key()), lane);
     }
 
@@ -281,7 +290,7 @@ mod tests {
     #[test]
     fn transactional_mail_goes_before_broadcast_which_is_not_starved() {
         let mut lanes = Lanes::default();
-        let (first, bulk) = (lane(1, 1), Lane::new(1, true, 1));
+        let (first, bulk) = (lane(1, 1), Lane::new(1, Stream::Broadcast, 1));
         lanes.became_due(bulk, (0, 1, 0));
         lanes.became_due(first, (0, 2, 0));
         let calls = called(&mut lanes, 24);

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use mail::Address;
+use mail::{Address, Stream};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 use uuid::Uuid;
@@ -139,7 +139,7 @@ impl Leases {
             if self.is_held(key.1, key.2) {
                 continue;
             }
-            match taking.add(row) {
+            match taking.add(row, lane.stream()) {
                 Ok((id, place)) => self.restore(id, place, (lane, key)),
                 Err(error) => self.set_aside(key, &error),
             }
@@ -161,14 +161,14 @@ impl Leases {
 
 impl Taking {
     /// Adds a row to what is leased: to its message where that is there.
-    fn add(&mut self, row: &Row<'_>) -> Result<(Uuid, u32), StoreError> {
+    fn add(&mut self, row: &Row<'_>, stream: Stream) -> Result<(Uuid, u32), StoreError> {
         let id = Uuid::from_bytes(row.get(5)?);
         let recipient = recipient(row)?;
         let place = recipient.index;
         match self.places.get(&id).and_then(|place| self.leased.get_mut(*place)) {
             Some(message) => message.recipients.push(recipient),
             None => {
-                self.leased.push(message_of(row, id, recipient)?);
+                self.leased.push(Leased { stream, ..message_of(row, id, recipient)? });
                 self.places.insert(id, self.leased.len() - 1);
             }
         }
@@ -210,6 +210,7 @@ fn message_of(row: &Row<'_>, id: Uuid, first: LeasedRecipient) -> Result<Leased,
     Ok(Leased {
         message: id,
         tenant: row.get(6)?,
+        stream: Stream::default(),
         sender: sender(row, 7)?,
         body: place.to_ref(),
         size_bytes: u64::from(place.size),

@@ -32,9 +32,11 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use mail::{Address, Event, Outcome, ReversePath};
+use mail::{Address, Event, Outcome, ReversePath, Stream};
 use thiserror::Error;
 use uuid::Uuid;
+
+use crate::scram::Verifier;
 
 mod accepting;
 mod backup;
@@ -53,6 +55,7 @@ mod fresh;
 mod history;
 mod housekeeping;
 mod jobs;
+mod key_schema;
 mod lanes;
 mod lease;
 mod operators;
@@ -92,7 +95,7 @@ pub use schema::OpenError;
 pub use scopes::{Scope, Scopes};
 pub use templates::{From as TemplateFrom, Template, TemplateChange, TemplateContent, Templates};
 pub use tenant_events::{Announcements, AnyEvent, AnyKind, TenantEvent, TenantEventKind, TenantEventRecord};
-pub use tenants::{Audited, Pause, Quotas, Tenant, TenantTerms, Tenants, Used};
+pub use tenants::{Audited, Pause, Quotas, Streams, Tenant, TenantTerms, Tenants, Used};
 pub use tending::{BOUNCED, PURGED, QueueChange, QueueFilter, QueuedRecipient, Tended};
 pub use vault::{SealedSecret, SecretPlace, Vault};
 pub use verification::{DomainStatus, Verification};
@@ -152,6 +155,7 @@ pub struct NewMessage {
     pub bcc: Vec<Address>,
     /// RFC 5322, signed.
     pub body: Bytes,
+    /// That of the stream among them: see `Stream::of`.
     pub attributes: Vec<(String, String)>,
     pub tags: Vec<(String, String)>,
     pub idempotency: Option<Idempotency>,
@@ -183,6 +187,7 @@ pub enum Accepted {
 pub struct Leased {
     pub message: Uuid,
     pub tenant: TenantId,
+    pub stream: Stream,
     pub sender: ReversePath,
     pub body: BodyRef,
     pub size_bytes: u64,
@@ -221,12 +226,13 @@ pub enum Next {
     Release,
 }
 
-/// Mail of a tenant to a domain that is left where it is until a time: whatever waits for it already is enough, or nobody
+/// Mail of a tenant's stream to a domain that is left where it is until a time: whatever waits for it already is enough, or nobody
 /// there answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rest {
     pub tenant: TenantId,
     pub domain: mail::Domain,
+    pub stream: Stream,
     pub until: Timestamp,
 }
 
@@ -235,6 +241,7 @@ pub struct Rest {
 pub struct MessageView {
     pub id: Uuid,
     pub tenant: TenantId,
+    pub stream: Stream,
     pub sender: ReversePath,
     pub recipients: Vec<Address>,
     /// Of them: those not done with.
@@ -257,6 +264,8 @@ pub struct EventRecord {
     pub id: String,
     pub message: Uuid,
     pub tenant: TenantId,
+    /// Of the message.
+    pub stream: Stream,
     pub at: Timestamp,
     pub event: Event,
 }
@@ -301,7 +310,7 @@ pub trait Store: Send + Sync + 'static {
     /// lease. Clocks are the database's.
     async fn lease(&self, now: Timestamp, limit: usize) -> Result<Vec<Leased>, StoreError>;
 
-    /// Leases nothing of these tenants' mail to these domains until its time; a time that is over ends a rest. For the
+    /// Leases nothing of these streams of tenants to these domains until its time; a time that is over ends a rest. For the
     /// caller's leases alone, and forgotten by a restart.
     async fn rest(&self, rests: Vec<Rest>, now: Timestamp) -> Result<(), StoreError>;
 
@@ -375,10 +384,14 @@ pub struct ApiKey {
     pub revoked_at: Option<Timestamp>,
     /// What it may be used for.
     pub scopes: Scopes,
+    /// The only stream that it may be used for.
+    pub stream: Option<Stream>,
     /// From then on it is dead; `None`: never.
     pub expires_at: Option<Timestamp>,
     /// The last time it was used, late by up to a minute or so; `None`: never.
     pub used_at: Option<Timestamp>,
+    /// Whether SCRAM takes it. Set by `set_verifier` alone.
+    pub has_verifier: bool,
 }
 
 impl ApiKey {
@@ -425,6 +438,10 @@ pub trait Directory: Send + Sync + 'static {
     /// The live key with this SHA-256.
     async fn key_by_hash(&self, hash: [u8; 32]) -> Result<Option<ApiKey>, StoreError>;
     async fn add_key(&self, key: ApiKey, hash: [u8; 32]) -> Result<(), StoreError>;
+    /// The key of this id with its SHA-256 and what SCRAM needs of it, where that is known.
+    async fn verifier(&self, id: &str) -> Result<Option<(ApiKey, [u8; 32], Verifier)>, StoreError>;
+    /// Stores what SCRAM needs of a key that is there.
+    async fn set_verifier(&self, id: &str, verifier: Verifier) -> Result<(), StoreError>;
     async fn keys(&self, tenant: Option<&str>) -> Result<Vec<ApiKey>, StoreError>;
     /// `NotFound` where there is none, or none live.
     async fn revoke_key(&self, id: &str, at: Timestamp) -> Result<(), StoreError>;

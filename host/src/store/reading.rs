@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mail::Address;
+use mail::{Address, Stream};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::accepting::Extra;
+use super::feed;
 use super::history::{self, Subject, time};
 use super::lease::{address, place, sender};
 use super::schema::{self, Layout};
@@ -113,14 +114,14 @@ impl Readers {
         let after = read_cursor(cursor.as_deref(), 0)?;
         let limit = limit.clamp(1, PAGE);
         self.read(move |connection| {
-            let key: Option<i64> = connection
+            let found: Option<(i64, Stream)> = connection
                 .prepare_cached(
-                    "SELECT m.key FROM message m JOIN tenant t ON t.key = m.tenant WHERE m.id = ?1 AND t.name = ?2",
+                    "SELECT m.key, m.extra FROM message m JOIN tenant t ON t.key = m.tenant WHERE m.id = ?1 AND t.name = ?2",
                 )?
-                .query_row(params![message.as_bytes(), tenant], |row| row.get(0))
+                .query_row(params![message.as_bytes(), tenant], |row| Ok((row.get(0)?, feed::stream(row, 1)?)))
                 .optional()?;
-            let key = key.ok_or_else(|| StoreError::NotFound(format!("message {message}")))?;
-            let subject = Subject { key, id: message, tenant: &tenant };
+            let (key, stream) = found.ok_or_else(|| StoreError::NotFound(format!("message {message}")))?;
+            let subject = Subject { key, id: message, tenant: &tenant, stream };
             Ok(page(history::read(connection, &subject, after, limit + 1)?, limit))
         })
         .await
@@ -172,6 +173,7 @@ fn view(connection: &Connection, row: &Row<'_>, tenant: &str) -> Result<(i64, Me
         MessageView {
             id,
             tenant: tenant.to_owned(),
+            stream: Stream::of(&extra.attributes),
             sender: sender(row, 2)?,
             recipients,
             waiting,

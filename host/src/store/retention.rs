@@ -159,6 +159,18 @@ pub(super) fn forget_events(events: &mut Connection, messages: &[i64]) -> rusqli
     transaction.commit()
 }
 
+/// Removes some of the events of tenants from before a time, but for those that a webhook is still to be told of. They
+/// belong to no message that would take them along. On `events.db`.
+pub(super) fn forget_tenant_events(events: &Connection, before_ms: i64) -> rusqlite::Result<usize> {
+    events
+        .prepare_cached(
+            "DELETE FROM event WHERE (message, seq) IN (
+               SELECT e.message, e.seq FROM event e WHERE e.message < 0 AND e.at_ms < ?1
+               AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.message = e.message AND d.seq = e.seq) LIMIT ?2)",
+        )?
+        .execute(params![before_ms, FORGOTTEN_AT_ONCE as i64])
+}
+
 /// Removes messages, inside the writer's transaction.
 pub(super) fn forget_messages(connection: &Connection, messages: &[i64]) -> rusqlite::Result<()> {
     for sql in [

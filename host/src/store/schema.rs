@@ -10,7 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
-use super::{edges, private, queue_schema, sending_schema, tenants_schema};
+use super::{edges, key_schema, private, queue_schema, sending_schema, tenants_schema};
 
 /// Wait for a lock that another connection of this process holds (checkpoints, the reader's first page).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -127,7 +127,7 @@ CREATE TABLE dkim_key (
   UNIQUE (domain, selector)
 ) STRICT;
 ", edges::SCHEMA, super::webhooks::SCHEMA, sending_schema::SCHEMA, queue_schema::SCHEMA, tenants_schema::SCHEMA, tenants_schema::TENANTS,
-    super::components::SCHEMA, super::domain_changes::SCHEMA];
+    super::components::SCHEMA, key_schema::SCHEMA, super::domain_changes::SCHEMA];
 
 /// Migrations of `events.db`, oldest first.
 pub(super) const EVENTS: &[&str] = &[

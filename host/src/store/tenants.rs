@@ -2,6 +2,8 @@
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use mail::Stream;
+use mail::stream::UnknownStream;
 use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -42,6 +44,10 @@ pub struct TenantTerms {
     /// Recipients of one message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipients: Option<usize>,
+    /// The streams that it has, the one of messages that name none in front; none: both, transactional in front.
+    #[serde(skip_serializing_if = "Streams::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub streams: Streams,
     /// Submissions that are being taken at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calls_at_once: Option<usize>,
@@ -50,6 +56,38 @@ pub struct TenantTerms {
     #[schema(value_type = Vec<String>)]
     pub networks: Vec<ipnet::IpNet>,
     pub quotas: Quotas,
+}
+
+/// Streams, each once; as JSON their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct Streams(pub Vec<Stream>);
+
+impl TryFrom<Vec<String>> for Streams {
+    type Error = UnknownStream;
+
+    fn try_from(names: Vec<String>) -> Result<Streams, UnknownStream> {
+        let mut streams = Vec::new();
+        for name in names {
+            let stream = name.parse()?;
+            if !streams.contains(&stream) {
+                streams.push(stream);
+            }
+        }
+        Ok(Streams(streams))
+    }
+}
+
+impl From<Streams> for Vec<String> {
+    fn from(streams: Streams) -> Vec<String> {
+        streams.0.iter().map(ToString::to_string).collect()
+    }
+}
+
+impl Streams {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// Recipients that a tenant may have in a time.
@@ -186,7 +224,7 @@ impl Tenants for Embedded {
         let read = self.readers.read(move |connection| {
             let Some(key) = tenant_key(connection, &name)? else { return Ok(0) };
             let sql = "SELECT count(*) FROM recipient r JOIN message m ON m.key = r.message
-                       WHERE r.due_ms IS NOT NULL AND m.tenant = ?1";
+                       WHERE r.done_ms IS NULL AND m.tenant = ?1";
             let count: i64 = connection.prepare_cached(sql)?.query_row([key], |row| row.get(0))?;
             Ok(count.cast_unsigned())
         });

@@ -5,10 +5,11 @@
 //! message on the schedule is ended like any other, and otherwise left alone: its time is its owner's. A recipient that is
 //! in delivery is held behind its attempt, and not ended: nobody can say what its peer has by now.
 
+use std::collections::{BTreeSet, HashMap};
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use mail::{Domain, EventKind};
+use mail::{Domain, EventKind, Stream};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
@@ -18,6 +19,7 @@ use super::lanes::{DueKey, Lane};
 use super::lease::Leases;
 use super::reading::tenant_key;
 use super::{Page, StoreError, TenantId, scheduling};
+use crate::metrics::Unattempted;
 
 /// The reason of the `email.bounced` of what an operator bounced.
 pub const BOUNCED: &str = "bounced_by_operator";
@@ -37,6 +39,9 @@ pub struct QueueFilter {
     pub tenant: Option<TenantId>,
     /// Of the recipient.
     pub domain: Option<Domain>,
+    pub stream: Option<Stream>,
+    /// Of the recipient: one of these.
+    pub domains: Option<BTreeSet<Domain>>,
     pub accepted_before: Option<Timestamp>,
     pub held: Option<bool>,
 }
@@ -46,6 +51,7 @@ pub struct QueueFilter {
 pub struct QueuedRecipient {
     pub message: Uuid,
     pub tenant: TenantId,
+    pub stream: Stream,
     /// Empty: the null sender.
     pub sender: String,
     pub recipient: String,
@@ -150,8 +156,9 @@ pub(super) fn page(
 pub(super) struct Changes {
     pub(super) tended: Tended,
     pub(super) due: Vec<(Lane, DueKey)>,
-    /// Recipients that are over.
+    /// Recipients that are over, and those of each tenant.
     pub(super) done: u64,
+    pub(super) unattempted: HashMap<(TenantId, Unattempted), u64>,
     pub(super) events: bool,
 }
 
@@ -246,6 +253,8 @@ impl Tending<'_> {
         history::record_reason(self.connection, key, kind, self.at_ms, &row.queued.recipient, reason)?;
         self.changes.tended.changed += 1;
         self.changes.done += 1;
+        let how = if kind == EventKind::Canceled { Unattempted::Canceled } else { Unattempted::ByOperator };
+        *self.changes.unattempted.entry((row.queued.tenant.clone(), how)).or_default() += 1;
         self.changes.events = true;
         Ok(())
     }
@@ -386,6 +395,8 @@ impl QueueFilter {
         let domain = || queued.recipient.rsplit_once('@').map_or("", |(_, domain)| domain);
         self.tenant.as_ref().is_none_or(|tenant| *tenant == queued.tenant)
             && self.domain.as_ref().is_none_or(|wanted| wanted.as_str() == domain())
+            && self.domains.as_ref().is_none_or(|all| Domain::parse(domain()).is_ok_and(|domain| all.contains(&domain)))
+            && self.stream.is_none_or(|stream| stream == queued.stream)
             && self.accepted_before.is_none_or(|before| queued.accepted_at < before)
             && self.held.is_none_or(|held| held == queued.due_at.is_none())
     }
@@ -393,9 +404,11 @@ impl QueueFilter {
 
 fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
     let due_ms: Option<i64> = row.get(1)?;
+    let lane = Lane::from_key(row.get(0)?);
     let queued = QueuedRecipient {
         message: Uuid::from_bytes(row.get(6)?),
         tenant: row.get(7)?,
+        stream: lane.stream(),
         sender: row.get::<_, Option<String>>(8)?.unwrap_or_default(),
         recipient: row.get(4)?,
         size_bytes: row.get::<_, i64>(9)?.unsigned_abs(),
@@ -404,7 +417,7 @@ fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
         due_at: due_ms.map(time),
         is_scheduled: row.get(11)?,
     };
-    Ok(Found { lane: Lane::from_key(row.get(0)?), due_ms, message: row.get(2)?, place: row.get(3)?, queued })
+    Ok(Found { lane, due_ms, message: row.get(2)?, place: row.get(3)?, queued })
 }
 
 #[cfg(test)]

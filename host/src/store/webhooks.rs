@@ -234,6 +234,8 @@ pub struct EventFilter {
     pub tenant: TenantId,
     pub kinds: Option<Vec<AnyKind>>,
     pub message: Option<uuid::Uuid>,
+    /// Only events of messages of this stream.
+    pub stream: Option<mail::Stream>,
     pub from: Option<Timestamp>,
     pub to: Option<Timestamp>,
     /// The id of the event to go on after.

@@ -33,7 +33,7 @@ use super::segment::{Place, Spool};
 use super::{
     Accepted, Completion, Leased, Next, QueueChange, QueueFilter, Rest, StoreError, Tended, scheduling, tending,
 };
-use crate::metrics::metrics;
+use crate::metrics::{Unattempted, metrics};
 
 /// Bounds of a group: rows (messages, completions, events) and octets of bodies.
 const GROUP_ROWS: usize = 1024;
@@ -248,7 +248,9 @@ impl Writer {
     ) -> Result<Result<(), StoreError>, GroupError> {
         let at_ms = at.as_millisecond();
         let ended = scheduling::cancel(&self.connection, &mut self.counters, tenant, message, at_ms)?;
-        effects.done += ended.as_ref().unwrap_or(&0);
+        let count = *ended.as_ref().unwrap_or(&0);
+        effects.done += count;
+        effects.unattempted.push((tenant.to_owned(), Unattempted::Canceled, count));
         effects.events = true;
         Ok(ended.map(drop))
     }
@@ -337,6 +339,9 @@ impl Writer {
         Ok(changes.map(|changes| {
             effects.due.extend(changes.due);
             effects.done += changes.done;
+            effects
+                .unattempted
+                .extend(changes.unattempted.into_iter().map(|((tenant, how), count)| (tenant, how, count)));
             effects.events |= changes.events;
             changes.tended
         }))
@@ -404,6 +409,9 @@ impl Writer {
         }
         self.shared.queued.fetch_add(effects.queued, Ordering::Relaxed);
         self.shared.queued.fetch_sub(effects.done, Ordering::Relaxed);
+        for (tenant, how, count) in effects.unattempted {
+            metrics().tenants.of(&tenant).ended(how, count);
+        }
         if effects.events {
             self.note_events();
         }
@@ -469,16 +477,14 @@ impl Writer {
     }
 
     fn rest(&mut self, rests: &[Rest], now: Timestamp) -> Result<(), StoreError> {
-        for Rest { tenant, domain, until } in rests {
+        for Rest { tenant, domain, stream, until } in rests {
             let tenant = accepting::known_tenant(&self.connection, &mut self.counters, tenant)?;
             let Some(tenant) = tenant else { continue };
-            for is_broadcast in [false, true] {
-                // What an older version stored has no domain in its lane.
-                for number in [domain_number(domain.as_str()), 0] {
-                    let lane = Lane::new(tenant, is_broadcast, number);
-                    if number != 0 || self.leases.lanes.knows(lane) {
-                        self.leases.lanes.rest(lane, until.as_millisecond(), now.as_millisecond());
-                    }
+            // What an older version stored has no domain in its lane.
+            for number in [domain_number(domain.as_str()), 0] {
+                let lane = Lane::new(tenant, *stream, number);
+                if number != 0 || self.leases.lanes.knows(lane) {
+                    self.leases.lanes.rest(lane, until.as_millisecond(), now.as_millisecond());
                 }
             }
         }

@@ -30,6 +30,7 @@ fn caller() -> AuthAnswer {
         recipients: 50,
         domains: vec!["src.test".to_owned()],
         any_domain: false,
+        streams: Vec::new(),
         run_stages: true,
         component_revision: 1,
     }

@@ -40,6 +40,7 @@ fn answer(asked: &Asked) -> Reply {
                     recipients: 50,
                     domains: vec!["src.test".to_owned()],
                     any_domain: false,
+                    streams: Vec::new(),
                     run_stages: true,
                     component_revision: 7,
                 })

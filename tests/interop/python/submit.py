@@ -1,6 +1,6 @@
-"""smtplib as a client: STARTTLS, both AUTH mechanisms, a wrong password, a stranger's domain.
+"""smtplib as a client: STARTTLS, all AUTH mechanisms (SCRAM by the library scramp), a wrong password, a stranger's domain.
 
-stdin: {host, port, key, from, stranger, to}; stdout: the enhanced replies a caller sees.
+stdin: {host, port, key, key_id, from, stranger, to}; stdout: the enhanced replies a caller sees.
 """
 
 import json
@@ -8,6 +8,8 @@ import smtplib
 import ssl
 import sys
 from email.message import EmailMessage
+
+from scramp import ScramClient
 
 job = json.load(sys.stdin)
 # The server's certificate is its own; who it is does not matter here.
@@ -51,7 +53,39 @@ with connect() as smtp:
     smtp.auth("LOGIN", smtp.auth_login)
     smtp.send_message(message("smtplib, AUTH LOGIN"))
 
+
+
+def scram(smtp: smtplib.SMTP, user: str, key: str) -> tuple[int, bytes]:
+    client = ScramClient(["SCRAM-SHA-256"], user, key)
+
+    def answer(challenge: bytes | None = None) -> str:
+        text = (challenge or b"").decode()
+        if text.startswith("r="):
+            client.set_server_first(text)
+            return client.get_client_final()
+        if text.startswith("v="):
+            # Fails unless the server has shown that it knows the key too.
+            client.set_server_final(text)
+            return ""
+        return client.get_client_first()
+
+    return smtp.auth("SCRAM-SHA-256", answer)
+
+
+with connect() as smtp:
+    assert "SCRAM-SHA-256" in smtp.esmtp_features["auth"], smtp.esmtp_features
+    scram(smtp, job["key_id"], job["key"])
+    smtp.send_message(message("smtplib, AUTH SCRAM-SHA-256"))
+
 said = {}
+with connect() as smtp:
+    # A wrong key, and a user who is not there, are told the same.
+    for user, key in [(job["key_id"], "ph_wrong"), ("key_nobody", job["key"])]:
+        try:
+            scram(smtp, user, key)
+        except smtplib.SMTPAuthenticationError as error:
+            said[f"scram {'key' if key != job['key'] else 'user'}"] = error.smtp_code
+
 with connect() as smtp:
     try:
         smtp.login("anybody", "ph_wrong")

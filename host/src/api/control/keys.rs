@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::Method;
 use jiff::Timestamp;
+use mail::stream::UnknownStream;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -33,6 +34,9 @@ pub struct NewKey {
     /// What it may be used for; none: everything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<Scope>,
+    /// `transactional` or `broadcast`: the only stream that it may be used for; none: those of its tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
     /// When it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -72,6 +76,8 @@ pub struct KeyView {
     #[schema(value_type = Option<String>, format = DateTime)]
     pub revoked_at: Option<Timestamp>,
     pub scopes: Vec<Scope>,
+    /// The only stream that it may be used for.
+    pub stream: Option<String>,
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Timestamp>,
     /// Late by up to a minute or so.
@@ -89,6 +95,7 @@ impl From<ApiKey> for KeyView {
             created_at: key.created_at,
             revoked_at: key.revoked_at,
             scopes: key.scopes.list(),
+            stream: key.stream.map(|stream| stream.to_string()),
             expires_at: key.expires_at,
             used_at: key.used_at,
         }
@@ -113,23 +120,25 @@ async fn list(control: Arc<Control>, call: Call) -> Result<Listing<KeyView>, Pro
 
 async fn create(control: Arc<Control>, call: Call<NewKey>) -> Result<Made<CreatedKey>, Problem> {
     let tenant = call.tenant_or(call.body.tenant.as_deref())?;
-    let NewKey { name, scopes, expires_at, key, .. } = call.body;
+    let NewKey { name, scopes, stream, expires_at, key, .. } = call.body;
     let (name, now) = (key_name(name)?, Timestamp::now());
     if expires_at.is_some_and(|end| end <= now) {
         return Err(Problem::invalid("`expires_at` is over already"));
     }
+    let stream = stream.map(|name| name.parse()).transpose();
+    let stream = stream.map_err(|error: UnknownStream| Problem::invalid(format!("`stream`: {error}")))?;
     let is_imported = key.is_some();
     let key = match key {
         Some(key) => checked_import(key)?,
         None => api_key::generate(api_key::API_KEY).map_err(Problem::random)?,
     };
     let mut view = fresh(&key, tenant, name, now);
-    (view.scopes, view.expires_at) = (Scopes::of(&scopes), expires_at);
+    (view.scopes, view.stream, view.expires_at) = (Scopes::of(&scopes), stream, expires_at);
     if is_imported {
         // Of a short one less is shown: what is left must not be guessed.
         view.prefix = key.chars().take(IMPORTED_PREFIX).collect();
     }
-    control.directory.add_key(view.clone(), api_key::hash(&key)).await?;
+    store(&*control.directory, &view, &key).await?;
     Ok(Made(CreatedKey { key, view: view.into() }))
 }
 
@@ -140,8 +149,8 @@ async fn rotate(control: Arc<Control>, call: Call<Rotation>) -> Result<Made<Crea
     call.was(&KeyView::from(old.clone()));
     let key = api_key::generate(api_key::API_KEY).map_err(Problem::random)?;
     let mut view = fresh(&key, old.tenant, old.name, now);
-    (view.scopes, view.expires_at) = (old.scopes, old.expires_at);
-    control.directory.add_key(view.clone(), api_key::hash(&key)).await?;
+    (view.scopes, view.stream, view.expires_at) = (old.scopes, old.stream, old.expires_at);
+    store(&*control.directory, &view, &key).await?;
     match call.body.overlap_s {
         0 => control.directory.revoke_key(id, now).await?,
         overlap_s => {
@@ -169,8 +178,19 @@ pub async fn add_key(
     now: Timestamp,
 ) -> Result<ApiKey, StoreError> {
     let view = fresh(key, tenant, name, now);
-    directory.add_key(view.clone(), api_key::hash(key)).await?;
+    store(directory, &view, key).await?;
     Ok(view)
+}
+
+/// Stores a key under its hash, with what SCRAM needs of it. Without the latter the key is good all the same, and gets it
+/// when it is first used.
+async fn store(directory: &dyn Directory, view: &ApiKey, key: &str) -> Result<(), StoreError> {
+    let verifier = api_key::verifier(key).await;
+    directory.add_key(view.clone(), api_key::hash(key)).await?;
+    match verifier {
+        Ok(verifier) => directory.set_verifier(&view.id, verifier).await,
+        Err(_) => Ok(()),
+    }
 }
 
 /// A key that may do everything, for ever.
@@ -183,6 +203,8 @@ fn fresh(key: &str, tenant: String, name: String, now: Timestamp) -> ApiKey {
         created_at: now,
         revoked_at: None,
         scopes: Scopes::ALL,
+        stream: None,
+        has_verifier: false,
         expires_at: None,
         used_at: None,
     }

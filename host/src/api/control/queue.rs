@@ -1,12 +1,14 @@
 //! What waits: `queue`. It is listed, and changed, a page at a time: a caller goes on with `next` until there is none, so
 //! that no answer and no transaction grows with the queue.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
 use jiff::Timestamp;
 use mail::Domain;
+use mail::stream::UnknownStream;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -34,6 +36,8 @@ pub struct QueuedView {
     /// Of the message.
     pub id: String,
     pub tenant: String,
+    /// `transactional` or `broadcast`.
+    pub stream: String,
     /// Absent: the null sender.
     pub sender: Option<String>,
     pub recipient: String,
@@ -85,6 +89,9 @@ pub fn routes() -> Vec<Route> {
             .of_tenant()
             .asks("id", "Only recipients of this message.")
             .asks("domain", "Only recipients at this domain.")
+            .asks("site", "Only recipients at domains whose MX look-up found this mail host: see docs/operation.md.")
+            .asks("source", "Only recipients at domains whose mail leaves from this source.")
+            .asks("stream", "Only mail of this stream: `transactional` or `broadcast`.")
             .asks("accepted_before", "Only mail accepted before this time (RFC 3339).")
             .asks("held", "`true`: only what is held; `false`: only what is not.")
             .asks("cursor", "Goes on where `next` of the last answer says.")
@@ -111,7 +118,7 @@ async fn list(control: Arc<Control>, call: Call) -> Result<Queued, Problem> {
         false => None,
     };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let page = control.store.queue(&filter(&call)?, call.asked("cursor"), limit).await?;
+    let page = control.store.queue(&filter(&control, &call)?, call.asked("cursor"), limit).await?;
     Ok(Queued { queued, data: page.items.into_iter().map(QueuedView::from).collect(), next: page.next })
 }
 
@@ -140,10 +147,10 @@ async fn change(control: Arc<Control>, call: Call) -> Result<QueueChanged, Probl
             .check_pause()
             .map_err(|denial| Problem::new(StatusCode::FORBIDDEN, "account_paused", denial.to_string()))?;
     }
-    let filter = filter(&call)?;
+    let filter = filter(&control, &call)?;
     if filter == QueueFilter::default() && !flag(&call, "all")?.unwrap_or(false) {
         return Err(Problem::invalid(
-            "nothing says what is meant: name `id`, `tenant`, `domain`, `accepted_before` or `held`, or write `all=true`",
+            "nothing says what is meant: name `id`, `tenant`, `domain`, `site`, `source`, `stream`, `accepted_before` or `held`, or write `all=true`",
         ));
     }
     let tended = control.store.tend(&filter, change, call.asked("cursor"), Timestamp::now()).await?;
@@ -157,7 +164,7 @@ async fn backup(control: Arc<Control>, call: Call<NewBackup>) -> Result<Made<Bac
     Ok(Made(BackupView { messages, segments, bytes: octets, has_master_key }))
 }
 
-fn filter(call: &Call) -> Result<QueueFilter, Problem> {
+fn filter(control: &Control, call: &Call) -> Result<QueueFilter, Problem> {
     let message = match call.asked("id") {
         Some(text) => Some(Uuid::parse_str(text).map_err(|_| Problem::invalid("`id` must be the UUID of a message"))?),
         None => None,
@@ -173,8 +180,35 @@ fn filter(call: &Call) -> Result<QueueFilter, Problem> {
         ),
         None => None,
     };
+    let stream = call.asked("stream").map(str::parse).transpose();
+    let stream = stream.map_err(|error: UnknownStream| Problem::invalid(format!("`stream`: {error}")))?;
     let tenant = call.only().map(str::to_owned);
-    Ok(QueueFilter { message, tenant, domain, accepted_before, held: flag(call, "held")? })
+    let domains = domains_at(control, call.asked("site"), call.asked("source"))?;
+    Ok(QueueFilter { message, tenant, domain, domains, stream, accepted_before, held: flag(call, "held")? })
+}
+
+/// The domains that were found at a site, or reached from a source. Sites are found by look-ups of the running queue, and
+/// are nowhere but in its memory.
+fn domains_at(
+    control: &Control,
+    site: Option<&str>,
+    source: Option<&str>,
+) -> Result<Option<BTreeSet<Domain>>, Problem> {
+    if site.is_none() && source.is_none() {
+        return Ok(None);
+    }
+    let Some(finder) = control.live.as_ref().and_then(|live| live.finder.get()) else {
+        let text = "`site` and `source` are known to a running host only: start it, or filter by `domain`";
+        return Err(Problem::new(StatusCode::CONFLICT, "stopped", text));
+    };
+    let found = finder.domains_at(site, source);
+    if found.is_empty() {
+        return Err(Problem::missing(
+            "no domain was found at that `site` or `source` since the host started: it is known once a domain's mail \
+             hosts were looked up",
+        ));
+    }
+    Ok(Some(found))
 }
 
 fn flag(call: &Call, name: &str) -> Result<Option<bool>, Problem> {
@@ -196,6 +230,7 @@ impl From<QueuedRecipient> for QueuedView {
         QueuedView {
             id: queued.message.to_string(),
             tenant: queued.tenant,
+            stream: queued.stream.to_string(),
             sender: Some(queued.sender).filter(|sender| !sender.is_empty()),
             recipient: queued.recipient,
             size_bytes: queued.size_bytes,
@@ -269,8 +304,10 @@ mod tests {
             ("queue/purge?domain=a..b", 422, "domain"),
             ("queue/purge?accepted_before=yesterday", 422, "2026"),
             ("queue/purge?held=maybe", 422, "true"),
+            ("queue/purge?stream=bulk", 422, "no stream `bulk`"),
             ("queue/purge?all=true&cursor=x", 404, "cursor"),
-            ("queue/purge?site=x", 422, "site"),
+            ("queue/purge?site=x", 409, "running host"),
+            ("queue/purge?place=x", 422, "place"),
         ] {
             let (got, answer) = ask(&control, Method::POST, path, Value::Null).await;
             assert_eq!(got, status, "{path}: {answer}");

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::{Call, Caller, Control, Problem, Route};
 use crate::metrics::{self, Depth, Failing, Rates, SiteFigures, metrics};
+use crate::queue::Finder;
 use crate::reload::{Reloaded, Reloader};
 use crate::server::pressure::Pressure;
 
@@ -25,6 +26,8 @@ pub struct Live {
     pub pressure: Arc<Pressure>,
     /// Components that are not ready; set once they are there.
     pub obstacles: OnceLock<Obstacles>,
+    /// Set once the queue runs.
+    pub finder: OnceLock<Finder>,
     /// Set once everything runs.
     pub reloader: OnceLock<Weak<Reloader>>,
 }
@@ -79,7 +82,7 @@ impl Control {
 
 impl Live {
     pub fn new(pressure: Arc<Pressure>) -> Live {
-        Live { pressure, obstacles: OnceLock::new(), reloader: OnceLock::new() }
+        Live { pressure, obstacles: OnceLock::new(), finder: OnceLock::new(), reloader: OnceLock::new() }
     }
 
     /// Takes in a changed configuration.

@@ -9,6 +9,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -71,9 +72,9 @@ pub struct Budget {
     beyond: Arc<Semaphore>,
     /// For large bodies while they are worked on.
     work: Arc<Semaphore>,
-    permits: usize,
+    permits: AtomicUsize,
     /// The most one body may have.
-    limit: usize,
+    limit: AtomicUsize,
     admits: Admits,
     pressure: Option<Arc<Pressure>>,
 }
@@ -128,20 +129,29 @@ impl Refused {
 impl Budget {
     /// `total` bytes for all bodies at once, at most `limit` for one; `admits` knows the keys.
     pub fn new(total: u64, limit: u64, admits: Admits) -> Budget {
-        let bytes = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-        let permits = (bytes(total) / PERMIT_BYTES).clamp(1, u32::MAX as usize);
-        let small = (permits / SMALL_SHARE).max(SMALL_BYTES / PERMIT_BYTES);
+        let (permits, small) = shares(total);
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Budget {
             room: semaphore(permits.saturating_sub(small)),
             small: semaphore(small),
             beyond: semaphore(1),
             work: semaphore(permits),
-            permits,
-            limit: bytes(limit),
+            permits: AtomicUsize::new(permits),
+            limit: AtomicUsize::new(usize::try_from(limit).unwrap_or(usize::MAX)),
             admits,
             pressure: None,
         }
+    }
+
+    /// Other limits for bodies that come. Where the budget shrinks, what bodies hold of it is taken off as they end.
+    pub fn change(&self, total: u64, limit: u64) {
+        let (permits, small) = shares(total);
+        let before = self.permits.swap(permits, Ordering::Relaxed);
+        let small_before = small_share(before);
+        resize(&self.work, before, permits);
+        resize(&self.small, small_before, small);
+        resize(&self.room, before.saturating_sub(small_before), permits.saturating_sub(small));
+        self.limit.store(usize::try_from(limit).unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
     /// The same, which takes nothing new where memory or disk is short.
@@ -183,14 +193,14 @@ impl Budget {
             metrics().turned_away(Road::Http, Turned::Pressed);
             return Err(Refused::Pressed);
         }
-        let said = length(&parts.headers).unwrap_or(0);
+        let (said, limit) = (length(&parts.headers).unwrap_or(0), self.limit.load(Ordering::Relaxed));
         let mut is_admitted = false;
         let mut bytes = BytesMut::new();
         let mut started = Instant::now();
         let mut length = said;
         loop {
-            if length > self.limit {
-                return Err(Refused::TooLarge { limit: self.limit });
+            if length > limit {
+                return Err(Refused::TooLarge { limit });
             }
             // Our own waits are not the peer's.
             let waiting = Instant::now();
@@ -211,7 +221,7 @@ impl Budget {
             };
             let Ok(data) = frame.into_data() else { continue };
             length = said.max(bytes.len() + data.len());
-            if length > self.limit {
+            if length > limit {
                 continue;
             }
             let waiting = Instant::now();
@@ -260,12 +270,35 @@ impl Budget {
 
     /// Waits until a body of this size may be worked on. The largest are alone then.
     pub(super) async fn turn(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refused> {
-        let wanted = permits(bytes.saturating_mul(COPIES)).min(self.permits);
+        let wanted = permits(bytes.saturating_mul(COPIES)).min(self.permits.load(Ordering::Relaxed));
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
         match timeout(TURN, self.work.clone().acquire_many_owned(wanted)).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(Refused::Busy),
         }
+    }
+}
+
+/// Permits of a budget, and of its share for small bodies.
+fn shares(total: u64) -> (usize, usize) {
+    let permits = (usize::try_from(total).unwrap_or(usize::MAX) / PERMIT_BYTES).clamp(1, u32::MAX as usize);
+    (permits, small_share(permits))
+}
+
+fn small_share(permits: usize) -> usize {
+    (permits / SMALL_SHARE).max(SMALL_BYTES / PERMIT_BYTES)
+}
+
+fn resize(semaphore: &Arc<Semaphore>, before: usize, after: usize) {
+    semaphore.add_permits(after.saturating_sub(before));
+    let less = u32::try_from(before.saturating_sub(after)).unwrap_or(u32::MAX);
+    if less > 0 {
+        let semaphore = semaphore.clone();
+        tokio::spawn(async move {
+            if let Ok(taken) = semaphore.acquire_many_owned(less).await {
+                taken.forget();
+            }
+        });
     }
 }
 

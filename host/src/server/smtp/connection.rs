@@ -10,6 +10,7 @@ use mail::{EnhancedCode, Reply};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
+use uuid::Uuid;
 
 use super::transport::Transport;
 use super::{Authority, Incoming, Options, Principal, SessionFacts, SmtpServer};
@@ -48,6 +49,8 @@ pub struct Connection {
     peer: IpAddr,
     link: Link,
     principal: Option<Principal>,
+    /// Whose key a SCRAM exchange is to prove.
+    claimed: Option<Principal>,
     /// Leave to hold the octets of the message that is coming in or is worked on.
     room: Option<OwnedSemaphorePermit>,
     buffer: Vec<u8>,
@@ -67,6 +70,7 @@ impl Connection {
             peer,
             link,
             principal: None,
+            claimed: None,
             room: None,
             buffer: Vec::new(),
             deadline: Instant::now() + options.idle_timeout,
@@ -116,6 +120,15 @@ impl Connection {
                 }
                 Action::Authenticate(credentials) => {
                     self.authenticate(&credentials).await;
+                    self.touch();
+                }
+                Action::FindVerifier(username) => {
+                    self.challenge(&username).await;
+                    self.touch();
+                }
+                Action::Proved(is_right) => {
+                    let claimed = self.claimed.take().filter(|_| is_right);
+                    self.conclude(claimed).await;
                     self.touch();
                 }
                 Action::Room(octets) => {
@@ -206,23 +219,40 @@ impl Connection {
     }
 
     async fn authenticate(&mut self, credentials: &Credentials) {
-        let verdict = match self.server.submit.authenticate(credentials, self.peer).await {
-            Ok(Some(principal)) => {
-                tracing::debug!(tenant = principal.tenant, key = principal.key_id, "authenticated");
-                self.principal = Some(principal);
-                Verdict::Right
+        match self.server.submit.authenticate(credentials, self.peer).await {
+            Ok(principal) => self.conclude(principal).await,
+            Err(error) => {
+                tracing::error!(%error, "AUTH was answered with a temporary failure");
+                self.session.authenticated(Verdict::Unknown);
             }
-            Ok(None) => {
-                tracing::info!("a wrong key was given");
-                tokio::time::sleep(WRONG_KEY_DELAY).await;
-                Verdict::Wrong
+        }
+    }
+
+    /// Challenges a client that says who it is. Where nobody is that, the challenge tells nothing of it.
+    async fn challenge(&mut self, username: &str) {
+        match self.server.submit.verifier(username, self.peer).await {
+            Ok((verifier, principal)) => {
+                self.claimed = principal;
+                // 122 bits by chance.
+                let nonce = Uuid::new_v4().simple().to_string();
+                self.session.challenge(Some((verifier, &nonce)));
             }
             Err(error) => {
                 tracing::error!(%error, "AUTH was answered with a temporary failure");
-                Verdict::Unknown
+                self.session.challenge(None);
             }
+        }
+    }
+
+    async fn conclude(&mut self, principal: Option<Principal>) {
+        let Some(principal) = principal else {
+            tracing::info!("a wrong key was given");
+            tokio::time::sleep(WRONG_KEY_DELAY).await;
+            return self.session.authenticated(Verdict::Wrong);
         };
-        self.session.authenticated(verdict);
+        tracing::debug!(tenant = principal.tenant, key = principal.key_id, "authenticated");
+        self.principal = Some(principal);
+        self.session.authenticated(Verdict::Right);
     }
 
     /// Waits for a while until a message of this size could be held. It is not kept free for it: a client may take its

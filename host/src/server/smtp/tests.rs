@@ -28,6 +28,11 @@ impl Submit for Desk {
         }
     }
 
+    async fn verifier(&self, username: &str, _: IpAddr) -> Result<(Verifier, Option<Principal>), Unavailable> {
+        let verifier = Verifier::make("pencil", [7; 16], crate::scram::ITERATIONS);
+        Ok((verifier, (username == "key_1").then(principal)))
+    }
+
     async fn is_valid(&self, _: &Principal) -> Result<bool, Unavailable> {
         Ok(!self.1.load(Ordering::Relaxed))
     }
@@ -42,7 +47,7 @@ impl Submit for Desk {
 }
 
 fn principal() -> Principal {
-    Principal { tenant: "acme".to_owned(), key_id: "key_1".to_owned(), key_hash: [1; 32] }
+    Principal { tenant: "acme".to_owned(), key_id: "key_1".to_owned(), key_hash: [1; 32], stream: None }
 }
 
 struct Host {

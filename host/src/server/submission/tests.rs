@@ -59,6 +59,7 @@ struct Desk {
     submit: Box<dyn Submit>,
     store: Arc<Embedded>,
     keyring: Arc<Keyring>,
+    tenancy: Arc<crate::tenancy::Tenancy>,
     _folder: TempDir,
 }
 
@@ -68,12 +69,13 @@ fn desk() -> Desk {
     let directory: Arc<dyn Directory> = store.clone();
     let master = MasterKey::from_octets(&[1; 32]).unwrap();
     let keyring = Arc::new(Keyring::new(directory.clone(), master, false));
-    let intake = Arc::new(Intake::new(store.clone(), Arc::new(crate::tenancy::Tenancy::new(store.clone()))));
-    let limits = Limits { message_bytes: MESSAGE_OCTETS as u64, recipients: 10 };
+    let tenancy = Arc::new(crate::tenancy::Tenancy::new(store.clone()));
+    let intake = Arc::new(Intake::new(store.clone(), tenancy.clone()));
+    let sizes = Sizes::new(MESSAGE_OCTETS as u64, 10);
     let reactor = thread::current().id();
     let stages = move |tenant: &str| Play(tenant.to_owned(), reactor);
-    let submit = Submissions::new(stages, directory, keyring.clone(), intake, domain("relay.test"), limits);
-    Desk { submit: Box::new(submit), store, keyring, _folder: folder }
+    let submit = Submissions::new(stages, directory, keyring.clone(), intake, domain("relay.test"), sizes);
+    Desk { submit: Box::new(submit), store, keyring, tenancy, _folder: folder }
 }
 
 fn domain(name: &str) -> Domain {
@@ -85,8 +87,12 @@ fn address(text: &str) -> Address {
 }
 
 fn incoming(tenant: Option<&str>, message: impl Into<Vec<u8>>) -> Incoming {
-    let principal =
-        |tenant: &str| Principal { tenant: tenant.to_owned(), key_id: "key_1".to_owned(), key_hash: [0; 32] };
+    let principal = |tenant: &str| Principal {
+        tenant: tenant.to_owned(),
+        key_id: "key_1".to_owned(),
+        key_hash: [0; 32],
+        stream: None,
+    };
     Incoming {
         authority: tenant.map_or(Authority::Trusted, |tenant| Authority::Key(principal(tenant))),
         envelope: Envelope {
@@ -119,6 +125,8 @@ async fn a_key_is_who_holds_it() {
         created_at: Timestamp::now(),
         revoked_at: None,
         scopes: crate::store::Scopes::ALL,
+        stream: None,
+        has_verifier: false,
         expires_at: None,
         used_at: None,
     };
@@ -127,13 +135,30 @@ async fn a_key_is_who_holds_it() {
         let credentials = Credentials { username: "anybody".to_owned(), password: password.to_owned() };
         desk.submit.authenticate(&credentials, "192.0.2.1".parse().unwrap()).await.unwrap()
     };
-    let principal = Principal { tenant: "acme".to_owned(), key_id: "key_1".to_owned(), key_hash: api_key::hash(&key) };
+    let key_hash = api_key::hash(&key);
+    let principal = Principal { tenant: "acme".to_owned(), key_id: "key_1".to_owned(), key_hash, stream: None };
     assert_eq!(ask(&key).await, Some(principal.clone()));
     assert!(desk.submit.is_valid(&principal).await.unwrap());
     assert_eq!(ask("ph_wrong").await, None);
     assert_eq!(ask("").await, None);
+    // Stored before there were verifiers: its first use made one, soon.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while desk.store.verifier("key_1").await.unwrap().is_none() {
+        assert!(std::time::Instant::now() < deadline, "no verifier");
+        tokio::task::yield_now().await;
+    }
+    let peer: IpAddr = "192.0.2.1".parse().unwrap();
+    let found = desk.submit.verifier("key_1", peer).await.unwrap();
+    assert_eq!(found.1, Some(principal.clone()));
+    assert_eq!(found.0, Verifier::make(&key, found.0.salt, found.0.iterations));
+    // Who is not there has a salt too, always the same.
+    let (nobody, again) =
+        (desk.submit.verifier("key_2", peer).await.unwrap(), desk.submit.verifier("key_2", peer).await.unwrap());
+    assert!(nobody == again && nobody.1.is_none() && nobody.0.iterations == found.0.iterations);
+    assert_ne!(nobody.0.salt, desk.submit.verifier("key_3", peer).await.unwrap().0.salt);
     desk.store.revoke_key("key_1", Timestamp::now()).await.unwrap();
     assert_eq!(ask(&key).await, None);
+    assert_eq!(desk.submit.verifier("key_1", peer).await.unwrap().1, None, "revoked");
     assert!(!desk.submit.is_valid(&principal).await.unwrap());
 }
 
@@ -182,6 +207,42 @@ async fn a_key_sends_from_its_own_domains_only() {
     check(Some("default"), "From: a@evil.test", "550 5.7.1 The From domain evil.test is not registered").await;
     // A trusted peer may be anybody.
     check(None, "From: a@evil.test", "250").await;
+}
+
+#[tokio::test]
+async fn a_header_field_names_the_stream_and_goes_no_further() {
+    let desk = desk();
+    desk.keyring.create_domain("acme", &domain("acme.test")).await.unwrap();
+    let submit = async |bound: Option<Stream>, fields: &str| {
+        let mut incoming = incoming(Some("acme"), format!("{fields}{MESSAGE}"));
+        if let Authority::Key(principal) = &mut incoming.authority {
+            principal.stream = bound;
+        }
+        let queued = desk.submit.submit(incoming).await?;
+        let view = desk.store.message("acme", queued.id).await.unwrap();
+        let body = String::from_utf8(desk.store.body(&view.body).await.unwrap().to_vec()).unwrap();
+        Ok::<_, Reply>((view.stream, body.contains("-Stream:")))
+    };
+    let (broadcast, transactional) = (Stream::Broadcast, Stream::Transactional);
+    assert_eq!(submit(None, "").await.unwrap(), (transactional, false));
+    assert_eq!(submit(None, "X-Posthaste-Stream: broadcast\r\n").await.unwrap(), (broadcast, false));
+    assert_eq!(submit(None, "x-pm-message-stream:\r\n outbound\r\n").await.unwrap(), (transactional, false));
+    assert_eq!(submit(Some(broadcast), "").await.unwrap(), (broadcast, false));
+    let signed = "DKIM-Signature: v=1; d=acme.test\r\nX-Posthaste-Stream: broadcast\r\n";
+    assert_eq!(submit(None, signed).await.unwrap(), (broadcast, true), "a signed message is never changed");
+    for (bound, fields, code, words) in [
+        (None, "X-PM-Message-Stream: newsletters\r\n", 550, "no stream `newsletters`"),
+        (None, "X-Posthaste-Stream: broadcast\r\nX-PM-Message-Stream: outbound\r\n", 550, "name one only"),
+        (Some(transactional), "X-Posthaste-Stream: broadcast\r\n", 550, "`broadcast` is not open to this API key"),
+    ] {
+        let reply = submit(bound, fields).await.unwrap_err();
+        assert!(reply.code == code && reply.text.contains(words), "{fields}: {reply:?}");
+    }
+    let terms = crate::store::TenantTerms { streams: crate::store::Streams(vec![broadcast]), ..Default::default() };
+    crate::store::Tenants::set_terms(&*desk.store, "acme", terms).await.unwrap();
+    desk.tenancy.forget("acme", false);
+    assert_eq!(submit(None, "").await.unwrap(), (broadcast, false), "the only one that the tenant has");
+    assert!(submit(Some(transactional), "").await.unwrap_err().text.starts_with("no stream is open"));
 }
 
 #[tokio::test]

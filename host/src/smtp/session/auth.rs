@@ -1,6 +1,7 @@
 //! AUTH within a session (RFC 4954): who may give it when, and the exchange up to the credentials.
 
-use super::{Action, Session, State};
+use super::{Action, Session, State, Verdict};
+use crate::scram::Verifier;
 use crate::smtp::auth::{AuthError, Exchange, Mechanism, Step};
 use crate::smtp::command::sentence;
 
@@ -10,6 +11,19 @@ impl Session {
     pub fn key_revoked(&mut self) {
         self.authenticated = false;
         self.close(535, (5, 7, 8), "The key was revoked: nothing more is taken with it");
+    }
+
+    /// Answers `FindVerifier`, with a fresh nonce of visible characters but the comma; `None`: it cannot be found now.
+    pub fn challenge(&mut self, found: Option<(Verifier, &str)>) {
+        let State::ExpectVerifier(first) = std::mem::replace(&mut self.state, State::ExpectMail) else { return };
+        match found {
+            Some((verifier, nonce)) => {
+                let (exchange, step) = Exchange::challenge(*first, verifier, nonce);
+                // A challenge asks the driver for nothing.
+                self.auth_step(exchange, Ok(step));
+            }
+            None => self.authenticated(Verdict::Unknown),
+        }
     }
 
     pub(super) fn auth(&mut self, mechanism: &str, initial: Option<&str>) -> Option<Action> {
@@ -24,7 +38,7 @@ impl Session {
             }
             _ => {
                 let Some(mechanism) = Mechanism::named(mechanism) else {
-                    self.fail(504, (5, 5, 4), "The mechanism is not known here: use PLAIN or LOGIN");
+                    self.fail(504, (5, 5, 4), "The mechanism is not known here: use PLAIN, LOGIN or SCRAM-SHA-256");
                     return None;
                 };
                 let (mut exchange, first) = Exchange::begin(mechanism);
@@ -56,10 +70,19 @@ impl Session {
                 self.state = State::ExpectVerdict;
                 Some(Action::Authenticate(credentials))
             }
+            Ok(Step::Find(first)) => {
+                let username = first.username.clone();
+                self.state = State::ExpectVerifier(Box::new(first));
+                Some(Action::FindVerifier(username))
+            }
+            Ok(Step::Proved(is_right)) => {
+                self.state = State::ExpectVerdict;
+                Some(Action::Proved(is_right))
+            }
             Err(error) => {
                 let status = match error {
                     AuthError::Cancelled => (5, 7, 0),
-                    AuthError::NotBase64 | AuthError::Malformed => (5, 5, 2),
+                    AuthError::NotBase64 | AuthError::Malformed | AuthError::Scram(_) => (5, 5, 2),
                 };
                 self.fail(501, status, sentence(&error.to_string()));
                 None

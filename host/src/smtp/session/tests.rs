@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::scram::tests::{NONCE, pencil};
 
 /// What clients, good and bad, send.
 const TOKENS: &[&[u8]] = &[
@@ -22,6 +23,8 @@ const TOKENS: &[&[u8]] = &[
     b"MAIL FROM:<\xc3\xbc@sender.test> SMTPUTF8\r\n",
     b"AUTH PLAIN\r\n",
     b"AUTH LOGIN dXNlcg==\r\n",
+    b"AUTH SCRAM-SHA-256 biwsbj11c2VyLHI9ck9wck5HZndFYmVSV2diTkVrcU8=\r\n",
+    b"Yz1iaXdzLHI9ck9wck5HZndFYmVSV2diTkVrcU8laHZZRHBXVWEyUmFUQ0FmdXhGSWxqKWhObEYkazAscD1kSHpiWmFwV0lrNGpVaE4rVXRlOXl0YWc5empmTUhnc3FtbWl6N0FuZFZRPQ==\r\n",
     b"AHVzZXIAcmlnaHQ=\r\n",
     b"*\r\n",
     b"NOOP x\r\n",
@@ -70,6 +73,8 @@ fn hold(trusted: bool, pieces: &[&[u8]]) -> (Vec<u8>, Vec<Vec<u8>>) {
                 Action::Read => break,
                 Action::StartTls => panic!("TLS is active"),
                 Action::Authenticate(_) => session.authenticated(Verdict::Right),
+                Action::FindVerifier(_) => session.challenge(Some((pencil(), NONCE))),
+                Action::Proved(_) => session.authenticated(Verdict::Wrong),
                 Action::Room(_) | Action::Outlook(_) => session.room(true),
                 Action::Deliver(arrived) => {
                     taken.push(arrived.message);

@@ -11,6 +11,8 @@ fn key(number: u8, tenant: &str) -> (ApiKey, [u8; 32]) {
         created_at: at(i64::from(number)),
         revoked_at: None,
         scopes: crate::store::Scopes::ALL,
+        stream: None,
+        has_verifier: false,
         expires_at: None,
         used_at: None,
     };

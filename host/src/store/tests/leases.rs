@@ -85,6 +85,7 @@ async fn what_rests_is_left_alone_until_its_time() {
     let rest = |tenant: &str, second| Rest {
         tenant: tenant.to_owned(),
         domain: mail::Domain::parse("a.test").unwrap(),
+        stream: mail::Stream::Transactional,
         until: at(second),
     };
     accept(&store, to("one", 1, 0, "a.test")).await.unwrap();
@@ -185,4 +186,33 @@ async fn the_indexes_serve_the_lease() {
     }
     assert!(first(lease::LANES).contains("COVERING INDEX recipient_lane"));
     assert!(first(lease::HELD).contains("INDEX recipient_held"));
+}
+
+#[tokio::test]
+async fn a_broadcast_stays_one_after_a_restart_and_goes_behind() {
+    let (folder, store) = fresh();
+    let broadcast = mail::Stream::Broadcast;
+    let stream = |message: NewMessage| NewMessage { attributes: broadcast.attributes(), ..message };
+    for number in 1..=300 {
+        accept(&store, stream(to("one", number, 0, "a.test"))).await.unwrap();
+    }
+    accept(&store, to("one", 301, 5, "a.test")).await.unwrap();
+    drop(store);
+    let store = open(folder.path());
+    let leased = store.lease(at(60), 10).await.unwrap();
+    assert_eq!((numbers(&leased)[0], leased[0].stream, leased[1].stream), (301, Default::default(), broadcast));
+    assert_eq!(store.message("one", Uuid::from_u128(7)).await.unwrap().stream, broadcast);
+    let filter = QueueFilter { stream: Some(broadcast), ..QueueFilter::default() };
+    let page = store.queue(&filter, None, 1000).await.unwrap();
+    assert!(page.items.len() == 300 && page.items.iter().all(|row| row.stream == broadcast));
+    // One stream rests, the other does not.
+    let rest = Rest {
+        tenant: "one".to_owned(),
+        domain: mail::Domain::parse("a.test").unwrap(),
+        stream: broadcast,
+        until: at(90),
+    };
+    store.rest(vec![rest], at(60)).await.unwrap();
+    accept(&store, to("one", 302, 60, "a.test")).await.unwrap();
+    assert_eq!(numbers(&store.lease(at(60), 10).await.unwrap()), [302]);
 }

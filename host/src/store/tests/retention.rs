@@ -131,3 +131,22 @@ async fn a_webhook_that_is_behind_keeps_what_it_is_to_be_told() {
     store.sweep(at(9999)).await;
     assert!(store.message("default", Uuid::from_u128(1)).await.is_err());
 }
+
+#[tokio::test]
+async fn events_of_tenants_go_with_their_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Embedded::open(folder.path(), options(2000)).unwrap();
+    for second in [10, 5000] {
+        let event = TenantEvent::new(TenantEventKind::QuotaWarning, [("limit", 1.into())]);
+        store.announce("default", event, at(second)).await.unwrap();
+    }
+    store.move_events().await;
+    let count = async || {
+        let filter = EventFilter { tenant: "default".to_owned(), ..EventFilter::default() };
+        store.tenant_events(filter, 9).await.unwrap().0.len()
+    };
+    store.sweep(at(900)).await;
+    assert_eq!(count().await, 2);
+    store.sweep(at(1500)).await;
+    assert_eq!(count().await, 1, "a thousand seconds are over for the first");
+}

@@ -342,3 +342,27 @@ async fn of_a_message_those_that_wait_are_counted() {
     store.complete(vec![done]).await.unwrap();
     assert_eq!(waiting().await, 2);
 }
+
+#[tokio::test]
+async fn a_first_telling_has_the_header_although_the_body_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 2000, retention: Some(Duration::from_secs(50)), ..still() };
+    let store = Embedded::open(folder.path(), options).unwrap();
+    store.add_webhook(webhook("default", "a", &[EventKind::Delivered]), 9).await.unwrap();
+    for number in 1..=60 {
+        accept(&store, message(number, 0, 1)).await.unwrap();
+    }
+    let leased = store.lease(at(0), 99).await.unwrap();
+    // From then on it is on the disk alone.
+    store.body(&leased[0].body).await.unwrap();
+    let done = leased.iter().map(|one| completion(one, 0, Next::Done, Some(EventKind::Delivered)));
+    store.complete(done.collect()).await.unwrap();
+    store.move_events().await;
+    store.sweep(at(200)).await;
+    assert!(store.body(&leased[0].body).await.is_err(), "its body is gone");
+    let key = store.waiting_webhooks().await.unwrap()[0];
+    let waiting = Webhooks::waiting(&*store, key, Timestamp::MAX, 100).await.unwrap();
+    assert_eq!(waiting.due.len(), 60);
+    let head = waiting.due[0].message.head.clone();
+    assert!(head.is_some_and(|head| head.starts_with(b"Subject: ")), "{:?}", waiting.due[0].message);
+}

@@ -1,0 +1,77 @@
+//! Who goes before whom.
+
+use mail::Stream;
+
+use super::*;
+
+impl Running {
+    async fn broadcast(&self, number: u128, recipients: &[String]) {
+        let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
+        let attributes = Stream::Broadcast.attributes();
+        let message = NewMessage { attributes, ..message(number, &recipients) };
+        self.store.accept(vec![message]).await.pop().unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn domains_whose_lookup_never_ends_hold_up_nobody_else() {
+    let folder = folder();
+    let running = start(folder.path(), Net::default(), config());
+    running.accept_of("other", 100, &["x@before.test"], Timestamp::now()).await;
+    running.until("one", async |this: &Running| this.transactions() == 1).await;
+    for number in 1..=9 {
+        let silent: Vec<String> = (0..1000).map(|n| format!("x@d{n}.m{number}.silent.test")).collect();
+        running.accept(number, &silent.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    }
+    running.accept(10, &["x@relayed.test"]).await;
+    running.accept_of("other", 11, &["x@good.test"], Timestamp::now()).await;
+    running.until("the others' mail", async |this: &Running| this.transactions() == 3).await;
+    let (_net, store) = running.stop().await;
+    assert_eq!(store.queued().await.unwrap(), 9000);
+    let later = Timestamp::now() + Duration::from_secs(400);
+    let leased = store.lease(later, 10_000).await.unwrap();
+    assert_eq!(leased.iter().map(|message| message.recipients.len()).sum::<usize>(), 9000, "all were given back");
+    assert!(leased.iter().flat_map(|message| &message.recipients).all(|recipient| recipient.attempts == 0));
+}
+
+/// More than may wait for one site, of the same tenant and for the same domain; the peer takes one transaction at a time.
+#[tokio::test]
+async fn a_broadcast_backlog_does_not_delay_a_transactional_message() {
+    let folder = folder();
+    let gate = Arc::new(Semaphore::new(0));
+    let held = HashMap::from([("slow".to_owned(), gate.clone())]);
+    let running =
+        start(folder.path(), Net { held, ..Net::default() }, Delivery { connections_per_site: 1, ..config() });
+    for number in 1..=12 {
+        let all: Vec<String> = (0..1000).map(|n| format!("x{number}.{n}@slow.test")).collect();
+        running.broadcast(number, &all).await;
+    }
+    running.until("the first", async |this: &Running| this.net.seen.lock().unwrap().begun == 1).await;
+    running.accept(100, &["y@slow.test"]).await;
+    let is_sent = |this: &Running| {
+        let seen = this.net.seen.lock().unwrap();
+        seen.transactions.iter().any(|(_, to)| to.iter().any(|recipient| recipient == "y@slow.test"))
+    };
+    let mut before = 0;
+    while !is_sent(&running) {
+        before += 1;
+        gate.add_permits(1);
+        running.until("one more", async |this: &Running| this.transactions() == before).await;
+    }
+    assert!(before <= 30, "{before} of 121 transactions went before it");
+    gate.add_permits(1000);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn broadcasts_that_wait_for_lookups_hold_up_no_transactional_mail_of_their_tenant() {
+    let folder = folder();
+    let running = start(folder.path(), Net::default(), config());
+    for number in 1..=9 {
+        let silent: Vec<String> = (0..1000).map(|n| format!("x@d{n}.m{number}.silent.test")).collect();
+        running.broadcast(number, &silent).await;
+    }
+    running.accept(10, &["x@good.test"]).await;
+    running.until("the transactional one", async |this: &Running| this.transactions() == 1).await;
+    running.stop().await;
+}
