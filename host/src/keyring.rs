@@ -178,6 +178,22 @@ impl Keyring {
         }
     }
 
+    /// `finish_rotation` at a start. Where it cannot be finished, all keys are held, and nothing is lost.
+    pub async fn resume_rotation(&self, vault: &dyn Vault) {
+        match self.finish_rotation(vault).await {
+            Ok(None) => {}
+            Ok(Some(done)) => tracing::info!(
+                secrets = done.secrets,
+                resealed = done.resealed,
+                unreadable = ?done.unreadable,
+                "every secret that can be opened is sealed with the present master key: {PREVIOUS_KEY_VARIABLE} is needed no more"
+            ),
+            Err(error) => {
+                tracing::error!(%error, "the exchange of the master key is not finished: the old key is still needed");
+            }
+        }
+    }
+
     async fn exchange(&self, mut step: Step, vault: &dyn Vault) -> Result<Resealed, RotationError> {
         let mut told = Resealed::default();
         while step != Step::Done {

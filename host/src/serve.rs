@@ -36,7 +36,7 @@ use crate::domains::Domains;
 use crate::edge::{BuiltIn, Edge, EdgeError, Registry, Settings, Ways};
 use crate::event::Telling;
 use crate::inbox::{Capture, Inbox, curl_line};
-use crate::keyring::{Keyring, MasterKeyError, MasterKeys, PREVIOUS_KEY_VARIABLE};
+use crate::keyring::{Keyring, MasterKeyError, MasterKeys};
 use crate::queue::policy::Schedules;
 use crate::queue::{Courier, Queue};
 use crate::reload::Reloader;
@@ -179,29 +179,10 @@ impl Opened {
 /// For a command while no host runs: the control API over the store itself.
 pub async fn open_control(config: &Config) -> Result<Arc<Control>, StartError> {
     let opened = blocking(config, |config| Opened::new(config, Purpose::Command)).await?;
-    finish_rotation(&opened).await;
+    opened.keyring.resume_rotation(&*opened.store).await;
     learn_tenants(config, &opened).await.map_err(StartError::Key)?;
     let registry = Arc::new(Registry::of_store(opened.store.clone()));
     Ok(opened.control(config, registry, None, Vec::new(), Vec::new(), None))
-}
-
-/// Goes on with an exchange of the master key that was broken off. Where it cannot be finished, all keys are held, and
-/// nothing is lost.
-async fn finish_rotation(opened: &Opened) {
-    match opened.keyring.finish_rotation(&*opened.store).await {
-        Ok(None) => {}
-        Ok(Some(done)) => {
-            tracing::info!(
-                secrets = done.secrets,
-                resealed = done.resealed,
-                unreadable = ?done.unreadable,
-                "every secret that can be opened is sealed with the present master key: {PREVIOUS_KEY_VARIABLE} is needed no more"
-            );
-        }
-        Err(error) => {
-            tracing::error!(%error, "the exchange of the master key is not finished: the old key is still needed")
-        }
-    }
 }
 
 /// Only this user may look into the data folder: it holds mail and keys.
@@ -262,7 +243,7 @@ impl Host {
         let development = options.development.as_ref();
         let purpose = if development.is_some() { Purpose::Develop } else { Purpose::Serve };
         let mut opened = blocking(&config, move |config| Opened::new(config, purpose)).await?;
-        finish_rotation(&opened).await;
+        opened.keyring.resume_rotation(&*opened.store).await;
         learn_tenants(&config, &opened).await.map_err(StartError::Key)?;
         if let Some(development) = development {
             learn_key(&opened, &development.api_key).await.map_err(StartError::Key)?;
