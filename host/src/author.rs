@@ -5,9 +5,9 @@ use mail::Domain;
 use mail::message::{self, AuthorError};
 use thiserror::Error;
 
-use crate::keyring::Keyring;
+use crate::keyring::{Keyring, key_name};
 use crate::published::RecordStatus;
-use crate::store::{SendingDomain, StoreError};
+use crate::store::{KeyState, SendingDomain, StoreError};
 
 /// Why a tenant may not send a message as it stands.
 #[derive(Debug, Error)]
@@ -43,7 +43,8 @@ fn missing_record(domain: &SendingDomain) -> String {
         let found = domain.verification.iter().flat_map(|found| &found.records);
         found.filter(|verdict| verdict.status == RecordStatus::Verified).any(|verdict| verdict.name == *name)
     };
-    let mut names = domain.keys.iter().map(|key| format!("{}._domainkey.{}", key.selector, domain.domain));
+    let signs = domain.keys.iter().filter(|key| key.state == KeyState::Active);
+    let mut names = signs.map(|key| key_name(&key.selector, &domain.domain));
     let first = names.clone().next().unwrap_or_default();
     names.find(|name| !is_seen(name)).unwrap_or(first)
 }

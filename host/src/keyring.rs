@@ -6,7 +6,10 @@
 mod cache;
 mod dns;
 mod edge_key;
+mod fresh;
+mod import;
 mod master;
+mod master_keys;
 mod pair;
 
 use std::sync::Arc;
@@ -14,30 +17,35 @@ use std::sync::Arc;
 use aws_lc_rs::error::Unspecified;
 use contract::{Identity, KeyError};
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use mail::Domain;
 use mail::dkim::Algorithm;
+use tokio::sync::{MutexGuard, RwLock, RwLockReadGuard};
 use uuid::Uuid;
 
-pub use dns::{DnsRecord, RecordType, dns_records};
+pub use dns::{DnsRecord, Purpose, RecordType, Targets, dns_records, key_name};
 pub use edge_key::{NewEdgeKey, SelectorError, make_edge_keys};
+pub use fresh::Selectors;
+pub use import::KeyFault;
 pub use master::{MASTER_KEY_FILE, MASTER_KEY_VARIABLE, MasterKey, MasterKeyError, SealError};
+pub use master_keys::{MasterKeys, NEXT_SUFFIX, PREVIOUS_KEY_VARIABLE, Resealed, RotationError, Source};
 pub use pair::verifies;
 
-use crate::store::{Directory, DkimKey, SendingDomain, StoreError};
+use crate::store::{Directory, DkimKey, KeyState, SendingDomain, StoreError, Vault};
 use cache::Cache;
+use master_keys::Step;
 use pair::KeyPair;
 
 /// Unsealed keys held in memory: some 10 KiB each.
 const CACHED_KEYS: usize = 2048;
 
-/// RFC 4648 s6, in lower case.
-const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-
 /// Uses and makes keys. Unsealed keys are cached in memory.
 pub struct Keyring {
     directory: Arc<dyn Directory>,
-    master: MasterKey,
+    master: MasterKeys,
+    /// Shared from when a secret is sealed until it is stored; exclusive while another key begins to seal.
+    sealing: RwLock<()>,
+    /// One exchange of the master key at a time, and no backup meanwhile.
+    exchanging: tokio::sync::Mutex<()>,
     /// Makes a domain's keys on first use (a development host).
     make_missing: bool,
     /// Held while keys are made on first use, so that they are made once.
@@ -47,8 +55,16 @@ pub struct Keyring {
 
 impl Keyring {
     /// A keyring over the directory's domains. `make_missing`: a domain without keys gets them on first use.
-    pub fn new(directory: Arc<dyn Directory>, master: MasterKey, make_missing: bool) -> Keyring {
-        Keyring { directory, master, make_missing, making: tokio::sync::Mutex::new(()), cache: Cache::new(CACHED_KEYS) }
+    pub fn new(directory: Arc<dyn Directory>, master: impl Into<MasterKeys>, make_missing: bool) -> Keyring {
+        Keyring {
+            directory,
+            master: master.into(),
+            sealing: RwLock::default(),
+            exchanging: tokio::sync::Mutex::default(),
+            make_missing,
+            making: tokio::sync::Mutex::default(),
+            cache: Cache::new(CACHED_KEYS),
+        }
     }
 
     /// `posthaste:keys` `identities`: those of the domain or of its nearest parent that has some.
@@ -61,8 +77,9 @@ impl Keyring {
             found => found,
         };
         let Some(SendingDomain { domain, keys, .. }) = found else { return Ok(Vec::new()) };
-        let identities = keys.iter().map(|key| identity(&domain, key)).collect();
-        keys.into_iter().for_each(|key| self.cache.learn(tenant, key));
+        let signs = |key: &DkimKey| key.state == KeyState::Active;
+        let identities = keys.iter().filter(|key| signs(key)).map(|key| identity(&domain, key)).collect();
+        keys.into_iter().filter(signs).for_each(|key| self.cache.learn(tenant, key));
         Ok(identities)
     }
 
@@ -89,16 +106,24 @@ impl Keyring {
     /// Makes a domain with a fresh RSA-2048 and a fresh Ed25519 key and stores it, sealed. With `needs_proof` it may
     /// send once its records are verified.
     pub async fn create(&self, tenant: &str, domain: &Domain, needs_proof: bool) -> Result<SendingDomain, StoreError> {
-        let now = Timestamp::now();
-        let mut keys = Vec::new();
-        for algorithm in [Algorithm::RsaSha256, Algorithm::Ed25519Sha256] {
-            keys.push(self.create_key(algorithm, now).await?);
-        }
+        let _sealing = self.sealing().await;
+        let keys = self.make_keys(&Selectors::default(), KeyState::Active).await?;
+        self.add(tenant, domain, needs_proof, keys).await
+    }
+
+    /// Stores a domain with these keys.
+    pub async fn add(
+        &self,
+        tenant: &str,
+        domain: &Domain,
+        needs_proof: bool,
+        keys: Vec<DkimKey>,
+    ) -> Result<SendingDomain, StoreError> {
         let created = SendingDomain {
             id: Uuid::now_v7(),
             tenant: tenant.to_owned(),
             domain: domain.clone(),
-            created_at: now,
+            created_at: Timestamp::now(),
             keys,
             edge_keys: Vec::new(),
             needs_proof,
@@ -120,6 +145,68 @@ impl Keyring {
     /// The nearest domain that covers a From domain and may not send yet, because its records are not verified.
     pub async fn unproved(&self, tenant: &str, domain: &Domain) -> Result<Option<SendingDomain>, StoreError> {
         self.nearest(tenant, domain, |found| !found.may_send()).await
+    }
+
+    /// Held by whoever seals a secret, from before until it is stored: while it is, the key that sealed it is not given up.
+    /// Never taken twice by one.
+    pub async fn sealing(&self) -> RwLockReadGuard<'_, ()> {
+        self.sealing.read().await
+    }
+
+    /// Where the master key comes from.
+    pub fn master_key_source(&self) -> &Source {
+        self.master.source()
+    }
+
+    /// Held while a copy is made of what is sealed and of the key: no exchange of the key begins meanwhile.
+    pub async fn keep_master_key(&self) -> MutexGuard<'_, ()> {
+        self.exchanging.lock().await
+    }
+
+    /// Exchanges the master key and seals every secret anew; or finishes an exchange that was broken off.
+    pub async fn rotate_master_key(&self, vault: &dyn Vault) -> Result<Resealed, RotationError> {
+        let _exchanging = self.exchanging.lock().await;
+        self.exchange(self.master.first_step()?, vault).await
+    }
+
+    /// Finishes an exchange of the master key that was broken off, or that the operator began; `None`: there is none.
+    pub async fn finish_rotation(&self, vault: &dyn Vault) -> Result<Option<Resealed>, RotationError> {
+        let _exchanging = self.exchanging.lock().await;
+        match self.master.unfinished() {
+            Some(step) => Ok(Some(self.exchange(step, vault).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// `finish_rotation` at a start. Where it cannot be finished, all keys are held, and nothing is lost.
+    pub async fn resume_rotation(&self, vault: &dyn Vault) {
+        match self.finish_rotation(vault).await {
+            Ok(None) => {}
+            Ok(Some(done)) => tracing::info!(
+                secrets = done.secrets,
+                resealed = done.resealed,
+                unreadable = ?done.unreadable,
+                "every secret that can be opened is sealed with the present master key: {PREVIOUS_KEY_VARIABLE} is needed no more"
+            ),
+            Err(error) => {
+                tracing::error!(%error, "the exchange of the master key is not finished: the old key is still needed");
+            }
+        }
+    }
+
+    async fn exchange(&self, mut step: Step, vault: &dyn Vault) -> Result<Resealed, RotationError> {
+        let mut told = Resealed::default();
+        while step != Step::Done {
+            // What the old key has sealed is stored when the new one begins to.
+            let _none_seals = if step == Step::Switch { Some(self.sealing.write().await) } else { None };
+            step = self.master.take(step, vault, &mut told).await?;
+        }
+        Ok(told)
+    }
+
+    /// Forgets unsealed keys that sign no more.
+    pub fn forget(&self, key_id: &str) {
+        self.cache.forget(key_id);
     }
 
     /// Seals a secret that is not a DKIM key, bound to an id.
@@ -183,24 +270,13 @@ impl Keyring {
         }
     }
 
-    async fn create_key(&self, algorithm: Algorithm, now: Timestamp) -> Result<DkimKey, StoreError> {
-        let failed = |what: String| StoreError::Io(format!("cannot make a DKIM key: {what}"));
-        let (pair, private) = blocking(move || KeyPair::generate(algorithm))
-            .await
-            .map_err(failed)?
-            .map_err(|_| failed("the system's random number generator failed".to_owned()))?;
-        let id = format!("dkim_{}", Uuid::new_v4());
-        let sealed_private = self.master.seal(&id, &private).map_err(|error| failed(error.to_string()))?;
-        let public = pair.public().map_err(|_| failed("its public half cannot be written".to_owned()))?;
-        Ok(DkimKey { id, selector: selector(algorithm, now, rand::random()), algorithm, public, sealed_private })
-    }
-
     async fn pair(&self, tenant: &str, key_id: &str) -> Result<Arc<KeyPair>, KeyError> {
         if let Some(pair) = self.cache.get(tenant, key_id, |key| self.unseal_pair(key)) {
             return pair;
         }
         let domains = self.directory.domains(Some(tenant)).await.map_err(unavailable)?;
-        let key = domains.into_iter().flat_map(|domain| domain.keys).find(|key| key.id == key_id);
+        let usable = |key: &DkimKey| key.id == key_id && key.state != KeyState::Retired;
+        let key = domains.into_iter().flat_map(|domain| domain.keys).find(usable);
         self.cache.learn(tenant, key.ok_or_else(|| KeyError::UnknownKey(key_id.to_owned()))?);
         // Between the two lines others may have filled the cache: then this call fails and the next one finds it.
         self.cache
@@ -245,18 +321,8 @@ fn parent(domain: &Domain) -> Option<Domain> {
     if parent.contains('.') { Domain::parse(parent).ok() } else { None }
 }
 
-/// `ph`, year and month, four characters by chance, `r` or `e`: tells at a glance how old a key is. The chance keeps
-/// keys apart that two tenants, or one tenant twice, make for one domain in one month: a name in DNS is for one key.
-fn selector(algorithm: Algorithm, now: Timestamp, chance: u32) -> String {
-    let date = now.to_zoned(TimeZone::UTC).date();
-    let kind = match algorithm {
-        Algorithm::RsaSha256 => 'r',
-        Algorithm::Ed25519Sha256 => 'e',
-    };
-    let suffix: String = (0..4).map(|place| char::from(BASE32[(chance >> (5 * place)) as usize % 32])).collect();
-    format!("ph{:04}{:02}{suffix}{kind}", date.year(), date.month())
-}
-
+#[cfg(test)]
+mod exchange_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;

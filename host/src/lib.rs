@@ -16,6 +16,7 @@ pub mod bounce;
 pub mod cli;
 pub mod config;
 pub mod deliver;
+pub mod domains;
 pub mod edge;
 pub mod event;
 pub mod inbox;

@@ -1,12 +1,21 @@
-//! Whether a domain's DNS records are published as its owner was told to (RFC 6376 s3.6.2, RFC 7208 s4.5), and if not,
-//! what is wrong with them. Asked by `POST /domains/{id}/verify` and by `posthaste check`.
+//! Whether a domain's DNS records are published as its owner was told to (RFC 6376 s3.6.2, RFC 7208, RFC 7489), and if
+//! not, what is wrong with them. Asked by `domains` and by `posthaste check`.
 
+mod alias;
+mod key;
+mod policy;
+mod spf;
+
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::config::Dns;
+use crate::keyring::{DnsRecord, Purpose};
 use crate::route::lookup::{Lookup, Texts};
 
 /// Records asked for at once.
@@ -20,13 +29,18 @@ const SHOWN_CHARS: usize = 200;
 pub struct Expected {
     /// Absolute, without a trailing dot.
     pub name: String,
+    pub purpose: Purpose,
     pub value: String,
-    /// Whether it must be exactly this: a DKIM key. The others (SPF, DMARC) are the owner's to word.
-    pub required: bool,
+}
+
+impl From<&DnsRecord> for Expected {
+    fn from(record: &DnsRecord) -> Expected {
+        Expected { name: record.name.clone(), purpose: record.purpose, value: record.value.clone() }
+    }
 }
 
 /// How a record is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordStatus {
     NotStarted,
@@ -46,6 +60,40 @@ pub struct Verdict {
     pub status: RecordStatus,
     /// What is so, in words for its owner: begins behind the record's name.
     pub detail: String,
+    /// Since when it is so, looks without an answer left out.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
+    /// Where DNS did not answer: what was found the last time it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<RecordStatus>,
+}
+
+impl Verdict {
+    fn new(name: &str, (status, detail): (RecordStatus, String)) -> Verdict {
+        Verdict { name: name.to_owned(), status, detail, since: None, was: None }
+    }
+
+    /// What the last answer of DNS was; `None` before the first.
+    pub fn settled(&self) -> Option<RecordStatus> {
+        match self.status {
+            RecordStatus::TemporaryFailure => self.was,
+            RecordStatus::NotStarted => None,
+            RecordStatus::Pending | RecordStatus::Verified | RecordStatus::Failed => Some(self.status),
+        }
+    }
+
+    /// The verdict with its history: that of the record's verdict before.
+    pub fn after(mut self, before: Option<&Verdict>, now: Timestamp) -> Verdict {
+        let settled = before.and_then(Verdict::settled);
+        if self.status == RecordStatus::TemporaryFailure {
+            self.was = settled;
+        }
+        self.since = match before {
+            Some(before) if self.settled() == settled => before.since.or(Some(now)),
+            _ => Some(now),
+        };
+        self
+    }
 }
 
 /// Where records are read.
@@ -53,6 +101,8 @@ pub struct Verdict {
 pub trait Records: Send + Sync + 'static {
     /// The TXT records of a name. The error is for people: nobody answered.
     async fn texts(&self, name: &str) -> Result<Texts, String>;
+    /// Its addresses, aliases followed.
+    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, String>;
 }
 
 /// The servers of the configuration, or the system's, with nothing kept from one question to the next.
@@ -60,6 +110,10 @@ pub trait Records: Send + Sync + 'static {
 impl Records for Dns {
     async fn texts(&self, name: &str) -> Result<Texts, String> {
         Lookup::new(self)?.text_records(name).await
+    }
+
+    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, String> {
+        Lookup::new(self)?.addresses(name).await
     }
 }
 
@@ -76,95 +130,41 @@ pub async fn look(dns: &Arc<dyn Records>, records: &[Expected]) -> Vec<Verdict> 
 }
 
 async fn one(dns: Arc<dyn Records>, record: Expected) -> Verdict {
-    match dns.texts(&record.name).await {
-        Ok(texts) => {
-            let (status, detail) = judge(&record, &texts);
-            Verdict { name: record.name, status, detail }
-        }
-        Err(error) => unanswered(&record, &error),
-    }
+    let texts = match dns.texts(&record.name).await {
+        Ok(texts) => texts,
+        Err(error) => return unanswered(&record, &error),
+    };
+    let judged = match record.purpose {
+        Purpose::Dkim => Ok(key::judge(&record.value, &texts)),
+        Purpose::Dmarc => Ok(policy::judge(&texts.records)),
+        Purpose::Spf => spf::judge(&*dns, &record, &texts.records).await,
+        Purpose::ReturnPath | Purpose::Tracking => alias::judge(&*dns, &record, &texts).await,
+    };
+    judged.map_or_else(|error| unanswered(&record, &error), |judged| Verdict::new(&record.name, judged))
 }
 
 fn unanswered(record: &Expected, error: &str) -> Verdict {
-    let detail = format!("could not be looked up: {error}");
-    Verdict { name: record.name.clone(), status: RecordStatus::TemporaryFailure, detail }
+    Verdict::new(&record.name, (RecordStatus::TemporaryFailure, format!("could not be looked up: {error}")))
 }
 
-/// What is published against what should be.
-pub fn judge(record: &Expected, texts: &Texts) -> (RecordStatus, String) {
-    if record.required { judge_key(&record.value, texts) } else { judge_policy(&record.value, &texts.records) }
+/// There and wrong.
+fn failed(text: impl Into<String>) -> (RecordStatus, String) {
+    (RecordStatus::Failed, text.into())
 }
 
-fn judge_key(value: &str, Texts { records, alias }: &Texts) -> (RecordStatus, String) {
-    let wanted = tags(value);
-    let keys: Vec<&String> = records.iter().filter(|text| is_key(text)).collect();
-    let is_there = keys.iter().any(|text| tags(text) == wanted);
-    let failed = |text: String| (RecordStatus::Failed, text);
-    match (is_there, keys.len()) {
-        (true, 1) => return (RecordStatus::Verified, "is published".to_owned()),
-        (true, count) => {
-            return failed(format!("holds {count} keys, so that none counts: remove all but ours"));
-        }
-        (false, _) => {}
-    }
-    if let Some(alias) = alias {
-        return failed(format!("is an alias (CNAME) of {alias}, which stands in the way: remove it"));
-    }
-    if let Some(fault) = split_fault(value, records) {
-        return failed(fault);
-    }
-    match keys.len() {
-        0 => (RecordStatus::Pending, "is not published: signatures cannot be verified".to_owned()),
-        1 => failed("holds another key than ours".to_owned()),
-        count => failed(format!("holds {count} keys, and none is ours")),
-    }
-}
-
-/// How a value that is longer than one string of 255 octets got broken.
-fn split_fault(value: &str, records: &[String]) -> Option<String> {
-    let bare = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
-    let wanted = bare(value);
-    let unquoted = |text: &str| bare(&text.replace(['"', '\\'], ""));
-    if records.iter().any(|text| text.contains(['"', '\\']) && unquoted(text) == wanted) {
-        return Some("has quotation marks or backslashes in its value: remove them".to_owned());
-    }
-    let pieces: Vec<String> =
-        records.iter().map(|text| unquoted(text)).filter(|text| wanted.contains(text.as_str())).collect();
-    let octets: usize = pieces.iter().map(String::len).sum();
-    let begins = pieces.iter().any(|piece| !piece.is_empty() && wanted.starts_with(piece.as_str()));
-    match pieces.len() {
-        1 if begins && octets < wanted.len() => Some(format!(
-            "is cut off after {octets} characters: publish all of it, split into strings of at most 255 characters"
-        )),
-        2.. if begins && octets >= wanted.len() => {
-            Some(format!("is split into {} records: it must be one record of several strings", pieces.len()))
-        }
-        _ => None,
-    }
-}
-
-fn judge_policy(value: &str, records: &[String]) -> (RecordStatus, String) {
-    let kind = value.split([' ', ';']).next().unwrap_or_default();
-    let of_kind = |text: &&String| {
-        let start = text.trim_start().get(..kind.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(kind))
+/// The records that begin with this version tag.
+fn of_kind<'a>(kind: &str, records: &'a [String]) -> Vec<&'a str> {
+    let is_of_kind = |text: &&str| {
+        let text = text.trim_start();
+        let start = text.get(..kind.len()).is_some_and(|start| start.eq_ignore_ascii_case(kind));
+        start && text.get(kind.len()..).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', ';', '\t']))
     };
-    let found: Vec<&String> = records.iter().filter(of_kind).collect();
-    match found.as_slice() {
-        [] => (RecordStatus::Pending, format!("has no {kind} record")),
-        [text] => {
-            let shown: String = text.chars().take(SHOWN_CHARS).collect();
-            (RecordStatus::Verified, format!("has {}", shown.escape_debug()))
-        }
-        several => (
-            RecordStatus::Failed,
-            format!("has {} {kind} records, so that none counts: merge them into one", several.len()),
-        ),
-    }
+    records.iter().map(String::as_str).filter(is_of_kind).collect()
 }
 
-fn is_key(text: &str) -> bool {
-    tags(text).iter().any(|tag| tag.starts_with("p=") || tag.starts_with("v=DKIM1"))
+/// A stranger's text for people.
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN_CHARS).collect::<String>().escape_debug().to_string()
 }
 
 /// The tags of a record without blanks, which receivers ignore (RFC 6376 s3.2).
@@ -177,49 +177,21 @@ fn tags(text: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn check(value: &str, required: bool, records: &[&str], alias: Option<&str>, status: RecordStatus, words: &str) {
-        let records = records.iter().map(|text| (*text).to_owned()).collect();
-        let texts = Texts { records, alias: alias.map(str::to_owned) };
-        let (found, detail) = judge(&Expected { name: "x".to_owned(), value: value.to_owned(), required }, &texts);
-        assert_eq!(found, status, "{detail}");
-        assert!(detail.contains(words), "{detail}");
+    fn verdict(status: RecordStatus) -> Verdict {
+        Verdict::new("x.test", (status, String::new()))
     }
 
     #[test]
-    fn keys_must_be_ours_and_alone() {
-        use RecordStatus::{Failed, Pending, Verified};
-        let value = "v=DKIM1; k=rsa; p=AAAABBBBCCCC";
-        let key = |records: &[&str], status, words: &str| check(value, true, records, None, status, words);
-        key(&["v=DKIM1; k=rsa; p=AAAABBBBCCCC"], Verified, "is published");
-        key(&["v=DKIM1;k=rsa;p=AAAA BBBBCCCC;"], Verified, "is published");
-        key(&["google-verification=1", value], Verified, "is published");
-        key(&[value, value], Failed, "holds 2 keys");
-        key(&[value, "v=DKIM1; k=rsa; p=XXXX"], Failed, "holds 2 keys");
-        key(&["v=DKIM1; k=rsa; p=XXXX"], Failed, "another key");
-        key(&["v=DKIM1; k=rsa; p="], Failed, "cut off after 16 characters");
-        key(&["v=DKIM1; k=rsa; p=AAAABB"], Failed, "cut off after 22 characters");
-        key(&["\"v=DKIM1; k=rsa; \" \"p=AAAABBBBCCCC\""], Failed, "quotation marks");
-        key(&["v=DKIM1\\; k=rsa\\; p=AAAABBBBCCCC"], Failed, "backslashes");
-        key(&["v=DKIM1; k=rsa; p=AAAA", "BBBBCCCC"], Failed, "split into 2 records");
-        key(&["BBBBCCCC", "v=DKIM1; k=rsa; p=AAAA"], Failed, "split into 2 records");
-        key(&["v=DKIM1; p=XXXX", "v=DKIM1; p=YYYY"], Failed, "none is ours");
-        key(&["google-verification=1"], Pending, "not published");
-        key(&[], Pending, "not published");
-        check(value, true, &[], Some("keys.other.test"), Failed, "alias (CNAME) of keys.other.test");
-        check(value, true, &["v=DKIM1; p=XXXX"], Some("keys.other.test"), Failed, "stands in the way");
-        check(value, true, &[value], Some("keys.other.test"), Verified, "is published");
-    }
-
-    #[test]
-    fn policies_are_their_owners_to_word() {
-        use RecordStatus::{Failed, Pending, Verified};
-        let spf = |records: &[&str], status, words: &str| {
-            check("v=spf1 a:mail.example.com ~all", false, records, None, status, words);
-        };
-        spf(&["x", "v=spf1 -all"], Verified, "has v=spf1 -all");
-        spf(&["x"], Pending, "no v=spf1 record");
-        spf(&["v=spf1 -all", "V=SPF1 ~all"], Failed, "2 v=spf1 records");
-        check("v=DMARC1; p=none", false, &["v=DMARC1; p=reject"], None, Verified, "p=reject");
-        check("v=DMARC1; p=none", false, &["ü"], None, Pending, "no v=DMARC1 record");
+    fn a_verdict_knows_since_when_it_stands() {
+        use RecordStatus::{Pending, TemporaryFailure, Verified};
+        let at = |second| Timestamp::from_second(second).unwrap_or_default();
+        let first = verdict(Verified).after(None, at(1));
+        let unanswered = verdict(TemporaryFailure).after(Some(&first), at(2));
+        assert_eq!((unanswered.since, unanswered.settled()), (Some(at(1)), Some(Verified)), "nothing new is known");
+        let again = verdict(Verified).after(Some(&unanswered), at(3));
+        assert_eq!(again.since, Some(at(1)));
+        let gone = verdict(Pending).after(Some(&again), at(4));
+        assert_eq!((gone.since, gone.settled()), (Some(at(4)), Some(Pending)));
+        assert_eq!(verdict(TemporaryFailure).after(None, at(5)).settled(), None);
     }
 }

@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use crate::config::{self, Config, Faults};
 use crate::deliver::switch::Switch;
 use crate::deliver::{CourierError, SmtpCourier};
+use crate::domains::Domains;
 use crate::queue::Tuning;
 use crate::queue::policy::Schedules;
 use crate::server::http::HttpServer;
@@ -55,6 +56,8 @@ pub struct Reloader {
     /// `None`: mail is captured.
     pub courier: Option<Arc<Switch>>,
     pub queue: Tuning,
+    /// Rotated DKIM keys outlast the mail that they signed.
+    pub domains: Arc<Domains>,
     pub smtp: Option<Arc<SmtpServer>>,
     pub http: Vec<Arc<HttpServer>>,
     /// Of messages, on all roads.
@@ -105,6 +108,7 @@ impl Reloader {
             switch.exchange(courier);
         }
         self.queue.change(&next.delivery, Schedules::from(&next));
+        self.domains.set_overlap(&next);
         if let Some(smtp) = &self.smtp {
             smtp.change(SmtpOptions::new(&next));
         }
@@ -168,7 +172,7 @@ fn differences(one: &Config, other: &Config) -> Vec<String> {
         "[admin]": admin, "[tls]": tls, "[smtp] listen": smtp.listen, "[smtp] listen_tls": smtp.listen_tls,
         "[smtp] trusted": smtp.trusted, "[smtp] max_connections": smtp.max_connections,
         "[smtp] max_connections_per_ip": smtp.max_connections_per_ip, "[smtp] idle_timeout": smtp.idle_timeout,
-        "[dns]": dns, "[store]": store, "[delivery]": delivery, "[webhooks]": webhooks, "[components]": components,
+        "[dns]": dns, "[domains]": domains, "[store]": store, "[delivery]": delivery, "[webhooks]": webhooks, "[components]": components,
         "[tenant]": tenants, "[limits] message_bytes": limits.message_bytes, "[limits] recipients": limits.recipients,
         "[limits] http_body_bytes": limits.http_body_bytes, "[limits] http_requests": limits.http_requests,
         "[limits] http_connections": limits.http_connections, "[limits] memory_bytes": limits.memory_bytes,

@@ -32,10 +32,11 @@ use crate::api_key::{DEVELOPMENT_KEY, DEVELOPMENT_TOKEN};
 use crate::config::Config;
 use crate::deliver::switch::Switch;
 use crate::deliver::{CourierError, SmtpCourier};
+use crate::domains::Domains;
 use crate::edge::{BuiltIn, Edge, EdgeError, Registry, Settings, Ways};
 use crate::event::Telling;
 use crate::inbox::{Capture, Inbox, curl_line};
-use crate::keyring::{Keyring, MasterKey, MasterKeyError};
+use crate::keyring::{Keyring, MasterKeyError, MasterKeys};
 use crate::queue::policy::Schedules;
 use crate::queue::{Courier, Queue};
 use crate::reload::Reloader;
@@ -107,6 +108,7 @@ pub struct Opened {
     pub store: Arc<Embedded>,
     pub keyring: Arc<Keyring>,
     pub tenancy: Arc<Tenancy>,
+    pub domains: Arc<Domains>,
     /// Hash of the operator key of a development host.
     development_operator: Option<[u8; 32]>,
 }
@@ -133,10 +135,12 @@ impl Opened {
         let store_options =
             crate::store::Options { retention, keep_messages, reserve_bytes, ..crate::store::Options::default() };
         let store = Embedded::open(&config.data, store_options)?;
-        let master = MasterKey::load(config.master_key_file.as_deref(), &config.data)?;
+        let master = MasterKeys::load(config.master_key_file.as_deref(), &config.data)?;
         let keyring = Arc::new(Keyring::new(store.clone(), master, purpose == Purpose::Develop));
         let tenancy = Arc::new(Tenancy::new(store.clone()));
-        Ok(Opened { store, keyring, tenancy, development_operator: None })
+        let dns = Arc::new(config.dns.clone());
+        let domains = Domains::new(store.clone(), store.clone(), keyring.clone(), dns, config.into());
+        Ok(Opened { store, keyring, tenancy, domains: Arc::new(domains), development_operator: None })
     }
 
     /// The control API over it; `started` and the addresses are those of a running host.
@@ -158,8 +162,10 @@ impl Opened {
             edges: self.store.clone(),
             webhooks: self.store.clone(),
             keyring: self.keyring.clone(),
+            vault: self.store.clone(),
             registry,
             development_operator: self.development_operator,
+            domains: self.domains.clone(),
             hostname: config.hostname.clone(),
             configured: config.tenants.keys().cloned().collect(),
             started,
@@ -173,6 +179,7 @@ impl Opened {
 /// For a command while no host runs: the control API over the store itself.
 pub async fn open_control(config: &Config) -> Result<Arc<Control>, StartError> {
     let opened = blocking(config, |config| Opened::new(config, Purpose::Command)).await?;
+    opened.keyring.resume_rotation(&*opened.store).await;
     learn_tenants(config, &opened).await.map_err(StartError::Key)?;
     let registry = Arc::new(Registry::of_store(opened.store.clone()));
     Ok(opened.control(config, registry, None, Vec::new(), Vec::new(), None))
@@ -236,6 +243,7 @@ impl Host {
         let development = options.development.as_ref();
         let purpose = if development.is_some() { Purpose::Develop } else { Purpose::Serve };
         let mut opened = blocking(&config, move |config| Opened::new(config, purpose)).await?;
+        opened.keyring.resume_rotation(&*opened.store).await;
         learn_tenants(&config, &opened).await.map_err(StartError::Key)?;
         if let Some(development) = development {
             learn_key(&opened, &development.api_key).await.map_err(StartError::Key)?;
@@ -285,6 +293,9 @@ impl Host {
         tasks.spawn(registry.watch(stop.clone()));
         telling.start(&config, &opened.store, &opened.keyring, &edge, &stop, &tasks);
         tasks.spawn(opened.tenancy.clone().run(stop.clone()));
+        if development.is_none() {
+            tasks.spawn(opened.domains.clone().run(stop.clone()));
+        }
         let queue = Queue::start(
             opened.store.clone(),
             courier,
@@ -328,6 +339,7 @@ impl Host {
             certificate: tls.map(|tls| tls.certificate),
             courier: switch,
             queue: queue.tuning(),
+            domains: opened.domains.clone(),
             smtp: smtp_server,
             http: http_servers,
             sizes,
@@ -444,10 +456,8 @@ fn resources(
         templates: TemplateApi::new(store.clone(), store.clone()),
         domains: DomainApi {
             directory: store.clone(),
-            verifications: store.clone(),
+            domains: opened.domains.clone(),
             keyring: opened.keyring.clone(),
-            hostname: config.hostname.clone(),
-            dns: Arc::new(config.dns.clone()),
             needs_proof: !is_development,
         },
         web: Arc::new(web::Web::new(&config.dns, reachable)?),

@@ -6,6 +6,7 @@ mod changing;
 mod commands;
 mod components;
 mod disk;
+mod domains;
 mod memory;
 mod misbehaviour;
 mod operator;

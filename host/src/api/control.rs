@@ -17,6 +17,7 @@ mod document;
 pub mod domains;
 pub mod edges;
 pub mod keys;
+pub mod master_key;
 pub mod operators;
 mod problem;
 pub mod queue;
@@ -39,9 +40,10 @@ pub use caller::{Caller, Entry};
 pub use problem::Problem;
 pub use route::{Body, Call, File, Made, Nothing, Passed, Route};
 
+use crate::domains::Domains;
 use crate::edge::Registry;
 use crate::keyring::Keyring;
-use crate::store::{Directory, Edges, Operators, Store, TenantId, Tenants, Webhooks};
+use crate::store::{Directory, Edges, Operators, Store, TenantId, Tenants, Vault, Webhooks};
 use crate::tenancy::Tenancy;
 use route::Places;
 use vitals::Live;
@@ -64,6 +66,7 @@ const FAMILIES: &[fn() -> Vec<Route>] = &[
     vitals::routes,
     audit::routes,
     components::routes,
+    master_key::routes,
 ];
 
 static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| FAMILIES.iter().flat_map(|family| family()).collect());
@@ -89,7 +92,10 @@ pub struct Control {
     pub edges: Arc<dyn Edges>,
     pub webhooks: Arc<dyn Webhooks>,
     pub keyring: Arc<Keyring>,
+    /// What is sealed.
+    pub vault: Arc<dyn Vault>,
     pub registry: Arc<Registry>,
+    pub domains: Arc<Domains>,
     pub hostname: Domain,
     pub tenants: Arc<dyn Tenants>,
     /// What tenants may: told of every change.

@@ -507,4 +507,4 @@ impl From<Response<Bytes>> for Answer {
 
 #[cfg(test)]
 #[path = "delivery_tests.rs"]
-pub(super) mod tests;
+pub(crate) mod tests;

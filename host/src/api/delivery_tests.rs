@@ -90,16 +90,27 @@ impl World {
             templates: crate::api::templates::TemplateApi::new(self.store.clone(), self.store.clone()),
             domains: crate::api::domains::DomainApi {
                 directory: self.store.clone(),
-                verifications: self.store.clone(),
+                domains: self.domains(Arc::new(dns.clone())),
                 keyring: self.keyring.clone(),
-                hostname: mail::Domain::parse("mail.host.test").unwrap(),
-                dns: Arc::new(dns.clone()),
                 needs_proof: true,
             },
             web: Arc::new(crate::web::Web::new(&dns, reachable).unwrap()),
             sizes: Sizes::new(10_000, 3),
             errands: Arc::new(tokio::sync::Semaphore::new(8)),
         }
+    }
+
+    /// What looks after the domains, by these name servers.
+    pub fn domains(&self, dns: Arc<dyn crate::published::Records>) -> Arc<crate::domains::Domains> {
+        let host = mail::Domain::parse("mail.host.test").unwrap();
+        let settings = crate::domains::Settings {
+            targets: crate::keyring::Targets { host, return_path: None, tracking: None },
+            check_every: std::time::Duration::from_secs(6 * 60 * 60),
+            check_pending_every: std::time::Duration::from_secs(5 * 60),
+            overlap: std::time::Duration::from_secs(5 * 24 * 60 * 60),
+        };
+        let store = self.store.clone();
+        Arc::new(crate::domains::Domains::new(store.clone(), store, self.keyring.clone(), dns, settings))
     }
 
     async fn ask(&self, request: Request<Bytes>) -> Answer {

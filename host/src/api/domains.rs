@@ -14,9 +14,10 @@ use uuid::Uuid;
 
 use super::credential;
 use super::fault::{self, fault};
-use crate::keyring::{DnsRecord, Keyring, dns_records};
-use crate::published::{self, Expected, RecordStatus, Records};
-use crate::store::{Directory, DomainStatus, SendingDomain, StoreError, Verification, Verifications};
+use crate::domains::{Domains, Look};
+use crate::keyring::{DnsRecord, Keyring, Purpose};
+use crate::published::RecordStatus;
+use crate::store::{Directory, SendingDomain, StoreError};
 
 /// Where all routes of this API begin.
 pub const PREFIX: &str = "/domains";
@@ -32,18 +33,47 @@ const PAGE_MOST: usize = 100;
 const IGNORED: &[&str] =
     &["region", "custom_return_path", "capabilities", "open_tracking", "click_tracking", "tls", "tracking_subdomain"];
 
+/// A field, whether a value of it is what this host does, and what else it does.
+type Setting = (&'static str, fn(&Value) -> bool, &'static str);
+
+/// What may be said of a domain later on.
+const SETTINGS: &[Setting] = &[
+    ("open_tracking", is_off, "opens are not tracked by this host: leave it false"),
+    ("click_tracking", is_off, "clicks are not tracked by this host: leave it false"),
+    ("tracking_subdomain", Value::is_null, "links are not rewritten by this host: leave it out"),
+    (
+        "tls",
+        |value| value.as_str() == Some("opportunistic"),
+        "TLS towards receivers is demanded by the operator's routes, not by a domain: leave it \"opportunistic\"",
+    ),
+    (
+        "capabilities",
+        |value| {
+            let fields = value.as_object();
+            fields.is_some_and(|fields| {
+                fields.iter().all(|(name, value)| match name.as_str() {
+                    "sending" => value.as_str() == Some("enabled"),
+                    "receiving" => value.as_str() == Some("disabled"),
+                    _ => false,
+                })
+            })
+        },
+        "a domain of this host sends and does not receive: leave sending enabled and receiving disabled",
+    ),
+];
+
+fn is_off(value: &Value) -> bool {
+    value.as_bool() == Some(false)
+}
+
 /// What there is only one of here.
 const REGION: &str = "self-hosted";
 
 /// Answers `/domains`.
 pub struct DomainApi {
     pub directory: Arc<dyn Directory>,
-    pub verifications: Arc<dyn Verifications>,
+    pub domains: Arc<Domains>,
     pub keyring: Arc<Keyring>,
-    /// Named in the SPF record.
-    pub hostname: Domain,
-    /// Who is asked for records.
-    pub dns: Arc<dyn Records>,
     /// Whether a domain sends only once it is verified; not on a development host.
     pub needs_proof: bool,
 }
@@ -77,6 +107,7 @@ impl DomainApi {
             (&Method::GET, []) => self.list(&tenant, request.uri().query().unwrap_or_default()).await,
             (&Method::POST, []) => self.create(&tenant, request.body()).await,
             (&Method::GET, [id]) => self.find(&tenant, id).await.map(|domain| ok(&self.whole(&domain))),
+            (&Method::PATCH, [id]) => self.change(&tenant, id, request.body()).await,
             (&Method::DELETE, [id]) => self.remove(&tenant, id).await,
             (&Method::POST, [id, "verify"]) => self.verify(&tenant, id).await,
             (_, [] | [_] | [_, "verify"]) => Err(Failure::Method),
@@ -150,30 +181,27 @@ impl DomainApi {
         Ok(ok(&json!({ "object": "domain", "id": domain.id.to_string(), "deleted": true })))
     }
 
-    /// Looks all records up, keeps what was found and tells it. Where DNS does not answer for a needed record, the
-    /// domain's status stays what it was.
+    /// Takes settings that say what is so anyway. All others are refused by name, so that nobody believes in what is not.
+    async fn change(&self, tenant: &str, id: &str, body: &[u8]) -> Result<Response<Bytes>, Failure> {
+        let domain = self.find(tenant, id).await?;
+        let fields: Map<String, Value> = serde_json::from_slice(body)
+            .map_err(|error| Failure::Wrong(format!("The request is not a JSON object: {error}.")))?;
+        for (name, value) in &fields {
+            let Some((_, is_so, why)) = SETTINGS.iter().find(|(known, ..)| known == name) else {
+                let unknown: String = name.chars().take(64).collect();
+                return Err(Failure::Wrong(format!("`{unknown}`: there is no such field that can be changed.")));
+            };
+            if !is_so(value) {
+                return Err(Failure::Wrong(format!("`{name}`: {why}.")));
+            }
+        }
+        Ok(ok(&json!({ "object": "domain", "id": domain.id.to_string() })))
+    }
+
+    /// Looks all records up, keeps what was found and tells it.
     async fn verify(&self, tenant: &str, id: &str) -> Result<Response<Bytes>, Failure> {
-        let mut domain = self.find(tenant, id).await?;
-        let records = dns_records(&domain, &self.hostname);
-        let expected = |record: &DnsRecord| Expected {
-            name: record.name.clone(),
-            value: record.value.clone(),
-            required: record.required,
-        };
-        let expected: Vec<Expected> = records.iter().map(expected).collect();
-        let verdicts = published::look(&self.dns, &expected).await;
-        let needed: Vec<RecordStatus> = records
-            .iter()
-            .zip(&verdicts)
-            // What an edge signs with is told as well, but mail that the host signs needs no edge's record.
-            .filter(|(record, _)| record.required && !is_of_edge(&domain, record))
-            .map(|(_, verdict)| verdict.status)
-            .collect();
-        let status = status_of(&needed).unwrap_or_else(|| domain.status());
-        let found = Verification { status, checked_at: Timestamp::now(), records: verdicts };
-        self.verifications.keep_verification(tenant, &domain.domain, found.clone()).await?;
-        domain.verification = Some(found);
-        Ok(ok(&self.whole(&domain)))
+        let domain = self.find(tenant, id).await?;
+        Ok(ok(&self.whole(&self.domains.check(domain, Look::Asked, Timestamp::now()).await?)))
     }
 
     async fn find(&self, tenant: &str, id: &str) -> Result<SendingDomain, Failure> {
@@ -194,24 +222,15 @@ impl DomainApi {
                 "required": record.required, "message": verdict.map(|verdict| &verdict.detail),
             })
         };
-        let mut records = dns_records(domain, &self.hostname);
-        // Keys come in no order; the advice stays behind them.
-        records.sort_by(|one, other| {
-            other.required.cmp(&one.required).then_with(|| match one.required {
-                true => one.name.cmp(&other.name),
-                false => std::cmp::Ordering::Equal,
-            })
-        });
-        let records: Vec<Value> = records.iter().map(record).collect();
+        let records: Vec<Value> = self.domains.records(domain).iter().map(record).collect();
         shown.insert("object".to_owned(), json!("domain"));
         shown.insert("records".to_owned(), json!(records));
+        shown.insert("open_tracking".to_owned(), json!(false));
+        shown.insert("click_tracking".to_owned(), json!(false));
+        shown.insert("tls".to_owned(), json!("opportunistic"));
         shown.insert("checked_at".to_owned(), json!(found.map(|found| super::time(found.checked_at))));
         Value::Object(shown)
     }
-}
-
-fn is_of_edge(domain: &SendingDomain, record: &DnsRecord) -> bool {
-    domain.edge_keys.iter().any(|key| record.name == format!("{}._domainkey.{}", key.selector, domain.domain))
 }
 
 impl Failure {
@@ -230,17 +249,6 @@ impl Failure {
     }
 }
 
-/// The status of a domain with these needed records; `None` where it cannot be told now.
-fn status_of(needed: &[RecordStatus]) -> Option<DomainStatus> {
-    let has = |status| needed.contains(&status);
-    match () {
-        () if has(RecordStatus::Failed) => Some(DomainStatus::Failed),
-        () if has(RecordStatus::Pending) || needed.is_empty() => Some(DomainStatus::Pending),
-        () if has(RecordStatus::TemporaryFailure) => None,
-        () => Some(DomainStatus::Verified),
-    }
-}
-
 /// A domain in a list.
 fn head(domain: &SendingDomain) -> Map<String, Value> {
     let shown = json!({
@@ -252,11 +260,14 @@ fn head(domain: &SendingDomain) -> Map<String, Value> {
     shown.as_object().cloned().unwrap_or_default()
 }
 
+/// As the vendor names it.
 fn kind(record: &DnsRecord) -> &'static str {
-    match record.value.get(..6) {
-        Some("v=spf1") => "SPF",
-        Some("v=DMAR") => "DMARC",
-        Some(_) | None => "DKIM",
+    match record.purpose {
+        Purpose::Dkim => "DKIM",
+        Purpose::Spf => "SPF",
+        Purpose::Dmarc => "DMARC",
+        Purpose::ReturnPath => "ReturnPath",
+        Purpose::Tracking => "Tracking",
     }
 }
 

@@ -9,6 +9,7 @@ use http::header::AUTHORIZATION;
 use super::*;
 use crate::api::delivery::tests::{KEY, OTHERS_KEY, World};
 use crate::author::{self, AuthorFault};
+use crate::published::Records;
 use crate::route::lookup::Texts;
 use crate::web::address::Reachable;
 
@@ -36,6 +37,10 @@ impl Records for Zone {
     async fn texts(&self, name: &str) -> Result<Texts, String> {
         self.0.lock().unwrap().get(name).cloned().unwrap_or_else(|| Ok(Texts::default()))
     }
+
+    async fn addresses(&self, _: &str) -> Result<Vec<std::net::IpAddr>, String> {
+        Ok(Vec::new())
+    }
 }
 
 struct Api {
@@ -48,7 +53,8 @@ impl Api {
     async fn new() -> Api {
         let zone = Arc::new(Zone::default());
         let world = World::new(false).await;
-        let api = DomainApi { dns: zone.clone(), ..world.resources(Reachable::Public).domains };
+        let domains = world.domains(zone.clone());
+        let api = DomainApi { domains, ..world.resources(Reachable::Public).domains };
         Api { world, api, zone }
     }
 
@@ -233,6 +239,35 @@ async fn lists_and_faults() {
     assert_eq!(api.ask("wrong", Method::GET, "/domains", "").await.0, 403);
     assert_eq!(api.ask(KEY, Method::PUT, "/domains", "").await.0, 405);
     assert_eq!(api.ask(KEY, Method::GET, "/domains/x", "").await.0, 404);
+}
+
+#[tokio::test]
+async fn settings_say_what_is_so_or_are_refused() {
+    let api = Api::new().await;
+    let made = api.add(KEY, "new.test").await;
+    assert_eq!((&made["open_tracking"], &made["tls"]), (&json!(false), &json!("opportunistic")));
+    let id = made["id"].as_str().unwrap();
+    let path = format!("/domains/{id}");
+    let change = async |body: &str| api.ask(KEY, Method::PATCH, &path, body).await;
+    let all = r#"{"open_tracking":false,"click_tracking":false,"tls":"opportunistic","tracking_subdomain":null,
+                 "capabilities":{"sending":"enabled","receiving":"disabled"}}"#;
+    for body in ["{}", all] {
+        assert_eq!(change(body).await, (200, json!({ "object": "domain", "id": id })));
+    }
+    for (body, words) in [
+        (r#"{"open_tracking":true}"#, "`open_tracking`: opens are not tracked"),
+        (r#"{"click_tracking":"false"}"#, "`click_tracking`: clicks"),
+        (r#"{"tls":"enforced"}"#, "`tls`: TLS towards receivers"),
+        (r#"{"tracking_subdomain":"links"}"#, "`tracking_subdomain`"),
+        (r#"{"capabilities":{"receiving":"enabled"}}"#, "`capabilities`: a domain of this host sends"),
+        (r#"{"capabilities":"all"}"#, "`capabilities`"),
+        (r#"{"name":"other.test"}"#, "`name`: there is no such field"),
+        ("[]", "not a JSON object"),
+    ] {
+        let (status, error) = change(body).await;
+        assert!(status == 422 && error["message"].as_str().unwrap().contains(words), "{status} {error}");
+    }
+    assert_eq!(api.ask(OTHERS_KEY, Method::PATCH, &path, "{}").await.0, 404);
 }
 
 /// A key made for an edge has a record of its own, without which mail that the host signs goes out all the same.

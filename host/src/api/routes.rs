@@ -26,6 +26,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::GET, "/domains"),
     route(Method::POST, "/domains"),
     route(Method::GET, "/domains/{domain}"),
+    route(Method::PATCH, "/domains/{domain}"),
     route(Method::DELETE, "/domains/{domain}"),
     route(Method::POST, "/domains/{domain}/verify"),
     route(Method::GET, "/templates"),

@@ -172,6 +172,7 @@ impl Webhooks {
         let kinds = fields.events()?.ok_or_else(|| missing("events"))?;
         fields.end(&["endpoint", "events"])?;
         let id = Uuid::new_v4().to_string();
+        let _sealing = self.keyring.sealing().await;
         let (secret, sealed_secret) = self.secret(&id)?;
         let webhook = Webhook {
             id: id.clone(),
@@ -216,6 +217,7 @@ impl Webhooks {
 
     async fn rotate(&self, tenant: &str, id: &str) -> Answered {
         let id = uuid(id)?;
+        let _sealing = self.keyring.sealing().await;
         let (secret, sealed) = self.secret(&id)?;
         let until = Timestamp::now().checked_add(ROTATION).unwrap_or(Timestamp::MAX);
         self.store.rotate_secret(tenant, &id, sealed, until).await?;

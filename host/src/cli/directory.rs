@@ -1,14 +1,9 @@
-//! `domain`: a route of the control API each, and its answer printed.
+//! What the commands about tenants have in common: whose it is, and how answers are printed.
 
-use clap::{Args, Subcommand};
-use http::Method;
+use clap::Args;
 use jiff::Timestamp;
 
-use super::edges::EdgeKey;
-use super::link::Link;
-use super::{Failure, Target, say};
-use crate::api::control::Listing;
-use crate::api::control::domains::{DnsRecord, DomainView, NewDomain};
+use super::{Failure, say};
 
 /// One tenant, or all where none is named.
 #[derive(Clone, Debug, Args)]
@@ -34,90 +29,6 @@ pub(super) fn encode(text: &str) -> String {
         }
     }
     encoded
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Domain {
-    /// Add a sending domain: makes its DKIM keys and prints the DNS records to publish.
-    Add {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        of: OfTenant,
-        /// The domain in From addresses; its subdomains may send too.
-        domain: String,
-    },
-    /// List sending domains.
-    List {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        of: OfTenant,
-    },
-    /// Remove a sending domain and its keys: mail from it is refused from now on.
-    Remove {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        of: OfTenant,
-        /// The domain as `domain list` shows it.
-        domain: String,
-    },
-    /// Make DKIM keys for an edge: prints the value of its variable `dkim_keys` on stdout, this once, and the DNS records
-    /// to publish on stderr. The private keys are kept nowhere else.
-    EdgeKey(EdgeKey),
-    /// Print the DNS records of a sending domain again.
-    Records {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        of: OfTenant,
-        /// The domain as `domain list` shows it.
-        domain: String,
-    },
-}
-
-impl Domain {
-    pub(super) async fn run(self) -> Result<(), Failure> {
-        match self {
-            Domain::Add { target, of, domain } => {
-                let new = NewDomain { domain, tenant: of.tenant };
-                let made: DomainView = Link::open(&target).await?.call(Method::POST, "domains", &new).await?;
-                print_records(&made.records)?;
-            }
-            Domain::List { target, of } => {
-                let path = format!("domains{}", of.query());
-                let domains: Listing<DomainView> = Link::open(&target).await?.call(Method::GET, &path, &()).await?;
-                let rows = domains.data.into_iter().map(|domain| {
-                    let keys = domain.records.iter().filter(|record| record.required).count();
-                    [domain.domain, domain.tenant, domain.state, format!("{keys} DKIM keys"), day(domain.created_at)]
-                });
-                table(["DOMAIN", "TENANT", "STATE", "KEYS", "CREATED"], rows)?;
-            }
-            Domain::EdgeKey(edge_key) => edge_key.run().await?,
-            Domain::Remove { target, of, domain } => {
-                let path = format!("domains/{}{}", encode(&domain), of.query());
-                let _: serde_json::Value = Link::open(&target).await?.call(Method::DELETE, &path, &()).await?;
-                say(format_args!(
-                    "{domain} is removed. Leave its DNS records until all mail signed with its keys has arrived (5 days)."
-                ))?;
-            }
-            Domain::Records { target, of, domain } => {
-                let path = format!("domains/{}{}", encode(&domain), of.query());
-                let view: DomainView = Link::open(&target).await?.call(Method::GET, &path, &()).await?;
-                print_records(&view.records)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Lines of a zone file, so that they can be pasted as they stand.
-fn print_records(records: &[DnsRecord]) -> Result<(), Failure> {
-    say("; needed: receivers verify signatures with these")?;
-    records.iter().filter(|record| record.required).try_for_each(|record| say(&record.zone_line))?;
-    say("; advised: merge them with what is published already")?;
-    records.iter().filter(|record| !record.required).try_for_each(|record| say(&record.zone_line))
 }
 
 pub(super) fn waiting(recipients: u64) -> String {

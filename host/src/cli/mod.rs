@@ -5,10 +5,12 @@ mod check;
 mod component;
 mod dev;
 mod directory;
+mod domains;
 mod edges;
 mod events;
 mod keys;
 mod link;
+mod master_key;
 mod queue;
 mod reload;
 mod send;
@@ -66,7 +68,10 @@ enum Verb {
     Key(keys::Key),
     /// Sending domains and their DKIM keys.
     #[command(subcommand)]
-    Domain(directory::Domain),
+    Domain(domains::Domain),
+    /// The key that seals secrets at rest.
+    #[command(subcommand)]
+    MasterKey(master_key::MasterKey),
     /// Components: what takes the place of a stage.
     #[command(subcommand)]
     Component(component::Component),
@@ -172,6 +177,7 @@ pub fn run() -> ExitCode {
             Verb::Send(send) => send.run().await,
             Verb::Key(key) => key.run().await,
             Verb::Domain(domain) => domain.run().await,
+            Verb::MasterKey(master_key) => master_key.run().await,
             Verb::Component(component) => component.run().await,
             Verb::SpinManifest(manifest) => manifest.run().await,
             Verb::Queue(queue) => queue.run().await,
@@ -262,6 +268,13 @@ mod tests {
         check("posthaste key revoke --operator --config a.toml opk_1", true);
         check("posthaste domain edge-key example.com --config a.toml --algorithm ed25519 --selector s1", true);
         check("posthaste domain edge-key example.com --config a.toml --algorithm dsa", false);
+        check("posthaste domain add example.com --config a.toml --selector s1 --ed25519-selector e1", true);
+        check("posthaste domain rotate example.com --config a.toml --now", true);
+        check("posthaste domain import-key example.com key.pem --config a.toml --selector s1", true);
+        check("posthaste domain import-key example.com key.pem --config a.toml", false);
+        check("posthaste domain remove-key example.com s1 --config a.toml --tenant acme", true);
+        check("posthaste master-key rotate --config a.toml", true);
+        check("posthaste master-key rotate", false);
         check("posthaste domain edge-key example.com --config a.toml --remove s1", true);
         check("posthaste domain edge-key example.com --config a.toml --remove s1 --selector s2", false);
         check("posthaste domain add --config a.toml example.com", true);

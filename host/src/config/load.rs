@@ -10,7 +10,6 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::edge;
 use super::fault::{Collector, Faults};
 use super::reader::{Context, Reader, hint};
 use super::schema::{self, Section};
@@ -19,6 +18,7 @@ use super::{
     ComponentFiles, Config, Delivery, DeliveryTimeouts, Dns, Grants, HttpListener, Limits, NextHop, RelayAuth, Route,
     Smtp, Source, StageLimits, Tenant, TlsFiles, TlsPolicy, events, sources, store, telemetry,
 };
+use super::{domains, edge};
 use crate::edge::{GRANTED_HOSTS, Stage};
 
 /// Tables at the top of the file.
@@ -29,6 +29,7 @@ const TABLES: &[&str] = &[
     "tls",
     "smtp",
     "dns",
+    "domains",
     "delivery",
     "webhooks",
     "store",
@@ -83,6 +84,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
     let tls = tls(context, &top);
     let smtp = smtp(context, &top);
     let dns: Option<Vec<SocketAddr>> = section(context, &top, "dns").get(context, "servers");
+    let domains = domains::domains(context, &top);
     let sources = sources(context, &top);
     let delivery = delivery(context, &top, dns.as_deref().unwrap_or_default(), &sources);
     let webhooks = events::webhooks(context, &top);
@@ -110,6 +112,7 @@ fn resolve(context: &mut Context<'_, '_>, document: &DeTable<'_>) -> Option<Conf
         tls,
         smtp: smtp?,
         dns: Dns { servers: dns? },
+        domains: domains?,
         delivery: delivery?,
         webhooks: webhooks?,
         store: store?,

@@ -1,6 +1,7 @@
 //! The configuration: one TOML file, read at start. What stands here is the resolved form: durations, parsed
 //! addresses, every default filled in. `load` reports all faults at once, each with its line and a hint.
 
+mod domains;
 mod edge;
 mod events;
 pub mod fault;
@@ -23,6 +24,7 @@ use mail::Domain;
 use crate::edge::Stage;
 pub use crate::store::OnFailure;
 
+pub use domains::DomainRules;
 pub use edge::NotifyEdge;
 pub use events::WebhookRules;
 pub use fault::{Fault, Faults, Place};
@@ -47,6 +49,7 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     pub smtp: Smtp,
     pub dns: Dns,
+    pub domains: DomainRules,
     pub delivery: Delivery,
     pub webhooks: WebhookRules,
     pub store: StoreRules,

@@ -149,6 +149,34 @@ pub const SECTIONS: &[Section] = &[
         &[key("servers", ADDRESSES, "[]", "Asked instead of those of the system. Empty: the system's.")],
     ),
     section(
+        "domains",
+        "The DNS records of sending domains: what they lead to, and how often the host looks whether they are published. A development host does not look by itself.",
+        &[
+            key(
+                "check_every",
+                DURATION,
+                "\"6h\"",
+                "Between two looks at a domain whose records are all right; jittered by a tenth either way.",
+            ),
+            key(
+                "check_pending_every",
+                DURATION,
+                "\"5m\"",
+                "The same where a record is awaited or wrong. The longer nothing changes, the rarer are the looks, down to `check_every`.",
+            ),
+            bare(
+                "return_path_target",
+                "domain name",
+                "Where `bounces.` below each sending domain is to be an alias (CNAME) of: a name where something of yours takes bounces. Left out: no such record is asked for, and bounces go to the sender's own domain.",
+            ),
+            bare(
+                "tracking_target",
+                "domain name",
+                "The same for `links.`: a name where something of yours answers followed links. Left out: no such record is asked for.",
+            ),
+        ],
+    ),
+    section(
         "delivery",
         "Mail out.",
         &[

@@ -79,6 +79,11 @@ impl Cache {
         Some(Ok(pair))
     }
 
+    /// Forgets a key.
+    pub fn forget(&self, id: &str) {
+        self.lock().entries.remove(id);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every state between two lines is a good one, so a panic elsewhere does no harm here.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -113,6 +118,8 @@ mod tests {
             algorithm: Algorithm::Ed25519Sha256,
             public,
             sealed_private,
+            state: crate::store::KeyState::Active,
+            created_at: jiff::Timestamp::UNIX_EPOCH,
         }
     }
 

@@ -6,23 +6,57 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mail::Domain;
 use mail::dkim::Algorithm;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use crate::store::SendingDomain;
+use crate::store::{KeyState, SendingDomain};
 
 /// Longest string within a TXT record (RFC 1035 s3.3).
 const STRING_OCTETS: usize = 255;
 
+/// The first labels of the aliases below a sending domain.
+const RETURN_PATH: &str = "bounces";
+const TRACKING: &str = "links";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordType {
     Txt,
+    Cname,
 }
 
 impl fmt::Display for RecordType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RecordType::Txt => f.write_str("TXT"),
-        }
+        f.write_str(match self {
+            RecordType::Txt => "TXT",
+            RecordType::Cname => "CNAME",
+        })
     }
+}
+
+/// What a record is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// The public key of signatures.
+    Dkim,
+    /// Who may send mail with the domain in its return path.
+    Spf,
+    /// What receivers do with mail that proves not to be the domain's.
+    Dmarc,
+    /// Where bounces go.
+    ReturnPath,
+    /// Where links that are followed lead through.
+    Tracking,
+}
+
+/// What the records of sending domains lead to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Targets {
+    /// This host's name.
+    pub host: Domain,
+    /// `None`: no such record is asked for.
+    pub return_path: Option<Domain>,
+    pub tracking: Option<Domain>,
 }
 
 /// A record to publish.
@@ -31,15 +65,23 @@ pub struct DnsRecord {
     /// Absolute, without a trailing dot.
     pub name: String,
     pub kind: RecordType,
+    pub purpose: Purpose,
     /// The value in one piece, as web forms of DNS providers want it.
     pub value: String,
-    /// Whether mail cannot be verified without it; the others are suggestions, to be merged with what is there.
+    /// Whether mail cannot be verified without it now. Of the others, keys are to be published beforehand or to be kept
+    /// for a while, and the rest are suggestions, to be merged with what is there.
     pub required: bool,
+    /// Of a key of this host: what the key does.
+    pub state: Option<KeyState>,
 }
 
 impl DnsRecord {
-    fn txt(name: String, value: String, required: bool) -> DnsRecord {
-        DnsRecord { name, kind: RecordType::Txt, value, required }
+    fn advice(name: String, purpose: Purpose, value: String) -> DnsRecord {
+        let kind = match purpose {
+            Purpose::ReturnPath | Purpose::Tracking => RecordType::Cname,
+            Purpose::Dkim | Purpose::Spf | Purpose::Dmarc => RecordType::Txt,
+        };
+        DnsRecord { name, kind, purpose, value, required: false, state: None }
     }
 
     /// The strings of the record, each at most 255 octets: receivers join them without a space.
@@ -58,27 +100,59 @@ impl DnsRecord {
 
     /// The record as a line of a zone file.
     pub fn zone_line(&self) -> String {
-        let strings: Vec<_> = self.strings().into_iter().map(|string| format!("\"{string}\"")).collect();
-        format!("{}. IN {} {}", self.name, self.kind, strings.join(" "))
+        match self.kind {
+            RecordType::Cname => format!("{}. IN CNAME {}.", self.name, self.value),
+            RecordType::Txt => {
+                let strings: Vec<_> = self.strings().into_iter().map(|string| format!("\"{string}\"")).collect();
+                format!("{}. IN TXT {}", self.name, strings.join(" "))
+            }
+        }
     }
 }
 
-/// What to publish so that mail of this domain, sent by the host of this name, verifies.
-pub fn dns_records(sending: &SendingDomain, hostname: &Domain) -> Vec<DnsRecord> {
+/// What to publish so that mail of this domain verifies: the keys that sign, those that are to sign next, those whose
+/// mail is on its way, those whose record may go, and the rest.
+pub fn dns_records(sending: &SendingDomain, targets: &Targets) -> Vec<DnsRecord> {
     let domain = &sending.domain;
-    let own = sending.keys.iter().map(|key| dkim(domain, &key.selector, key.algorithm, &key.public));
-    let edges = sending.edge_keys.iter().map(|key| dkim(domain, &key.selector, key.algorithm, &key.public));
+    let own = sending.keys.iter().map(|key| dkim(domain, &key.selector, key.algorithm, &key.public, Some(key.state)));
+    let edges = sending.edge_keys.iter().map(|key| dkim(domain, &key.selector, key.algorithm, &key.public, None));
     let mut records: Vec<_> = own.chain(edges).collect();
-    records.push(DnsRecord::txt(domain.to_string(), format!("v=spf1 a:{hostname} ~all"), false));
-    records.push(DnsRecord::txt(format!("_dmarc.{domain}"), "v=DMARC1; p=none".to_owned(), false));
+    let place = |state: Option<KeyState>| match state {
+        None | Some(KeyState::Active) => 0,
+        Some(KeyState::Pending) => 1,
+        Some(KeyState::Retiring { .. }) => 2,
+        Some(KeyState::Retired) => 3,
+    };
+    // The store keeps keys in no order; people compare lists.
+    records.sort_by(|one, other| place(one.state).cmp(&place(other.state)).then_with(|| one.name.cmp(&other.name)));
+    let spf = format!("v=spf1 a:{} ~all", targets.host);
+    records.push(DnsRecord::advice(domain.to_string(), Purpose::Spf, spf));
+    records.push(DnsRecord::advice(format!("_dmarc.{domain}"), Purpose::Dmarc, "v=DMARC1; p=none".to_owned()));
+    for (label, purpose, target) in
+        [(RETURN_PATH, Purpose::ReturnPath, &targets.return_path), (TRACKING, Purpose::Tracking, &targets.tracking)]
+    {
+        let target = target.iter().map(ToString::to_string);
+        records.extend(target.map(|target| DnsRecord::advice(format!("{label}.{domain}"), purpose, target)));
+    }
     records
 }
 
-fn dkim(domain: &Domain, selector: &str, algorithm: Algorithm, public: &[u8]) -> DnsRecord {
+/// The name of a key's record.
+pub fn key_name(selector: &str, domain: &Domain) -> String {
+    format!("{selector}._domainkey.{domain}")
+}
+
+fn dkim(domain: &Domain, selector: &str, algorithm: Algorithm, public: &[u8], state: Option<KeyState>) -> DnsRecord {
     let kind = match algorithm {
         Algorithm::RsaSha256 => "rsa",
         Algorithm::Ed25519Sha256 => "ed25519",
     };
-    let value = format!("v=DKIM1; k={kind}; p={}", STANDARD.encode(public));
-    DnsRecord::txt(format!("{selector}._domainkey.{domain}"), value, true)
+    DnsRecord {
+        name: key_name(selector, domain),
+        kind: RecordType::Txt,
+        purpose: Purpose::Dkim,
+        value: format!("v=DKIM1; k={kind}; p={}", STANDARD.encode(public)),
+        required: state.is_none_or(|state| state == KeyState::Active),
+        state,
+    }
 }

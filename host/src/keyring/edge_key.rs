@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use mail::dkim::Algorithm;
 use thiserror::Error;
 
+use super::blocking;
+use super::fresh::{selector, selector_of};
 use super::pair::KeyPair;
-use super::{blocking, selector};
 use crate::store::EdgeKey;
 
 /// Characters of a selector: with `._domainkey.` and a domain it must fit into a name in DNS (RFC 1035 s2.3.4).
@@ -32,6 +33,8 @@ pub enum SelectorError {
         "`{0}` is no selector: write labels of letters, digits and inner hyphens with dots between, at most 63 characters"
     )]
     Form(String),
+    #[error("`{0}` is to be the selector of both keys: a name in DNS is for one key")]
+    Twice(String),
     #[error("the pair could not be made: {0}")]
     Failed(String),
 }
@@ -47,15 +50,9 @@ pub async fn make_edge_keys(
     for algorithm in algorithms.iter().copied() {
         let selector = match (name, algorithms.len()) {
             (None, _) => selector(algorithm, now, rand::random()),
-            (Some(name), 1) => name.to_ascii_lowercase(),
-            (Some(name), _) => {
-                let kind = algorithm.name().trim_end_matches("-sha256");
-                format!("{}-{kind}", name.to_ascii_lowercase())
-            }
+            (Some(name), 1) => selector_of(name)?,
+            (Some(name), _) => selector_of(&format!("{name}-{}", algorithm.name().trim_end_matches("-sha256")))?,
         };
-        if !is_selector(&selector) {
-            return Err(SelectorError::Form(selector.escape_debug().to_string()));
-        }
         let failed = |_: Unspecified| SelectorError::Failed("the system's random number generator failed".to_owned());
         let (pair, private) =
             blocking(move || KeyPair::generate(algorithm)).await.map_err(SelectorError::Failed)?.map_err(failed)?;
@@ -66,7 +63,7 @@ pub async fn make_edge_keys(
 }
 
 /// RFC 6376 s3.1: labels with dots between.
-fn is_selector(text: &str) -> bool {
+pub(super) fn is_selector(text: &str) -> bool {
     let is_label = |label: &str| {
         let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         !label.is_empty() && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')

@@ -38,10 +38,8 @@ const SALTING: &[u8] = b"posthaste salts of unknown users\0";
 /// Why there is no master key.
 #[derive(Debug, Error)]
 pub enum MasterKeyError {
-    #[error(
-        "the environment variable {MASTER_KEY_VARIABLE} is not 32 octets in base64 (make one: openssl rand -base64 32)"
-    )]
-    Variable,
+    #[error("the environment variable {0} is not 32 octets in base64 (make one: openssl rand -base64 32)")]
+    Variable(&'static str),
     #[error("cannot read the master key file {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
     #[error("the master key file {path} holds neither 32 octets nor their base64 (make one: openssl rand -base64 32)")]
@@ -71,26 +69,11 @@ pub struct MasterKey {
 }
 
 impl MasterKey {
-    /// The key of a host: the environment's, else the given file's, else the one in the data folder, which is made
-    /// where it lacks (two that start at once get the same one).
-    pub fn load(file: Option<&Path>, data: &Path) -> Result<MasterKey, MasterKeyError> {
-        if let Some(variable) = std::env::var_os(MASTER_KEY_VARIABLE) {
-            return variable
-                .to_str()
-                .and_then(|text| decode(text.as_bytes()))
-                .and_then(|octets| MasterKey::from_octets(&octets))
-                .ok_or(MasterKeyError::Variable);
-        }
-        match file {
-            Some(path) => MasterKey::read(path),
-            None => {
-                let path = data.join(MASTER_KEY_FILE);
-                if !path.exists() {
-                    create(&path)?;
-                }
-                MasterKey::read(&path)
-            }
-        }
+    /// The key in an environment variable; `None` where it is not set.
+    pub(super) fn of_variable(name: &'static str) -> Result<Option<MasterKey>, MasterKeyError> {
+        let Some(variable) = std::env::var_os(name) else { return Ok(None) };
+        let key = variable.to_str().and_then(|text| decode(text.as_bytes())).and_then(|it| MasterKey::from_octets(&it));
+        key.map(Some).ok_or(MasterKeyError::Variable(name))
     }
 
     /// From its octets; `None` where there are not 32.
@@ -108,7 +91,7 @@ impl MasterKey {
         salt
     }
 
-    fn read(path: &Path) -> Result<MasterKey, MasterKeyError> {
+    pub(super) fn read(path: &Path) -> Result<MasterKey, MasterKeyError> {
         let failed = |source| MasterKeyError::Read { path: path.to_owned(), source };
         let content = fs::read(path).map_err(failed)?;
         let mode = fs::metadata(path).map_err(failed)?.permissions().mode();
@@ -153,7 +136,7 @@ fn decode(text: &[u8]) -> Option<Vec<u8>> {
 
 /// Makes a key file whole under another name and links it to its own, so that the first of two makers wins and nobody
 /// reads half a key.
-fn create(path: &Path) -> Result<(), MasterKeyError> {
+pub(super) fn create(path: &Path) -> Result<(), MasterKeyError> {
     let mut octets = [0; KEY_OCTETS];
     SystemRandom::new().fill(&mut octets).map_err(|_| MasterKeyError::NoRandomness)?;
     let draft = path.with_extension(format!("{}.new", std::process::id()));
@@ -165,18 +148,34 @@ fn create(path: &Path) -> Result<(), MasterKeyError> {
         writeln!(file, "{}", STANDARD.encode(octets))?;
         file.sync_all()?;
         match fs::hard_link(&draft, path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            linked => linked,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            linked => linked?,
         }
+        sync_folder(path)
     })();
     // Left over where writing failed half-way.
     let _ = fs::remove_file(&draft);
     written.map_err(|source| MasterKeyError::Create { path: path.to_owned(), source })
 }
 
+/// Gives a key's file the name of another one, which is gone then. Either of the two is there at any time.
+pub(super) fn put_in_place(next: &Path, path: &Path) -> Result<(), MasterKeyError> {
+    let renamed = fs::rename(next, path).and_then(|()| sync_folder(path));
+    renamed.map_err(|source| MasterKeyError::Create { path: path.to_owned(), source })
+}
+
+/// Names in a folder are durable once the folder is.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::master_keys::MasterKeys;
     use super::*;
 
     fn key(octet: u8) -> MasterKey {
@@ -203,11 +202,11 @@ mod tests {
     fn a_key_file_is_made_once_and_kept_private() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
-        let first = MasterKey::load(None, &data).unwrap();
+        let first = MasterKeys::load(None, &data).unwrap();
         let path = data.join("master.key");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(&data).unwrap().count(), 1, "no drafts are left");
-        let second = MasterKey::load(None, &data).unwrap();
+        let second = MasterKeys::load(None, &data).unwrap();
         let sealed = first.seal("a", b"secret").unwrap();
         assert_eq!(second.unseal("a", &sealed).unwrap(), b"secret");
     }
@@ -228,7 +227,7 @@ mod tests {
         let path = folder.path().join("key");
         let check = |content: &[u8], opens: bool| {
             fs::write(&path, content).unwrap();
-            let loaded = MasterKey::load(Some(&path), folder.path());
+            let loaded = MasterKeys::load(Some(&path), folder.path());
             match loaded {
                 Ok(loaded) => assert!(opens && loaded.unseal("a", &key(7).seal("a", b"x").unwrap()).is_ok()),
                 Err(error) => assert!(!opens && error.to_string().contains(&path.display().to_string()), "{error}"),
@@ -241,7 +240,7 @@ mod tests {
         check(STANDARD.encode([7; 31]).as_bytes(), false);
         check(b"", false);
         fs::remove_file(&path).unwrap();
-        let error = MasterKey::load(Some(&path), folder.path()).err().unwrap().to_string();
+        let error = MasterKeys::load(Some(&path), folder.path()).err().unwrap().to_string();
         assert!(error.contains("cannot read"), "{error}");
     }
 }

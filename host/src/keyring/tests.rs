@@ -160,6 +160,7 @@ async fn the_nearest_parent_signs_and_covers() {
 #[tokio::test]
 async fn selectors_tell_month_and_kind() {
     let at: Timestamp = "2026-03-09T00:00:00Z".parse().unwrap();
+    use super::fresh::selector;
     assert_eq!(selector(Algorithm::RsaSha256, at, 0), "ph202603aaaar");
     assert_eq!(selector(Algorithm::Ed25519Sha256, at, u32::MAX), "ph2026037777e");
     assert_eq!(selector(Algorithm::RsaSha256, at, 1 | 26 << 5), "ph202603b2aar");
@@ -204,11 +205,16 @@ async fn two_hosts_that_make_a_domain_at_once_use_the_same_keys() {
 async fn records_are_ready_to_publish() {
     let (keyring, _) = keyring(false);
     let created = keyring.create_domain("acme", &domain("acme.test")).await.unwrap();
-    let records = dns_records(&created, &domain("relay.test"));
+    let target = |name: &str| Some(domain(name));
+    let targets = Targets { host: domain("relay.test"), return_path: target("rp.relay.test"), tracking: None };
+    let records = dns_records(&created, &targets);
     let names: Vec<_> = records.iter().map(|record| record.name.as_str()).collect();
-    let selectors: Vec<_> = created.keys.iter().map(|key| format!("{}._domainkey.acme.test", key.selector)).collect();
-    assert_eq!(names, [&selectors[0], &selectors[1], "acme.test", "_dmarc.acme.test"]);
-    let rsa = &records[0];
+    let mut selectors: Vec<_> =
+        created.keys.iter().map(|key| format!("{}._domainkey.acme.test", key.selector)).collect();
+    selectors.sort();
+    assert_eq!(names, [&selectors[0], &selectors[1], "acme.test", "_dmarc.acme.test", "bounces.acme.test"]);
+    let (rsa, ed25519) =
+        if records[0].value.contains("k=rsa") { (&records[0], &records[1]) } else { (&records[1], &records[0]) };
     assert!(
         rsa.required && rsa.value.starts_with("v=DKIM1; k=rsa; p=MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A"),
         "{}",
@@ -216,7 +222,8 @@ async fn records_are_ready_to_publish() {
     );
     assert!(rsa.strings().len() == 2 && rsa.strings().iter().all(|string| string.len() <= 255));
     assert_eq!(rsa.strings().concat(), rsa.value);
-    assert!(records[1].value.starts_with("v=DKIM1; k=ed25519; p=") && records[1].value.len() == 66);
+    assert!(ed25519.value.starts_with("v=DKIM1; k=ed25519; p=") && ed25519.value.len() == 66);
+    assert_eq!(records[4].zone_line(), "bounces.acme.test. IN CNAME rp.relay.test.");
     assert_eq!(records[2].zone_line(), "acme.test. IN TXT \"v=spf1 a:relay.test ~all\"");
     assert_eq!(records[3].value, "v=DMARC1; p=none");
 }

@@ -16,7 +16,7 @@ use super::embedded::Shared;
 use super::schema::Layout;
 use super::segment::path_of;
 use super::{StoreError, private};
-use crate::keyring::MASTER_KEY_FILE;
+use crate::keyring::{MASTER_KEY_FILE, NEXT_SUFFIX};
 
 /// What was copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,13 +136,19 @@ fn settle(copy: &Layout) -> Result<(Vec<u64>, u64), StoreError> {
 }
 
 fn copy_master_key(from: &Layout, to: &Path) -> Result<bool, StoreError> {
-    let source = from.main.with_file_name(MASTER_KEY_FILE);
-    let copy = to.join(MASTER_KEY_FILE);
-    match fs::copy(source, &copy) {
-        Ok(_) => private::file(&copy).and_then(|file| file.sync_all()).map(|()| true).map_err(failed(&copy)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(failed(&copy)(error)),
+    // Beside it lies the next one, where an exchange could not be finished: some secrets may be sealed with it.
+    let next = format!("{MASTER_KEY_FILE}{NEXT_SUFFIX}");
+    let mut has_key = false;
+    for name in [MASTER_KEY_FILE, next.as_str()] {
+        let copy = to.join(name);
+        match fs::copy(from.main.with_file_name(name), &copy) {
+            Ok(_) => private::file(&copy).and_then(|file| file.sync_all()).map_err(failed(&copy))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed(&copy)(error)),
+        }
+        has_key = true;
     }
+    Ok(has_key)
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {

@@ -10,11 +10,14 @@ use mail::Domain;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
+use super::domain_changes::{FIRST_CHECK_MS, insert_key};
 use super::embedded::Embedded;
 use super::history::time;
 use super::reading::tenant_key;
 use super::writer::{Change, Job};
-use super::{ApiKey, Directory, DkimKey, EdgeKey, Scopes, SendingDomain, StoreError, accepting, codes, verification};
+use super::{
+    ApiKey, Directory, DkimKey, EdgeKey, KeyState, Scopes, SendingDomain, StoreError, accepting, codes, verification,
+};
 use crate::scram::Verifier;
 
 /// Live keys remembered; at more, all are forgotten and read again.
@@ -208,21 +211,34 @@ impl Directory for Embedded {
             let tenant = accepting::tenant_key(connection, counters, &domain.tenant)?;
             let name = domain.domain.as_str();
             let added = connection.execute(
-                "INSERT OR IGNORE INTO domain (tenant, name, created_ms, id, needs_proof) VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![tenant, name, domain.created_at.as_millisecond(), domain.id.as_bytes(), domain.needs_proof],
+                "INSERT OR IGNORE INTO domain (tenant, name, created_ms, id, needs_proof, check_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?3 + ?6)",
+                params![
+                    tenant,
+                    name,
+                    domain.created_at.as_millisecond(),
+                    domain.id.as_bytes(),
+                    domain.needs_proof,
+                    FIRST_CHECK_MS
+                ],
             )?;
             if added == 0 {
                 return Err(StoreError::Exists(format!("domain {name}")));
             }
             let key = connection.last_insert_rowid();
-            domain.keys.iter().try_for_each(|dkim| insert_dkim_key(connection, key, dkim))
+            domain.keys.iter().try_for_each(|dkim| insert_key(connection, key, dkim))
         }))
         .await
     }
 
     async fn domains(&self, tenant: Option<&str>) -> Result<Vec<SendingDomain>, StoreError> {
         let tenant = tenant.map(str::to_owned);
-        self.readers.read(move |connection| read_domains(connection, tenant.as_deref(), None)).await
+        self.readers
+            .read(move |connection| match &tenant {
+                Some(tenant) => read_domains(connection, Which::Of(tenant)),
+                None => read_domains(connection, Which::All),
+            })
+            .await
     }
 
     async fn domain(&self, tenant: &str, domain: &Domain) -> Result<Option<SendingDomain>, StoreError> {
@@ -233,7 +249,7 @@ impl Directory for Embedded {
         let (of, name) = (tenant.to_owned(), domain.clone());
         let found = self
             .readers
-            .read(move |connection| Ok(read_domains(connection, Some(&of), Some(name.as_str()))?.pop()))
+            .read(move |connection| Ok(read_domains(connection, Which::Named(&of, name.as_str()))?.pop()))
             .await?;
         self.domain_cache.put(changes, tenant, domain.as_str(), found.clone());
         Ok(found)
@@ -294,15 +310,6 @@ impl Embedded {
     }
 }
 
-fn insert_dkim_key(connection: &Connection, domain: i64, key: &DkimKey) -> Result<(), StoreError> {
-    let added = connection.execute(
-        "INSERT OR IGNORE INTO dkim_key (id, domain, selector, algorithm, public, private)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        params![key.id, domain, key.selector, codes::algorithm_to(key.algorithm), key.public, key.sealed_private],
-    )?;
-    if added == 0 { Err(StoreError::Exists(format!("DKIM key {} ({})", key.id, key.selector))) } else { Ok(()) }
-}
-
 fn read_key(row: &Row<'_>) -> rusqlite::Result<ApiKey> {
     Ok(ApiKey {
         id: row.get(0)?,
@@ -319,52 +326,77 @@ fn read_key(row: &Row<'_>) -> rusqlite::Result<ApiKey> {
     })
 }
 
-fn read_domains(
-    connection: &Connection,
-    tenant: Option<&str>,
-    name: Option<&str>,
-) -> Result<Vec<SendingDomain>, StoreError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT d.key, t.name, d.name, d.created_ms, d.id, d.needs_proof, d.verification FROM domain d JOIN tenant t ON t.key = d.tenant
-         WHERE (?1 IS NULL OR t.name = ?1) AND (?2 IS NULL OR d.name = ?2) ORDER BY t.name, d.name",
-    )?;
-    let mut rows = statement.query(params![tenant, name])?;
+/// Domains that are asked for.
+#[derive(Clone, Copy)]
+pub(super) enum Which<'a> {
+    All,
+    /// Of this tenant.
+    Of(&'a str),
+    /// Of this tenant, with this name.
+    Named(&'a str, &'a str),
+    Key(i64),
+}
+
+const DOMAINS: &str = "SELECT d.key, t.name, d.name, d.created_ms, d.id, d.needs_proof, d.verification
+                       FROM domain d JOIN tenant t ON t.key = d.tenant";
+
+pub(super) fn read_domains(connection: &Connection, which: Which<'_>) -> Result<Vec<SendingDomain>, StoreError> {
     let mut domains = Vec::new();
-    while let Some(row) = rows.next()? {
-        let name: String = row.get(2)?;
-        let domain = Domain::parse(&name)
-            .map_err(|error| StoreError::Io(format!("the stored domain `{name}` cannot be read: {error}")))?;
-        let (keys, edge_keys) = read_dkim_keys(connection, row.get(0)?)?;
-        domains.push(SendingDomain {
-            id: Uuid::from_bytes(row.get(4)?),
-            tenant: row.get(1)?,
-            domain,
-            created_at: time(row.get(3)?),
-            keys,
-            edge_keys,
-            needs_proof: row.get(5)?,
-            verification: verification::read(row.get(6)?),
-        });
+    let mut read = |condition: &str, values: &[&dyn rusqlite::ToSql]| -> Result<(), StoreError> {
+        let mut statement = connection.prepare_cached(&format!("{DOMAINS} {condition}"))?;
+        let mut rows = statement.query(values)?;
+        while let Some(row) = rows.next()? {
+            domains.push(read_domain(connection, row)?);
+        }
+        Ok(())
+    };
+    match which {
+        Which::All => read("ORDER BY t.name, d.name", &[])?,
+        Which::Of(tenant) => read("WHERE t.name = ?1 ORDER BY d.name", &[&tenant])?,
+        Which::Named(tenant, name) => read("WHERE t.name = ?1 AND d.name = ?2", &[&tenant, &name])?,
+        Which::Key(key) => read("WHERE d.key = ?1", &[&key])?,
     }
     Ok(domains)
 }
 
-/// The keys of a domain: those whose private half is here, and those of edges, where it never was.
+fn read_domain(connection: &Connection, row: &Row<'_>) -> Result<SendingDomain, StoreError> {
+    let name: String = row.get(2)?;
+    let domain = Domain::parse(&name)
+        .map_err(|error| StoreError::Io(format!("the stored domain `{name}` cannot be read: {error}")))?;
+    let (keys, edge_keys) = read_dkim_keys(connection, row.get(0)?)?;
+    Ok(SendingDomain {
+        id: Uuid::from_bytes(row.get(4)?),
+        tenant: row.get(1)?,
+        domain,
+        created_at: time(row.get(3)?),
+        keys,
+        edge_keys,
+        needs_proof: row.get(5)?,
+        verification: verification::read(row.get(6)?),
+    })
+}
+
+/// The keys of a domain: those whose private half is or was here, and those of edges, where it never was.
 fn read_dkim_keys(connection: &Connection, domain: i64) -> Result<(Vec<DkimKey>, Vec<EdgeKey>), StoreError> {
     let mut statement = connection.prepare_cached(
-        "SELECT id, selector, algorithm, public, private FROM dkim_key WHERE domain = ?1 ORDER BY selector",
+        "SELECT id, selector, algorithm, public, private, state, created_ms, switched_ms, retire_ms
+         FROM dkim_key WHERE domain = ?1 ORDER BY selector",
     )?;
     let mut rows = statement.query([domain])?;
     let (mut keys, mut edge_keys) = (Vec::new(), Vec::new());
     while let Some(row) = rows.next()? {
         let id: String = row.get(0)?;
-        let algorithm = codes::algorithm_from(row.get(2)?)
-            .ok_or_else(|| StoreError::Io(format!("the algorithm of DKIM key {id} cannot be read")))?;
+        let unreadable = |what: &str| StoreError::Io(format!("the {what} of DKIM key {id} cannot be read"));
+        let algorithm = codes::algorithm_from(row.get(2)?).ok_or_else(|| unreadable("algorithm"))?;
+        let state = KeyState::read(row.get(5)?, row.get(7)?, row.get(8)?).ok_or_else(|| unreadable("state"))?;
         let (selector, public) = (row.get(1)?, row.get(3)?);
         let sealed_private: Vec<u8> = row.get(4)?;
-        match sealed_private.is_empty() {
+        match sealed_private.is_empty() && state != KeyState::Retired {
             true => edge_keys.push(EdgeKey { selector, algorithm, public }),
-            false => keys.push(DkimKey { id, selector, algorithm, public, sealed_private }),
+            false => {
+                let created_at = time(row.get(6)?);
+                keys.push(DkimKey { id, selector, algorithm, public, sealed_private, state, created_at });
+            }
         }
     }
     Ok((keys, edge_keys))

@@ -158,6 +158,10 @@ impl Edges for Embedded {
                         key.public
                     ],
                 )?;
+                connection.execute(
+                    "INSERT OR REPLACE INTO used_selector (tenant, domain, selector, public) VALUES (?1, ?2, ?3, ?4)",
+                    params![tenant_key, domain.as_str(), key.selector, key.public],
+                )?;
             }
             Ok(())
         }))
@@ -167,7 +171,7 @@ impl Edges for Embedded {
     async fn remove_edge_key(&self, tenant: &str, domain: &Domain, selector: &str) -> Result<(), StoreError> {
         let (tenant, domain, selector) = (tenant.to_owned(), domain.clone(), selector.to_owned());
         self.change(Box::new(move |connection, _| {
-            let sql = "DELETE FROM dkim_key WHERE selector = ?3 AND length(private) = 0 AND domain =
+            let sql = "DELETE FROM dkim_key WHERE selector = ?3 AND length(private) = 0 AND state = 2 AND domain =
                          (SELECT key FROM domain WHERE tenant = ?1 AND name = ?2)";
             let removed = match tenant_key(connection, &tenant)? {
                 Some(key) => connection.execute(sql, params![key, domain.as_str(), selector])?,

@@ -49,6 +49,7 @@ mod components;
 mod deliveries;
 mod directory;
 mod domain_cache;
+mod domain_changes;
 mod edges;
 mod embedded;
 mod faults;
@@ -76,6 +77,7 @@ mod tenant_events;
 mod tenants;
 mod tenants_schema;
 mod tending;
+mod vault;
 mod verification;
 mod webhook_rows;
 mod webhooks;
@@ -88,6 +90,7 @@ pub use backup::Backup;
 pub use components::{
     ComponentStore, ComponentVersion, NewVersion, OnFailure, StageSettings, TenantLimits, VERSIONS_KEPT, VersionState,
 };
+pub use domain_changes::{DomainChange, DomainChanges, KeyState};
 pub use edges::{DeliveryToken, EdgeKey, Edges};
 pub use embedded::{Embedded, Options};
 pub use faults::{Faults, NoFaults, Point};
@@ -98,7 +101,8 @@ pub use templates::{From as TemplateFrom, Template, TemplateChange, TemplateCont
 pub use tenant_events::{Announcements, AnyEvent, AnyKind, TenantEvent, TenantEventKind, TenantEventRecord};
 pub use tenants::{Audited, Pause, Quotas, Streams, Tenant, TenantTerms, Tenants, Used};
 pub use tending::{BOUNCED, PURGED, QueueChange, QueueFilter, QueuedRecipient, Tended};
-pub use verification::{DomainStatus, Verification, Verifications};
+pub use vault::{SealedSecret, SecretPlace, Vault};
+pub use verification::{DomainStatus, Verification};
 pub use webhooks::{
     AttemptRecord, Attempted, Due, EventFilter, Failing, MessageFacts, Replay, SubjectKey, Tried, Waiting, Webhook,
     WebhookChange, WebhookKey, WebhookStatus, Webhooks,
@@ -417,6 +421,7 @@ pub struct SendingDomain {
     pub tenant: TenantId,
     pub domain: mail::Domain,
     pub created_at: Timestamp,
+    /// In every state; those that are active sign.
     pub keys: Vec<DkimKey>,
     /// Keys that edges sign with.
     pub edge_keys: Vec<EdgeKey>,
@@ -434,8 +439,10 @@ pub struct DkimKey {
     pub algorithm: mail::dkim::Algorithm,
     /// What the DNS record's `p=` holds, before base64: SubjectPublicKeyInfo DER for RSA, 32 raw bytes for Ed25519.
     pub public: Vec<u8>,
-    /// PKCS#8 DER under the master key.
+    /// PKCS#8 DER under the master key; empty once it is retired.
     pub sealed_private: Vec<u8>,
+    pub state: KeyState,
+    pub created_at: Timestamp,
 }
 
 /// Who may send: tenants, API keys, domains.

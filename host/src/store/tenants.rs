@@ -240,6 +240,7 @@ impl Tenants for Embedded {
                 "api_key",
                 "delivery_token",
                 "domain",
+                "used_selector",
                 "template",
                 "idempotency",
                 "quota_usage",

@@ -159,7 +159,7 @@ async fn create_edge_keys(control: Arc<Control>, call: Call<NewEdgeKeys>) -> Res
     let new = call.body;
     let (algorithms, selector) = (new.algorithm.algorithms(), new.selector.as_deref());
     let made = keyring::make_edge_keys(algorithms, selector, Timestamp::now()).await.map_err(|error| match &error {
-        SelectorError::Form(_) => Problem::invalid(error.to_string()),
+        SelectorError::Form(_) | SelectorError::Twice(_) => Problem::invalid(error.to_string()),
         SelectorError::Failed(_) => Problem::random(error),
     })?;
     let (keys, private): (Vec<_>, Vec<_>) = made.into_iter().map(|key| (key.public, key.private_pem)).unzip();
@@ -174,7 +174,7 @@ async fn create_edge_keys(control: Arc<Control>, call: Call<NewEdgeKeys>) -> Res
     let dkim_keys = keys.iter().zip(private).map(pair).collect();
     // Of the records only those of these keys are new.
     (sending.keys, sending.edge_keys) = (Vec::new(), keys);
-    let records = keyring::dns_records(&sending, &control.hostname);
+    let records = control.domains.records(&sending);
     let records = records.iter().filter(|record| record.required).map(DnsRecord::from).collect();
     Ok(Made(CreatedEdgeKeys { dkim_keys, records }))
 }
@@ -257,7 +257,7 @@ mod tests {
         }
         let names: Vec<&str> =
             made["records"].as_array().unwrap().iter().map(|record| record["name"].as_str().unwrap()).collect();
-        assert_eq!(names, ["spin-rsa._domainkey.example.com", "spin-ed25519._domainkey.example.com"]);
+        assert_eq!(names, ["spin-ed25519._domainkey.example.com", "spin-rsa._domainkey.example.com"]);
 
         let (_, view) = ask(&control, Method::GET, "domains/example.com", Value::Null).await;
         let records = view["records"].as_array().unwrap();

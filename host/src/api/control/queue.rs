@@ -158,6 +158,8 @@ async fn change(control: Arc<Control>, call: Call) -> Result<QueueChanged, Probl
 }
 
 async fn backup(control: Arc<Control>, call: Call<NewBackup>) -> Result<Made<BackupView>, Problem> {
+    // Secrets and the key that opens them go together.
+    let _key_stays = control.keyring.keep_master_key().await;
     let Backup { messages, segments, octets, has_master_key } = control.store.backup(&call.body.folder).await?;
     Ok(Made(BackupView { messages, segments, bytes: octets, has_master_key }))
 }

@@ -152,6 +152,52 @@ async fn the_audit_log_tells_who_changed_what() {
     assert_eq!(second["data"][0]["what"], json!("POST /control/v1/keys"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_a_domain_are_its_tenants_to_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    // Nobody answers there: what is published is not known.
+    config.dns.servers = vec!["127.0.0.1:9".parse().unwrap()];
+    let control = crate::serve::open_control(&config).await.unwrap();
+    let (_, made) = ask(&control, Method::POST, "keys", json!({ "tenant": "acme" })).await;
+    let key = made["key"].as_str().unwrap();
+    let new = json!({ "domain": "acme.test", "tenant": "acme", "selector": "s1" });
+    let (status, made) = ask(&control, Method::POST, "domains", new).await;
+    assert_eq!((status, &made["records"][0]["name"]), (201, &json!("s1-ed25519._domainkey.acme.test")), "{made}");
+    let own = async |method, path: &str, body| ask_with(&control, Some(key), method, path, body).await;
+    let (status, rotated) = own(Method::POST, "domains/acme.test/rotate", json!({ "selector": "s2" })).await;
+    let states: Vec<&str> =
+        rotated["keys"].as_array().unwrap().iter().map(|key| key["state"].as_str().unwrap()).collect();
+    assert_eq!((status, states), (200, vec!["active", "active", "pending", "pending"]), "{rotated}");
+    assert!(rotated["records"][2]["note"].as_str().unwrap().contains("once it is seen"), "{rotated}");
+    let (status, problem) = own(Method::POST, "domains/acme.test/rotate", Value::Null).await;
+    assert!(status == 409 && problem["message"].as_str().unwrap().contains("remove-key acme.test s2"), "{problem}");
+    for selector in ["s2", "s2-ed25519"] {
+        assert_eq!(own(Method::DELETE, &format!("domains/acme.test/keys/{selector}"), Value::Null).await.0, 200);
+    }
+    let (status, problem) = own(Method::POST, "domains/acme.test/rotate", json!({ "selector": "s2" })).await;
+    assert!(status == 409 && problem["message"].as_str().unwrap().contains("choose another selector"), "{problem}");
+    let (status, problem) = own(Method::POST, "domains/acme.test/rotate", json!({ "selector": "s_2" })).await;
+    assert!(status == 422 && problem["message"].as_str().unwrap().starts_with("selector: `s_2`"), "{problem}");
+
+    let pem = include_str!("../../../../tests/vectors/keys/ed25519.pem");
+    let import = json!({ "selector": "old", "private_key": pem });
+    let (status, imported) = own(Method::POST, "domains/acme.test/keys", import).await;
+    let old = imported["keys"].as_array().unwrap().iter().find(|key| key["selector"] == json!("old")).unwrap();
+    assert_eq!((status, &old["state"]), (201, &json!("pending")), "{imported}");
+    let told = imported["records"].as_array().unwrap().iter().all(|it| it["status"] == json!("temporary_failure"));
+    assert!(told && !imported.to_string().contains("PRIVATE"), "{imported}");
+    let (status, problem) =
+        own(Method::POST, "domains/acme.test/keys", json!({ "selector": "x", "private_key": "" })).await;
+    assert!(status == 422 && problem["message"].as_str().unwrap().starts_with("private_key: "), "{problem}");
+    assert_eq!(own(Method::POST, "domains/acme.test/check", Value::Null).await.0, 200);
+    assert_eq!(own(Method::POST, "master-key/rotate", Value::Null).await.0, 403, "the operator's");
+    let (_, log) = ask(&control, Method::GET, "audit?tenant=acme", Value::Null).await;
+    assert!(log.to_string().contains("acme.test/rotate") && !log.to_string().contains("PRIVATE"), "{log}");
+    let (status, done) = ask(&control, Method::POST, "master-key/rotate", Value::Null).await;
+    assert_eq!((status, &done["secrets"], &done["resealed"]), (200, &json!(3), &json!(3)), "{done}");
+}
+
 /// Every route of the document, asked with another tenant's key and with none: nothing is told and nothing changes.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_route_reaches_another_tenant() {

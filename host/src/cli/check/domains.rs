@@ -32,10 +32,12 @@ pub(super) async fn published(link: Option<Result<Link, Failure>>, dns: Dns) -> 
         Ok(domains) => domains.data.into_iter().flat_map(|domain| domain.records).collect(),
         Err(failure) => return vec![Finding::fail("domains", failure.to_string(), "")],
     };
+    // One that may be removed is nobody's to check.
+    let records: Vec<DnsRecord> = records.into_iter().filter(|it| it.state.as_deref() != Some("retired")).collect();
     let expected = |record: &DnsRecord| Expected {
         name: record.name.clone(),
+        purpose: record.purpose,
         value: record.value.clone(),
-        required: record.required,
     };
     let expected: Vec<Expected> = records.iter().map(expected).collect();
     let verdicts = published::look(&dns, &expected).await;
@@ -44,7 +46,10 @@ pub(super) async fn published(link: Option<Result<Link, Failure>>, dns: Dns) -> 
 
 /// A verdict as a line of the report. What mail can do without is no failure.
 fn finding(record: &DnsRecord, verdict: &Verdict) -> Finding {
-    let text = format!("{} {}", verdict.name, verdict.detail);
+    let text = match record.state.as_deref() {
+        Some(state @ ("pending" | "retiring")) => format!("{} ({state}) {}", verdict.name, verdict.detail),
+        _ => format!("{} {}", verdict.name, verdict.detail),
+    };
     let publish = format!("publish: {}", record.zone_line);
     match verdict.status {
         RecordStatus::Verified => Finding::ok("domains", text),
@@ -58,6 +63,7 @@ fn finding(record: &DnsRecord, verdict: &Verdict) -> Finding {
 mod tests {
     use super::super::Level;
     use super::*;
+    use crate::keyring::Purpose;
 
     #[test]
     fn verdicts_become_lines() {
@@ -68,8 +74,15 @@ mod tests {
                 value: "v".to_owned(),
                 zone_line: "s._domainkey.example.com. IN TXT \"v\"".to_owned(),
                 required,
+                purpose: Purpose::Dkim,
+                state: None,
+                note: None,
+                status: None,
+                message: None,
+                since: None,
             };
-            let verdict = Verdict { name: record.name.clone(), status, detail: "is so".to_owned() };
+            let detail = "is so".to_owned();
+            let verdict = Verdict { name: record.name.clone(), status, detail, since: None, was: None };
             let finding = finding(&record, &verdict);
             assert_eq!(finding.level, level, "{finding}");
             assert!(finding.to_string().contains(part), "{finding}");

@@ -26,6 +26,8 @@ fn domain(tenant: &str, name: &str, ids: &[&str]) -> SendingDomain {
         algorithm: mail::dkim::Algorithm::Ed25519Sha256,
         public: vec![1, 2],
         sealed_private: vec![3],
+        state: crate::store::KeyState::Active,
+        created_at: at(0),
     });
     SendingDomain {
         id: Uuid::new_v4(),

@@ -50,6 +50,8 @@ async fn the_keys_of_edges_stand_beside_those_of_the_host() {
         algorithm: mail::dkim::Algorithm::RsaSha256,
         public: vec![1],
         sealed_private: vec![2],
+        state: crate::store::KeyState::Active,
+        created_at: at(0),
     };
     let sending = SendingDomain {
         id: Uuid::now_v7(),

@@ -1,0 +1,283 @@
+//! What happens to a sending domain on disk: its keys change state, looks at its records are kept, and the next look is
+//! handed out. One transaction a change, with the event that tells it.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use mail::{Domain, Stream};
+use rusqlite::{Connection, OptionalExtension, params};
+use tokio::sync::oneshot;
+
+use super::directory::{Which, read_domains};
+use super::embedded::Embedded;
+use super::history::time;
+use super::lanes::Lane;
+use super::reading::tenant_key;
+use super::{DkimKey, SendingDomain, StoreError, TenantEvent, Verification, codes, tenant_events};
+
+/// A migration of `store.db`: see `schema`.
+pub(super) const SCHEMA: &str = "
+ALTER TABLE dkim_key ADD COLUMN state INTEGER NOT NULL DEFAULT 2;      -- 1: pending, 2: active, 3: retiring, 4: retired
+ALTER TABLE dkim_key ADD COLUMN created_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE dkim_key ADD COLUMN switched_ms INTEGER;                   -- retiring: when it stopped to sign
+ALTER TABLE dkim_key ADD COLUMN retire_ms INTEGER;                     -- retiring: until when its record must stay
+UPDATE dkim_key SET created_ms = (SELECT d.created_ms FROM domain d WHERE d.key = dkim_key.domain);
+
+ALTER TABLE domain ADD COLUMN check_ms INTEGER NOT NULL DEFAULT 0;     -- when its records are looked at next
+CREATE INDEX domain_check ON domain (check_ms);
+
+-- A name in DNS is for one key, for good: caches and mail on its way remember it.
+CREATE TABLE used_selector (
+  tenant   INTEGER NOT NULL,
+  domain   TEXT NOT NULL,
+  selector TEXT NOT NULL,
+  public   BLOB NOT NULL,
+  PRIMARY KEY (tenant, domain, selector)
+) STRICT, WITHOUT ROWID;
+INSERT INTO used_selector
+SELECT d.tenant, d.name, k.selector, k.public FROM dkim_key k JOIN domain d ON d.key = k.domain;
+";
+
+/// After this long the records of a new domain are looked at for the first time: nobody has published them before.
+pub(super) const FIRST_CHECK_MS: i64 = 5 * 60 * 1000;
+
+/// What a DKIM key of the host does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// Its record has not been seen: it signs nothing yet.
+    Pending,
+    /// It signs.
+    Active,
+    /// It signs no more, but mail that it signed is on its way: its record must stay published until then.
+    Retiring { since: Timestamp, until: Timestamp },
+    /// Its private half is deleted, and its record may go.
+    Retired,
+}
+
+impl KeyState {
+    /// `pending` and so on.
+    pub fn name(self) -> &'static str {
+        match self {
+            KeyState::Pending => "pending",
+            KeyState::Active => "active",
+            KeyState::Retiring { .. } => "retiring",
+            KeyState::Retired => "retired",
+        }
+    }
+
+    fn columns(self) -> (i64, Option<i64>, Option<i64>) {
+        match self {
+            KeyState::Pending => (1, None, None),
+            KeyState::Active => (2, None, None),
+            KeyState::Retiring { since, until } => (3, Some(since.as_millisecond()), Some(until.as_millisecond())),
+            KeyState::Retired => (4, None, None),
+        }
+    }
+
+    pub(super) fn read(state: i64, switched_ms: Option<i64>, retire_ms: Option<i64>) -> Option<KeyState> {
+        match (state, switched_ms, retire_ms) {
+            (1, ..) => Some(KeyState::Pending),
+            (2, ..) => Some(KeyState::Active),
+            (3, Some(since), Some(until)) => Some(KeyState::Retiring { since: time(since), until: time(until) }),
+            (4, ..) => Some(KeyState::Retired),
+            _ => None,
+        }
+    }
+}
+
+/// What changes of a domain: all of it, or nothing.
+#[derive(Clone, Debug, Default)]
+pub struct DomainChange {
+    pub added: Vec<DkimKey>,
+    /// Ids of keys, each with the state that it has and the one it gets. With `Retired` the private half is erased.
+    pub steps: Vec<(String, KeyState, KeyState)>,
+    /// Ids of keys that go.
+    pub removed: Vec<String>,
+    /// What a look at the records found.
+    pub found: Option<Verification>,
+    /// When the records are looked at next.
+    pub check_at: Option<Timestamp>,
+    pub event: Option<(TenantEvent, Timestamp)>,
+}
+
+/// Changes sending domains.
+#[async_trait]
+pub trait DomainChanges: Send + Sync + 'static {
+    /// Makes a change. `NotFound` where the tenant does not have the domain (any more); `Exists` where a selector was used
+    /// before for another key, or where a key is in another state than the change takes it to be in.
+    async fn change_domain(&self, tenant: &str, domain: &Domain, change: DomainChange) -> Result<(), StoreError>;
+
+    /// Domains whose next look is due, longest due first, at most so many. They are the caller's until `until`: whoever
+    /// asks in between is not given them. Where nothing is kept by then, they are due again.
+    async fn lease_checks(
+        &self,
+        now: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<SendingDomain>, StoreError>;
+
+    /// Whether mail of a tenant that was accepted before that time is still to be delivered, whatever it waits for.
+    async fn waits_since(&self, tenant: &str, before: Timestamp) -> Result<bool, StoreError>;
+
+    /// The latest time that a message of this tenant is scheduled for.
+    async fn latest_scheduled(&self, tenant: &str) -> Result<Option<Timestamp>, StoreError>;
+}
+
+#[async_trait]
+impl DomainChanges for Embedded {
+    async fn change_domain(&self, tenant: &str, domain: &Domain, change: DomainChange) -> Result<(), StoreError> {
+        let (tenant, domain) = (tenant.to_owned(), domain.clone());
+        self.change(Box::new(move |connection, counters| {
+            let missing = || StoreError::NotFound(format!("domain {domain}"));
+            let owner = tenant_key(connection, &tenant)?.ok_or_else(missing)?;
+            let sql = "SELECT key FROM domain WHERE tenant = ?1 AND name = ?2";
+            let found = connection.prepare_cached(sql)?.query_row(params![owner, domain.as_str()], |row| row.get(0));
+            let key: i64 = found.optional()?.ok_or_else(missing)?;
+            let DomainChange { added, steps, removed, found, check_at, event } = change;
+            for (id, from, to) in &steps {
+                step(connection, key, id, *from, *to)?;
+            }
+            for id in &removed {
+                connection.execute("DELETE FROM dkim_key WHERE id = ?1 AND domain = ?2", params![id, key])?;
+            }
+            added.iter().try_for_each(|dkim| insert_key(connection, key, dkim))?;
+            if let Some(found) = &found {
+                let json = serde_json::to_string(found)
+                    .map_err(|error| StoreError::Io(format!("a verification cannot be stored: {error}")))?;
+                connection
+                    .prepare_cached("UPDATE domain SET verification = ?2 WHERE key = ?1")?
+                    .execute(params![key, json])?;
+            }
+            if let Some(at) = check_at {
+                connection
+                    .prepare_cached("UPDATE domain SET check_ms = ?2 WHERE key = ?1")?
+                    .execute([key, at.as_millisecond()])?;
+            }
+            match event {
+                Some((event, at)) => tenant_events::record(connection, counters, owner, event, at),
+                None => Ok(()),
+            }
+        }))
+        .await
+    }
+
+    async fn lease_checks(
+        &self,
+        now: Timestamp,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<SendingDomain>, StoreError> {
+        let now_ms = now.as_millisecond();
+        let due = "SELECT key FROM domain WHERE check_ms <= ?1 ORDER BY check_ms LIMIT ?2";
+        // Nearly always nothing is due, and then nothing is written.
+        let is_due = self.readers.read(move |connection| Ok(connection.prepare_cached(due)?.exists([now_ms, 1])?));
+        if !is_due.await? {
+            return Ok(Vec::new());
+        }
+        let (tell, told) = oneshot::channel();
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let lease = self.change(Box::new(move |connection, _| {
+            let keys: Vec<i64> = connection
+                .prepare_cached(due)?
+                .query_map([now_ms, limit], |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            let mut leased = Vec::with_capacity(keys.len());
+            for key in keys {
+                let mut lease = connection.prepare_cached("UPDATE domain SET check_ms = ?2 WHERE key = ?1")?;
+                lease.execute([key, until.as_millisecond()])?;
+                leased.append(&mut read_domains(connection, Which::Key(key))?);
+            }
+            // Whoever asked may be gone; then the lease runs out.
+            let _ = tell.send(leased);
+            Ok(())
+        }));
+        lease.await?;
+        told.await.map_err(|_| StoreError::Io("the store gave no answer".to_owned()))
+    }
+
+    async fn waits_since(&self, tenant: &str, before: Timestamp) -> Result<bool, StoreError> {
+        let (tenant, before_ms) = (tenant.to_owned(), before.as_millisecond());
+        let read = self.readers.read(move |connection| {
+            let Some(key) = tenant_key(connection, &tenant)? else { return Ok(false) };
+            let (first, end) = {
+                // Those of a tenant stand together, transactional mail first.
+                let first = |tenant| Lane::new(tenant, Stream::Transactional, 0).key();
+                (first(key), first(key + 1))
+            };
+            // Each of the two has an index of its own: what is due some time, and what is held.
+            for waits in ["r.due_ms IS NOT NULL", "r.due_ms IS NULL AND r.done_ms IS NULL"] {
+                let sql = format!(
+                    "SELECT 1 FROM recipient r JOIN message m ON m.key = r.message
+                     WHERE r.lane >= ?1 AND r.lane < ?2 AND {waits} AND m.accepted_ms < ?3 LIMIT 1"
+                );
+                if connection.prepare_cached(&sql)?.exists([first, end, before_ms])? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        });
+        read.await
+    }
+
+    async fn latest_scheduled(&self, tenant: &str) -> Result<Option<Timestamp>, StoreError> {
+        let tenant = tenant.to_owned();
+        let read = self.readers.read(move |connection| {
+            let Some(key) = tenant_key(connection, &tenant)? else { return Ok(None) };
+            let sql = "SELECT s.send_ms FROM schedule s JOIN message m ON m.key = s.message
+                       WHERE s.state = 1 AND m.tenant = ?1 ORDER BY s.send_ms DESC LIMIT 1";
+            let found: Option<i64> = connection.prepare_cached(sql)?.query_row([key], |row| row.get(0)).optional()?;
+            Ok(found.map(time))
+        });
+        read.await
+    }
+}
+
+/// Takes a key from one state to another, where it is in the first.
+fn step(connection: &Connection, domain: i64, id: &str, from: KeyState, to: KeyState) -> Result<(), StoreError> {
+    let ((was, ..), (state, switched_ms, retire_ms)) = (from.columns(), to.columns());
+    let sql = "UPDATE dkim_key SET state = ?4, switched_ms = ?5, retire_ms = ?6,
+                      private = CASE WHEN ?4 = 4 THEN x'' ELSE private END
+               WHERE id = ?1 AND domain = ?2 AND state = ?3";
+    let stepped = connection.prepare_cached(sql)?.execute(params![id, domain, was, state, switched_ms, retire_ms])?;
+    match stepped {
+        0 => Err(StoreError::Exists(format!("a change of the key {id}, which was {} a moment ago", from.name()))),
+        _ => Ok(()),
+    }
+}
+
+/// Adds a key under a selector that was never another key's.
+pub(super) fn insert_key(connection: &Connection, domain: i64, key: &DkimKey) -> Result<(), StoreError> {
+    let sql = "SELECT d.name, u.public FROM domain d
+               LEFT JOIN used_selector u ON u.tenant = d.tenant AND u.domain = d.name AND u.selector = ?2
+               WHERE d.key = ?1";
+    let (name, used): (String, Option<Vec<u8>>) = connection
+        .prepare_cached(sql)?
+        .query_row(params![domain, key.selector], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if used.is_some_and(|public| public != key.public) {
+        let text = format!(
+            "the selector {} of {name} with another key, now or earlier: a name in DNS is for one key, so choose another selector",
+            key.selector
+        );
+        return Err(StoreError::Exists(text));
+    }
+    let sql = "INSERT OR IGNORE INTO used_selector (tenant, domain, selector, public)
+               SELECT tenant, name, ?2, ?3 FROM domain WHERE key = ?1";
+    connection.prepare_cached(sql)?.execute(params![domain, key.selector, key.public])?;
+    let (state, switched_ms, retire_ms) = key.state.columns();
+    let added = connection.execute(
+        "INSERT OR IGNORE INTO dkim_key (id, domain, selector, algorithm, public, private, state, created_ms, switched_ms, retire_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        params![
+            key.id,
+            domain,
+            key.selector,
+            codes::algorithm_to(key.algorithm),
+            key.public,
+            key.sealed_private,
+            state,
+            key.created_at.as_millisecond(),
+            switched_ms,
+            retire_ms
+        ],
+    )?;
+    if added == 0 { Err(StoreError::Exists(format!("DKIM key {} ({})", key.id, key.selector))) } else { Ok(()) }
+}
