@@ -219,6 +219,7 @@ async fn a_record_stays_while_mail_that_its_key_signed_waits() {
     desk.check(Look::Due, Duration::ZERO).await;
     let scheduled = desk.at(20 * DAY);
     let message = crate::store::NewMessage {
+        request: None,
         id: uuid::Uuid::new_v4(),
         tenant: "acme".to_owned(),
         sender: None,
