@@ -209,7 +209,7 @@ pub const SECTIONS: &[Section] = &[
                 "report_delay_after",
                 DURATION,
                 "\"4h\"",
-                "How long mail waits before a sender who asked for it (NOTIFY=DELAY) is told once that it does.",
+                "How long mail waits before a sender who asked for it (NOTIFY=DELAY) is told once that it does: with the first attempt after that.",
             ),
             key("connections_per_site", COUNT, "10", "Connections at once to one set of MX hosts or one relay."),
             key("connections", COUNT, "500", "Connections out in all."),

@@ -46,6 +46,8 @@ pub enum MasterKeyError {
     Form { path: PathBuf },
     #[error("cannot make the master key file {path}: {source}")]
     Create { path: PathBuf, source: io::Error },
+    #[error("the master key file {path} cannot be replaced by another: {source}")]
+    Replace { path: PathBuf, source: io::Error },
     #[error("the system's random number generator failed")]
     NoRandomness,
 }
@@ -156,6 +158,20 @@ pub(super) fn create(path: &Path) -> Result<(), MasterKeyError> {
     // Left over where writing failed half-way.
     let _ = fs::remove_file(&draft);
     written.map_err(|source| MasterKeyError::Create { path: path.to_owned(), source })
+}
+
+/// Fails where another file could not take the place of this one for good: a file mounted by itself, a symbolic link, a
+/// folder that cannot be written.
+pub(super) fn can_be_replaced(path: &Path) -> Result<(), MasterKeyError> {
+    let probe = path.with_extension(format!("{}.probe", std::process::id()));
+    let tried = (|| {
+        if fs::symlink_metadata(path)?.is_symlink() {
+            return Err(io::Error::other("it is a symbolic link, which would be replaced instead of what it names"));
+        }
+        fs::hard_link(path, &probe)?;
+        fs::remove_file(&probe)
+    })();
+    tried.map_err(|source| MasterKeyError::Replace { path: path.to_owned(), source })
 }
 
 /// Gives a key's file the name of another one, which is gone then. Either of the two is there at any time.

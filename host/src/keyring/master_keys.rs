@@ -176,6 +176,8 @@ impl MasterKeys {
         match step {
             Step::Write => {
                 if let Source::File(path) = &self.source {
+                    // Before anything is sealed with the new key: its file must be able to take the old one's place.
+                    master::can_be_replaced(path)?;
                     master::create(&next_to(path))?;
                 }
                 Ok(Step::Switch)

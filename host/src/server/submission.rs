@@ -209,8 +209,16 @@ where
         for warning in &ready.warnings {
             tracing::info!(%id, warning, "a stage warned");
         }
-        // A report has nowhere to go without a sender, but the next host may be asked.
-        let has_request = ready.envelope.sender.is_some() || !request.is_empty();
+        // A report has nowhere to go without a sender, but the next host may be asked. Who has a key may have failures told
+        // to the tenant's own domains: else reports were mail to strangers that nobody counts.
+        let is_told = match (&authority, &ready.envelope.sender) {
+            (Authority::Key(_), Some(sender)) => {
+                let covering = self.keyring.covering(tenant, sender.domain()).await;
+                covering.map_err(|error| store_reply(&error))?.is_some()
+            }
+            _ => true,
+        };
+        let has_request = is_told && (ready.envelope.sender.is_some() || !request.is_empty());
         Ok(NewMessage {
             id,
             tenant: tenant.to_owned(),

@@ -139,7 +139,10 @@ impl DomainChanges for Embedded {
             for id in &removed {
                 connection.execute("DELETE FROM dkim_key WHERE id = ?1 AND domain = ?2", params![id, key])?;
             }
-            added.iter().try_for_each(|dkim| insert_key(connection, key, dkim))?;
+            for dkim in &added {
+                has_room(connection, key, dkim)?;
+                insert_key(connection, key, dkim)?;
+            }
             if let Some(found) = &found {
                 let json = serde_json::to_string(found)
                     .map_err(|error| StoreError::Io(format!("a verification cannot be stored: {error}")))?;
@@ -245,6 +248,29 @@ fn step(connection: &Connection, domain: i64, id: &str, from: KeyState, to: KeyS
 }
 
 /// Adds a key under a selector that was never another key's.
+/// Keys of a domain at most: each costs a look at DNS, and place in memory for every message.
+const KEYS: i64 = 16;
+
+/// Whether a domain may have this key too. At most one of an algorithm waits for its record: two would both take the
+/// place of the one in use.
+fn has_room(connection: &Connection, domain: i64, key: &DkimKey) -> Result<(), StoreError> {
+    let algorithm = codes::algorithm_to(key.algorithm);
+    let (all, pending): (i64, i64) = connection
+        .prepare_cached(
+            "SELECT count(*), count(*) FILTER (WHERE state = 1 AND algorithm = ?2) FROM dkim_key
+             WHERE domain = ?1 AND length(private) > 0",
+        )?
+        .query_row(params![domain, algorithm], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if all >= KEYS {
+        return Err(StoreError::Exists(format!("{KEYS} keys of this domain: remove one first")));
+    }
+    if key.state == KeyState::Pending && pending > 0 {
+        let text = "a key of this algorithm that waits for its record: remove it, or wait until it is published";
+        return Err(StoreError::Exists(text.to_owned()));
+    }
+    Ok(())
+}
+
 pub(super) fn insert_key(connection: &Connection, domain: i64, key: &DkimKey) -> Result<(), StoreError> {
     let sql = "SELECT d.name, u.public FROM domain d
                LEFT JOIN used_selector u ON u.tenant = d.tenant AND u.domain = d.name AND u.selector = ?2

@@ -243,8 +243,6 @@ impl Housekeeper {
         let Some(retention_ms) = self.retention_ms else { return Ok(()) };
         // Where space lacks, bodies are kept for those who wait for them alone.
         let before_ms = if self.shared.full.load(Ordering::Relaxed) { i64::MAX } else { now_ms - retention_ms };
-        // What webhooks are to be told of bodies that go must be known.
-        self.move_events();
         let ended = &mut self.ended;
         let (over, pinned) = self.readers.now(|connection| {
             let (mut over, mut pinned) = (Vec::new(), Vec::new());
@@ -257,6 +255,10 @@ impl Housekeeper {
             }
             Ok((over, pinned))
         })?;
+        if !over.is_empty() && self.shared.prompt.load(Ordering::Acquire) {
+            // What webhooks are to be told of bodies that go must be known.
+            self.move_events();
+        }
         for segment in over {
             if let Err(error) = self.keep_heads(segment) {
                 tracing::warn!(%error, segment, "what webhooks are to be told of messages could not be kept");

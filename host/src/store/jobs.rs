@@ -104,7 +104,10 @@ impl Job {
     pub(super) fn weight(&self) -> (usize, usize) {
         match self {
             Job::Accept { messages, .. } => (messages.len(), messages.iter().map(|message| message.body.len()).sum()),
-            Job::Complete { batch, .. } => (batch.len(), 0),
+            Job::Complete { batch, .. } => {
+                let reports = batch.iter().filter_map(|completion| completion.report.as_ref());
+                (batch.len(), reports.map(|report| report.body.len()).sum())
+            }
             Job::Forget { stretch, .. } => (stretch.count, 0),
             Job::ForgetMessages { keys, .. } => (keys.len(), 0),
             Job::Move { bodies, .. } => (bodies.len(), bodies.iter().map(|body| body.body.len()).sum()),

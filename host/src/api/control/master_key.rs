@@ -38,7 +38,7 @@ async fn rotate(control: Arc<Control>, _: Call) -> Result<MasterKeyView, Problem
             RotationError::FromVariable => Problem::new(StatusCode::CONFLICT, "from_variable", error.to_string()),
             RotationError::Store(error) => error.into(),
             RotationError::Key(_) | RotationError::Seal(_) => {
-                let text = format!("{error}; the old key is still in use, and every secret can be opened");
+                let text = format!("{error}; every secret can be opened, but keep both key files: where one ends in `.next`, secrets may be sealed with it");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "master_key", text)
             }
         })?;

@@ -100,7 +100,7 @@ pub(crate) enum Deploy {
         /// These hosts may stand on this machine or in private networks.
         #[arg(long, requires = "http")]
         private: bool,
-        /// Grant nothing any more.
+        /// Grant nothing by command any more; what the configuration grants holds then.
         #[arg(long, conflicts_with = "http")]
         none: bool,
         /// What becomes of a message when the component fails.
@@ -274,7 +274,7 @@ async fn grant(
     }
     let private = if settings.private_hosts { " (on this machine or in private networks too)" } else { "" };
     match settings.http_hosts.as_slice() {
-        [] => say("may reach: nobody")?,
+        [] => say("may reach: whom [tenant.NAME.grants] names in the configuration, and nobody else")?,
         hosts => say(format_args!("may reach: {}{private}", hosts.join(", ")))?,
     }
     let follows = match settings.on_failure {
