@@ -272,13 +272,13 @@ impl Tenancy {
         };
         let calls = terms.calls_at_once.map(|most| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))));
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        // Two may have read at once: what the first took must count for the second.
+        // Two may have read at once: what the first took, and its places, must count for the second.
         let usage = known.usages.entry(tenant.to_owned()).or_insert(usage).clone();
         let standing = Arc::new(Standing { pause, terms, calls, usage });
-        if known.changes == changes {
-            known.standings.insert(tenant.to_owned(), standing.clone());
+        if known.changes != changes {
+            return Ok(standing);
         }
-        Ok(standing)
+        Ok(known.standings.entry(tenant.to_owned()).or_insert(standing).clone())
     }
 
     /// Where tenants are kept.
