@@ -159,9 +159,9 @@ mod tests {
         key(&["v=DKIM1; t=y:s; p=AAAABBBBCCCC"], Verified, "test mode");
         key(&["google-verification=1", value], Verified, "is published");
         key(&[value, value], Failed, "holds 2 keys");
-        key(&[value, "v=DKIM1; k=rsa; p=XXXX"], Failed, "holds 2 keys");
-        key(&["v=DKIM1; k=rsa; p=XXXX"], Failed, "another key");
-        key(&["v=DKIM1; k=ed25519; p=XXXX"], Failed, "of the kind ed25519");
+        key(&[value, "v=DKIM1; k=rsa; p=DDDD"], Failed, "holds 2 keys");
+        key(&["v=DKIM1; k=rsa; p=DDDD"], Failed, "another key");
+        key(&["v=DKIM1; k=ed25519; p=DDDD"], Failed, "of the kind ed25519");
         key(&["v=DKIM1; k=rsa; p=X!"], Failed, "not base64");
         key(&["v=DKIM1; k=rsa; p="], Failed, "revoked");
         key(&["v=DKIM1; k=rsa"], Failed, "has no p=");
@@ -174,11 +174,11 @@ mod tests {
         key(&["v=DKIM1\\; k=rsa\\; p=AAAABBBBCCCC"], Failed, "backslashes");
         key(&["v=DKIM1; k=rsa; p=AAAA", "BBBBCCCC"], Failed, "split into 2 records");
         key(&["BBBBCCCC", "v=DKIM1; k=rsa; p=AAAA"], Failed, "split into 2 records");
-        key(&["v=DKIM1; p=XXXX", "v=DKIM1; p=YYYY"], Failed, "none is ours");
+        key(&["v=DKIM1; p=DDDD", "v=DKIM1; p=EEEE"], Failed, "none is ours");
         key(&["google-verification=1"], Pending, "not published");
         key(&[], Pending, "not published");
         check(value, &[], Some("keys.other.test"), Failed, "alias (CNAME) of keys.other.test");
-        check(value, &["v=DKIM1; p=XXXX"], Some("keys.other.test"), Failed, "stands in the way");
+        check(value, &["v=DKIM1; p=DDDD"], Some("keys.other.test"), Failed, "stands in the way");
         check(value, &[value], Some("keys.other.test"), Verified, "is published");
     }
 }
