@@ -237,7 +237,10 @@ impl Lookups {
             let plan = &found.plan;
             let named =
                 |name: &str| *name == *found.key || plan.hosts.iter().any(|it| it.name.eq_ignore_ascii_case(name));
-            let from = |name: &str| plan.egress.as_ref().is_some_and(|egress| egress.source.name == name);
+            // Where sources share a domain's mail, none is the domain's: a change must not take in what leaves from others.
+            let from = |name: &str| {
+                plan.egress.as_ref().is_some_and(|egress| !egress.is_shared() && egress.source.name == name)
+            };
             site.is_none_or(named) && source.is_none_or(from)
         };
         self.known.iter().filter(|(_, (found, _))| is_meant(found)).map(|(domain, _)| domain.clone()).collect()
@@ -263,5 +266,51 @@ impl Lookups {
             self.known.clear();
         }
         self.known.insert(domain.clone(), (site.clone(), now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::{self, TlsPolicy};
+    use crate::route::egress::Egress;
+    use crate::route::{Host, Plan};
+
+    /// A site of one mail host, reached from sources of these names and weights.
+    fn site(host: &str, sources: &[(&str, usize)]) -> Site {
+        let source = |(name, weight): &(&str, usize)| {
+            let (name, weight) = ((*name).to_owned(), *weight);
+            Arc::new(config::Source { name, addresses: Vec::new(), hostname: None, connections: 9, weight })
+        };
+        let sources: Arc<[_]> = sources.iter().map(source).collect();
+        let egress = Egress::choose(host, &sources, &Arc::default(), tokio::time::Instant::now());
+        let host = Host { name: host.to_owned(), preference: 0, addresses: Vec::new(), foreign: true };
+        let plan = Plan { hosts: vec![host.clone()], port: 25, tls: TlsPolicy::Off, auth: None, egress };
+        Site { key: format!("{}!", host.name).into(), plan: Arc::new(plan) }
+    }
+
+    #[test]
+    fn domains_are_found_by_host_and_by_the_source_that_is_theirs_alone() {
+        let mut lookups = Lookups::new(Limits { in_all: 1, per_party: 1, waiting: 1, waiting_per_party: 1 });
+        let domain = |name: &str| Domain::parse(name).unwrap();
+        for (name, site) in [
+            ("one.test", site("mx.test", &[("a", 0), ("b", 0)])),
+            ("two.test", site("mx.test", &[("b", 0)])),
+            ("shared.test", site("other.test", &[("a", 1), ("b", 1)])),
+            ("plain.test", site("other.test", &[])),
+        ] {
+            lookups.remember(&domain(name), &site, Timestamp::UNIX_EPOCH);
+        }
+        let found = |site: Option<&str>, source: Option<&str>| -> Vec<String> {
+            lookups.domains_at(site, source).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(found(Some("MX.test"), None), ["one.test", "two.test"]);
+        assert_eq!(found(Some("other.test!"), None), ["plain.test", "shared.test"]);
+        assert_eq!(found(None, Some("a")), ["one.test"], "of `shared.test` half leaves from elsewhere");
+        assert_eq!(found(None, Some("b")), ["two.test"]);
+        assert_eq!(found(Some("other.test"), Some("a")), Vec::<String>::new());
     }
 }

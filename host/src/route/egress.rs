@@ -48,19 +48,31 @@ impl Egress {
     /// not blamed. It follows from the message, so that its recipients go together, and a retry comes from where a host
     /// that greylists has seen it before.
     pub fn share_of(&self, message: Uuid, now: Instant) -> Option<Egress> {
-        if self.sources.iter().all(|source| source.weight == 0) {
-            return None;
-        }
-        let sharing = || self.sources.iter().filter(|it| it.weight > 0 && !self.blames.holds(&self.hosts, it, now));
-        let total: u64 = sharing().map(|source| source.weight as u64).sum();
         // The low half of an id is random.
-        let mut place = (message.as_u128() as u64).checked_rem(total)?;
-        let mut chosen = sharing().skip_while(|source| {
-            let is_before = place >= source.weight as u64;
-            place = place.saturating_sub(if is_before { source.weight as u64 } else { 0 });
-            is_before
-        });
-        chosen.next().map(|source| Egress { source: source.clone(), ..self.clone() })
+        let number = message.as_u128() as u64;
+        let is_free = |source: &Source| !self.blames.holds(&self.hosts, source, now);
+        let own = self.at(number, |_| true)?;
+        // Only what fell to a blamed source goes elsewhere, by other digits of its id.
+        let chosen = if is_free(own) { own } else { self.at(number.rotate_right(32), is_free)? };
+        Some(Egress { source: chosen.clone(), ..self.clone() })
+    }
+
+    /// Whether mail leaves from more than one source at once.
+    pub fn is_shared(&self) -> bool {
+        self.sources.iter().filter(|source| source.weight > 0).count() > 1
+    }
+
+    /// The source that a number falls to, among those with a weight that may be taken.
+    fn at(&self, number: u64, may: impl Fn(&Source) -> bool) -> Option<&Arc<Source>> {
+        let sharing = || self.sources.iter().filter(|source| source.weight > 0 && may(source));
+        let total: u64 = sharing().map(|source| source.weight as u64).sum();
+        let mut place = number.checked_rem(total)?;
+        sharing().find(|source| {
+            let weight = source.weight as u64;
+            let is_it = place < weight;
+            place = place.saturating_sub(weight);
+            is_it
+        })
     }
 
     /// The site's hosts blame the source. `true`: another one is left that they do not.
@@ -205,8 +217,30 @@ mod tests {
         let chosen = Egress::choose("mx", &list, &blames, now);
         assert_eq!(chosen.map(|egress| egress.source.name.clone()), Some("substitute".to_owned()));
         assert_eq!(shares(now + BLAMED_FOR).len(), 2);
+        assert!(egress.is_shared());
         let plain = Egress::choose("mx", &sources(&["a", "b"]), &blames, now + BLAMED_FOR);
         assert!(plain.is_some_and(|egress| egress.share_of(Uuid::from_u128(1), now).is_none()), "the first alone");
+    }
+
+    #[test]
+    fn blame_of_one_source_moves_no_other_mail() {
+        let (blames, now) = (Arc::new(Blames::default()), Instant::now());
+        let shared = |name: &&str| Arc::new(Source { weight: 1, ..Source::clone(&sources(&[*name])[0]) });
+        let list: Arc<[Arc<Source>]> = ["a", "b", "c"].iter().map(shared).collect();
+        let Some(egress) = Egress::choose("mx", &list, &blames, now) else { unreachable!("there are sources") };
+        let ids = || (0..300_u128).map(|number| Uuid::from_u128(number * 0x9e37_79b9_7f4a_7c15));
+        let fall = || -> Vec<String> {
+            ids().filter_map(|id| egress.share_of(id, now)).map(|egress| egress.source.name.clone()).collect()
+        };
+        let before = fall();
+        egress.blame(now);
+        let after = fall();
+        assert_eq!(before.len(), after.len());
+        let (moved, stayed): (Vec<_>, Vec<_>) = before.iter().zip(&after).partition(|(before, _)| *before == "a");
+        assert!(stayed.iter().all(|(before, after)| before == after));
+        for name in ["b", "c"] {
+            assert!(moved.iter().filter(|(_, after)| *after == name).count() > 20, "the others share what was its own");
+        }
     }
 
     #[test]
