@@ -56,7 +56,7 @@ fn a_full_disk_refuses_new_mail_and_delivers_the_old() {
     assert_eq!(answer.status, 503, "{}", String::from_utf8_lossy(&answer.body));
     assert!(answer.head.to_ascii_lowercase().contains("\r\nretry-after: "), "{}", answer.head);
 
-    // What was taken before goes out, and so does the report on what fails: room is made, not used up.
+    // What was taken before goes out.
     world.mx().forget_rules();
     world.wait_until(ARRIVAL_LIMIT, |received| match received {
         [mail] if mail.recipients == ["old@dst.test"] => Ok(()),

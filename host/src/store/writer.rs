@@ -300,7 +300,7 @@ impl Writer {
         }
     }
 
-    /// Accepts a report, however full the disk is: it is owed, and deliveries make room.
+    /// Accepts a report, also while less than the reserve is free: it is owed, and the reserve is for what is owed.
     fn accept_report(&mut self, report: &NewMessage, effects: &mut Effects) -> Result<(), GroupError> {
         // Its tenant may be gone meanwhile, and must not come back by it.
         if accepting::known_tenant(&self.connection, &mut self.counters, &report.tenant)?.is_none() {
