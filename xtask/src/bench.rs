@@ -22,7 +22,8 @@ pub fn run(arguments: &[String]) -> Result<()> {
         _ => components::build()?,
     }
     match name.as_str() {
-        "components" | "edge" | "events" | "idle" | "pipeline" => {}
+        "edge" | "events" | "idle" | "pipeline" => {}
+        "components" => interop::ensure_authors()?,
         // smtp-source and smtp-sink come with Postfix.
         "backlog" | "profile" | "soak" => interop::ensure_postfix()?,
         "relay" => {
