@@ -84,7 +84,7 @@ impl Field {
         file.extend(name.as_bytes());
         let pushed = Pushed {
             tenant: tenant.to_owned(),
-            stage: Stage::Validator,
+            place: Stage::Validator.into(),
             source: name,
             file: file.into(),
             state: VersionState::Active,
