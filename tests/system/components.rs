@@ -97,6 +97,15 @@ fn push_rollback_and_activate_by_command() {
     let wrong = component(&setup, &["rollback"]).unwrap_err().to_string();
     assert!(wrong.contains("an active version"), "{wrong}");
     assert_eq!(versions(&setup).len(), 2);
+    // Two validators, one behind the other: each must accept.
+    component(&setup, &["push", &kept()]).unwrap();
+    let said = component(&setup, &["push", "--position", "2", &misbehave()]).unwrap();
+    assert!(said.starts_with("validator-2 version 1 ("), "{said}");
+    assert_eq!(send(&product, &key, "unavailable").0, 503);
+    component(&setup, &["rollback", "--position", "2"]).unwrap();
+    assert_eq!(send(&product, &key, "unavailable").0, 200);
+    let wrong = setup.command(&["component", "rollback", "--stage", "signer", "--position", "2"]).unwrap_err();
+    assert!(wrong.to_string().contains("there is one signer"), "{wrong}");
 }
 
 #[test]

@@ -16,7 +16,8 @@ use super::component::{self, Compiled, InspectError, Linkers, Stage};
 use super::confine::Bounds;
 use super::grants::{Grants, Ways};
 use super::meter::Meter;
-use super::set::{Components, Plan, Set, Source};
+use super::place::Place;
+use super::set::{Components, Plan, Set, Source, Trial};
 use super::slot::{Capacity, Loader, Slot};
 use super::trial::{Canary, Shadow};
 use crate::config::{self, ComponentFiles, StageLimits};
@@ -83,8 +84,11 @@ impl Assignment {
             && !versions.iter().any(|version| version.state.is_live())
     }
 
-    fn live(&self, stage: Stage) -> impl Iterator<Item = &ComponentVersion> {
-        self.versions.iter().filter(move |version| version.stage == stage.name() && version.state.is_live())
+    /// The live versions of a stage, with the place of each.
+    fn live(&self, stage: Stage) -> impl Iterator<Item = (Place, &ComponentVersion)> {
+        let live = self.versions.iter().filter(|version| version.state.is_live());
+        let placed = live.filter_map(|version| Some((version.stage.parse::<Place>().ok()?, version)));
+        placed.filter(move |(place, _)| place.stage == stage)
     }
 }
 
@@ -285,30 +289,39 @@ impl Library {
 
     fn plan(&self, tenant: &str, stage: Stage, assignment: &Assignment, before: Option<&Set>) -> Plan {
         let settings = assignment.settings.get(&stage);
-        let mut pushed = None;
+        // In the order of their positions.
+        let mut pushed = BTreeMap::new();
         let (mut canary, mut shadow) = (None, None);
         let before = before.map(|before| before.plan(stage));
-        for version in assignment.live(stage) {
+        for (place, version) in assignment.live(stage) {
             let slot = self.pushed(stage, &version.digest);
             match version.state {
-                VersionState::Active => pushed = Some(slot),
+                VersionState::Active => drop(pushed.insert(place.position, slot)),
                 VersionState::Canary(percent) => {
-                    let known = before.and_then(|before| before.canary.as_ref()).map(|(_, canary)| canary);
-                    let known = known.filter(|known| known.version == version.version).cloned();
-                    canary = Some((percent, known.unwrap_or_else(|| Arc::new(Canary::new(version.version, slot)))));
+                    let known = before.and_then(|before| before.canary.as_ref()).map(|trial| &trial.canary);
+                    let known = known.filter(|known| known.place == place && known.version == version.version);
+                    let new = || Arc::new(Canary::new(place, version.version, slot));
+                    canary = Some((percent, known.cloned().unwrap_or_else(new)));
                 }
                 VersionState::Shadow => {
-                    let known = before.and_then(|before| before.shadow.as_ref());
-                    let known = known.filter(|known| known.version == version.version).cloned();
-                    shadow = Some(known.unwrap_or_else(|| Arc::new(Shadow::new(version.version, slot))));
+                    let known = before.and_then(|before| before.shadow.as_ref()).map(|(shadow, _)| shadow);
+                    let known = known.filter(|known| known.place == place && known.version == version.version);
+                    shadow =
+                        Some(known.cloned().unwrap_or_else(|| Arc::new(Shadow::new(place, version.version, slot))));
                 }
                 VersionState::Retired | VersionState::RolledBack | VersionState::Removed => {}
             }
         }
+        let canary = canary.map(|(percent, canary)| trial(percent, canary, &pushed));
+        let shadow = shadow.map(|shadow: Arc<Shadow>| {
+            let beside = pushed.get(&shadow.place.position).map(|slot| slot.id);
+            (shadow, beside)
+        });
         let of = |stages: &Stages| stages.get(&stage).cloned().filter(|slots| !slots.is_empty());
         let fallback = self.built_in.get(&stage).cloned();
-        let (own, source) = pushed
-            .map(|slot| (vec![slot], Source::Pushed))
+        let pushed: Vec<Arc<Slot>> = pushed.into_values().collect();
+        let (own, source) = Some((pushed, Source::Pushed))
+            .filter(|(slots, _)| !slots.is_empty())
             .or_else(|| self.configured.get(tenant).and_then(of).map(|slots| (slots, Source::Tenant)))
             .or_else(|| of(&self.shared).map(|slots| (slots, Source::Shared)))
             .unwrap_or_else(|| (fallback.iter().cloned().collect(), Source::BuiltIn));
@@ -346,6 +359,15 @@ impl Set {
     }
 }
 
+/// What the requests of a canary are answered by, beside what else was pushed.
+fn trial(percent: u8, canary: Arc<Canary>, pushed: &BTreeMap<u8, Arc<Slot>>) -> Trial {
+    let position = canary.place.position;
+    let instead_of = pushed.get(&position).map(|slot| slot.id);
+    let mut list = pushed.clone();
+    list.insert(position, canary.slot.clone());
+    Trial { percent, canary, list: list.into_values().collect(), instead_of }
+}
+
 /// `[tenant.NAME.grants]`.
 fn configured_grants(configured: &config::Grants, ways: &Ways) -> BTreeMap<Stage, Arc<Grants>> {
     let of = |(stage, hosts): (&Stage, &Vec<String>)| {
@@ -363,7 +385,7 @@ fn components(plans: &[Plan; 5]) -> Components {
     for (stage, plan) in Stage::ALL.into_iter().zip(plans).filter(|(stage, _)| OF_SUBMISSIONS.contains(stage)) {
         are_configured |= plan.source != Source::BuiltIn || !plan.always.is_empty() || plan.canary.is_some();
         digests.update(format!("{stage}"));
-        let canary = plan.canary.as_ref().map(|(_, canary)| &canary.slot);
+        let canary = plan.canary.as_ref().map(|trial| &trial.canary.slot);
         for slot in plan.always.iter().chain(&plan.own).chain(canary) {
             digests.update(format!(" {}", slot.digest));
         }

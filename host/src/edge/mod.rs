@@ -18,8 +18,11 @@ mod granted_tests;
 mod grants;
 mod instance;
 mod library;
+#[cfg(test)]
+mod listed_tests;
 mod meter;
 mod outbound;
+mod place;
 #[cfg(test)]
 mod pushed_tests;
 mod registry;
@@ -52,6 +55,7 @@ pub use component::{InspectError, Inspection, Stage, inspect};
 pub use confine::Bounds;
 pub use grants::{HOSTS as GRANTED_HOSTS, Ways, host as granted_host};
 pub use library::{Assignment, BuiltIn};
+pub use place::{POSITIONS, Place};
 pub use registry::{Named, Pushed, Registry, RegistryError, StageView};
 pub use set::{Components, Source};
 pub use stages::TenantStages;
@@ -170,7 +174,7 @@ pub struct Inner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// A canary was found to be bad, and is not called any more.
-    CanaryOver { tenant: String, stage: Stage, version: u32, digest: String, why: String },
+    CanaryOver { tenant: String, place: Place, version: u32, digest: String, why: String },
     /// A component failed, and the built-in one answered instead.
     FellBack { tenant: String, stage: Stage, digest: String, why: String },
 }

@@ -41,9 +41,18 @@ impl Field {
     }
 
     async fn try_push(&self, file: impl Into<Bytes>, state: VersionState) -> Result<u32, RegistryError> {
+        self.try_push_at(1, file, state).await
+    }
+
+    pub async fn try_push_at(
+        &self,
+        position: u8,
+        file: impl Into<Bytes>,
+        state: VersionState,
+    ) -> Result<u32, RegistryError> {
         let pushed = Pushed {
             tenant: "acme".to_owned(),
-            stage: Stage::Validator,
+            place: Place { stage: Stage::Validator, position },
             source: "acme.wasm".to_owned(),
             file: file.into(),
             state,
@@ -196,7 +205,7 @@ async fn a_swap_under_load_fails_and_mixes_nothing() {
         };
         let pushed = Pushed {
             tenant: "acme".to_owned(),
-            stage: Stage::Validator,
+            place: Stage::Validator.into(),
             source: "acme.wasm".to_owned(),
             file: file.clone().into(),
             state: VersionState::Active,
@@ -414,7 +423,7 @@ async fn what_is_unused_for_longest_gives_way() {
     for (number, tenant) in tenants.iter().enumerate() {
         let pushed = Pushed {
             tenant: (*tenant).to_owned(),
-            stage: Stage::Validator,
+            place: Stage::Validator.into(),
             source: "file".to_owned(),
             file: saying(&format!("wait {number}")).into(),
             state: VersionState::Active,

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::component::{self, InspectError, Stage};
 use super::library::Assignment;
+use super::place::Place;
 use super::set::Source;
 use super::slot::Slot;
 use super::trial::Calls;
@@ -65,7 +66,7 @@ pub enum RegistryError {
 #[derive(Clone, Debug)]
 pub struct Pushed {
     pub tenant: String,
-    pub stage: Stage,
+    pub place: Place,
     /// The file name or URL that it came from.
     pub source: String,
     pub file: Bytes,
@@ -161,25 +162,25 @@ impl Registry {
     }
 
     pub(super) async fn act(&self, notice: Notice) {
-        if let Notice::CanaryOver { tenant, stage, version, why, .. } = &notice {
+        if let Notice::CanaryOver { tenant, place, version, why, .. } = &notice {
             let _turn = self.changes.lock().await;
             // An operator may have decided meanwhile; requests under way still count for what was.
-            let is_on_trial = self.versions(tenant, *stage).await.is_ok_and(|all| {
+            let is_on_trial = self.versions(tenant, *place).await.is_ok_and(|all| {
                 all.iter().any(|it| it.version == *version && matches!(it.state, VersionState::Canary(_)))
             });
             if !is_on_trial {
                 return;
             }
-            let stage_name = stage.name();
+            let place = place.to_string();
             let state = VersionState::RolledBack;
-            let done = self.store.place_component(tenant, stage_name, *version, state, Some(why.clone())).await;
+            let done = self.store.place_component(tenant, &place, *version, state, Some(why.clone())).await;
             let done = match done {
                 Ok(()) => self.refresh(tenant).await,
                 failed => failed,
             };
             if let Err(error) = done {
                 // It is not called any more until the next start, which finds it still on trial and watches it again.
-                tracing::error!(tenant, stage = stage_name, version, %error, "the end of a canary was not stored");
+                tracing::error!(tenant, stage = place, version, %error, "the end of a canary was not stored");
             }
         }
         self.announce(&notice).await;
@@ -188,10 +189,10 @@ impl Registry {
     /// Tells whoever should know: the log, and the tenant by an event.
     async fn announce(&self, notice: &Notice) {
         let (tenant, event) = match notice {
-            Notice::CanaryOver { tenant, stage, version, digest, why } => {
-                tracing::warn!(tenant, stage = stage.name(), version, digest, why, "a canary was rolled back");
+            Notice::CanaryOver { tenant, place, version, digest, why } => {
+                tracing::warn!(tenant, stage = %place, version, digest, why, "a canary was rolled back");
                 let data = [
-                    ("stage", stage.name().into()),
+                    ("stage", place.to_string().into()),
                     ("version", (*version).into()),
                     ("digest", digest.as_str().into()),
                     ("reason", why.as_str().into()),
@@ -233,18 +234,19 @@ impl Registry {
     /// Checks a component, stores it and puts it to work. The second value is how long it took from the end of the checks,
     /// which compile it, until it was at work.
     pub async fn push(&self, pushed: Pushed) -> Result<(ComponentVersion, Duration), RegistryError> {
-        let Pushed { tenant, stage, source, file, state } = pushed;
+        let Pushed { tenant, place, source, file, state } = pushed;
         check_state(state)?;
         if source.is_empty() || source.len() > SOURCE_BYTES || source.chars().any(char::is_control) {
             let text = format!("the source is the name of a file or a URL, of at most {SOURCE_BYTES} bytes");
             return Err(RegistryError::Invalid(text));
         }
-        let digest = self.check(stage, Path::new(&source), &file).await?;
+        let digest = self.check(place.stage, Path::new(&source), &file).await?;
         let checked = Instant::now();
         let _turn = self.changes.lock().await;
+        self.expect_one_trial(&tenant, place, state).await?;
         let new = NewVersion {
             tenant: tenant.clone(),
-            stage: stage.name().to_owned(),
+            stage: place.to_string(),
             digest,
             source,
             pushed_at: Timestamp::now(),
@@ -254,7 +256,7 @@ impl Registry {
         self.refresh(&tenant).await?;
         let ComponentVersion { version: number, digest, .. } = &version;
         let took = checked.elapsed();
-        tracing::info!(tenant, stage = stage.name(), version = number, digest, ?state, ?took, "a component was pushed");
+        tracing::info!(tenant, stage = %place, version = number, digest, ?state, ?took, "a component was pushed");
         Ok((version, took))
     }
 
@@ -337,28 +339,46 @@ impl Registry {
     pub async fn place(
         &self,
         tenant: &str,
-        stage: Stage,
+        place: impl Into<Place>,
         version: Option<u32>,
         state: VersionState,
     ) -> Result<(), RegistryError> {
+        let place = place.into();
         check_state(state)?;
         let _turn = self.changes.lock().await;
-        let version = match version {
-            Some(version) => version,
-            None => {
-                let newest = self.versions(tenant, stage).await?.into_iter().next_back();
-                newest.map(|newest| newest.version).ok_or_else(|| nothing(tenant, stage))?
-            }
-        };
-        let versions = self.versions(tenant, stage).await?;
+        self.expect_one_trial(tenant, place, state).await?;
+        let versions = self.versions(tenant, place).await?;
+        let newest = versions.last().map(|newest| newest.version);
+        let version = version.or(newest).ok_or_else(|| nothing(tenant, place))?;
         let is_active = versions.iter().any(|it| it.version == version && it.state == VersionState::Active);
         if is_active && state != VersionState::Active {
             return Err(RegistryError::Invalid(format!(
                 "version {version} is the active one: name one that is not, or activate another first"
             )));
         }
-        self.store.place_component(tenant, stage.name(), version, state, None).await?;
+        self.store.place_component(tenant, &place.to_string(), version, state, None).await?;
         Ok(self.refresh(tenant).await?)
+    }
+
+    /// Refuses a second canary, or a second shadow, of one stage: which position is better could not be told apart.
+    async fn expect_one_trial(&self, tenant: &str, place: Place, state: VersionState) -> Result<(), RegistryError> {
+        let is_alike = |known: VersionState| match state {
+            VersionState::Canary(_) => matches!(known, VersionState::Canary(_)),
+            VersionState::Shadow => known == VersionState::Shadow,
+            _ => false,
+        };
+        let versions = self.store.component_versions(Some(tenant)).await?;
+        let other = versions.iter().find(|version| {
+            let of = version.stage.parse::<Place>();
+            is_alike(version.state) && of.is_ok_and(|of| of.stage == place.stage && of != place)
+        });
+        match other {
+            None => Ok(()),
+            Some(other) => Err(RegistryError::Invalid(format!(
+                "version {} of the {} is on trial: end that trial first",
+                other.version, other.stage
+            ))),
+        }
     }
 
     /// Calls nothing of a tenant's own any more: it was removed from the store.
@@ -368,44 +388,54 @@ impl Registry {
     }
 
     /// Ends the trial of a canary or of a shadow.
-    pub async fn end_trial(&self, tenant: &str, stage: Stage, of_canary: bool) -> Result<(), RegistryError> {
+    pub async fn end_trial(&self, tenant: &str, place: impl Into<Place>, of_canary: bool) -> Result<(), RegistryError> {
+        let place = place.into();
         let _turn = self.changes.lock().await;
-        let on_trial = self.versions(tenant, stage).await?.into_iter().find(|version| match version.state {
+        let on_trial = self.versions(tenant, place).await?.into_iter().find(|version| match version.state {
             VersionState::Canary(_) => of_canary,
             VersionState::Shadow => !of_canary,
             _ => false,
         });
         let kind = if of_canary { "canary" } else { "shadow" };
-        let missing = || StoreError::NotFound(format!("a {kind} of the {stage} of tenant {tenant}"));
+        let missing = || StoreError::NotFound(format!("a {kind} of the {place} of tenant {tenant}"));
         let version = on_trial.ok_or_else(missing)?.version;
-        self.store.place_component(tenant, stage.name(), version, VersionState::RolledBack, None).await?;
+        self.store.place_component(tenant, &place.to_string(), version, VersionState::RolledBack, None).await?;
         Ok(self.refresh(tenant).await?)
     }
 
     /// Takes back what was changed last: a canary where there is one, else the active version, for which the one that was
     /// active before it comes back, or the configuration's.
-    pub async fn roll_back(&self, tenant: &str, stage: Stage) -> Result<(), RegistryError> {
+    pub async fn roll_back(&self, tenant: &str, place: impl Into<Place>) -> Result<(), RegistryError> {
+        let place = place.into();
         let has_canary =
-            self.versions(tenant, stage).await?.iter().any(|version| matches!(version.state, VersionState::Canary(_)));
+            self.versions(tenant, place).await?.iter().any(|version| matches!(version.state, VersionState::Canary(_)));
         if has_canary {
-            return self.end_trial(tenant, stage, true).await;
+            return self.end_trial(tenant, place, true).await;
         }
         let _turn = self.changes.lock().await;
-        self.store.roll_back_component(tenant, stage.name(), None).await?;
+        self.store.roll_back_component(tenant, &place.to_string(), None).await?;
         Ok(self.refresh(tenant).await?)
     }
 
-    /// Gives a stage back to the configuration.
-    pub async fn remove(&self, tenant: &str, stage: Stage) -> Result<(), RegistryError> {
+    /// Gives a place up; with its last one a stage goes back to the configuration.
+    pub async fn remove(&self, tenant: &str, place: impl Into<Place>) -> Result<(), RegistryError> {
         let _turn = self.changes.lock().await;
-        self.store.remove_components(tenant, stage.name()).await?;
+        self.store.remove_components(tenant, &place.into().to_string()).await?;
         Ok(self.refresh(tenant).await?)
     }
 
-    /// All versions of a stage, oldest first.
-    pub async fn versions(&self, tenant: &str, stage: Stage) -> Result<Vec<ComponentVersion>, StoreError> {
+    /// All versions of a place, oldest first.
+    pub async fn versions(&self, tenant: &str, place: impl Into<Place>) -> Result<Vec<ComponentVersion>, StoreError> {
+        let place = place.into().to_string();
         let versions = self.store.component_versions(Some(tenant)).await?;
-        Ok(versions.into_iter().filter(|version| version.stage == stage.name()).collect())
+        Ok(versions.into_iter().filter(|version| version.stage == place).collect())
+    }
+
+    /// All versions of a stage, at all of its positions.
+    pub async fn versions_of_stage(&self, tenant: &str, stage: Stage) -> Result<Vec<ComponentVersion>, StoreError> {
+        let versions = self.store.component_versions(Some(tenant)).await?;
+        let is_of = |version: &ComponentVersion| version.stage.parse::<Place>().is_ok_and(|place| place.stage == stage);
+        Ok(versions.into_iter().filter(is_of).collect())
     }
 
     /// What a tenant's stage may, and what follows when it fails.
@@ -464,11 +494,11 @@ impl Registry {
         };
         let view = |stage| {
             let plan = set.plan(stage);
-            let canary = plan.canary.as_ref().map(|(_, canary)| {
+            let canary = plan.canary.as_ref().map(|trial| &trial.canary).map(|canary| {
                 let (own, active) = canary.counted();
                 (canary.version, own, active)
             });
-            let shadow = plan.shadow.as_ref().map(|shadow| {
+            let shadow = plan.shadow.as_ref().map(|(shadow, _)| {
                 let counts = &shadow.counts;
                 let counts = [&counts.same, &counts.different, &counts.failed, &counts.skipped];
                 (shadow.version, counts.map(|count| count.load(Ordering::Relaxed)))
@@ -535,6 +565,6 @@ fn check_state(state: VersionState) -> Result<(), RegistryError> {
     }
 }
 
-fn nothing(tenant: &str, stage: Stage) -> RegistryError {
-    RegistryError::Store(StoreError::NotFound(format!("a pushed {stage} of tenant {tenant}")))
+fn nothing(tenant: &str, place: Place) -> RegistryError {
+    RegistryError::Store(StoreError::NotFound(format!("a pushed {place} of tenant {tenant}")))
 }

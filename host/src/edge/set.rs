@@ -49,13 +49,24 @@ pub struct Plan {
     /// Called in order; empty where the stage does nothing.
     pub own: Vec<Arc<Slot>>,
     pub source: Source,
-    /// Takes the place of `own` in some requests.
-    pub canary: Option<(u8, Arc<Canary>)>,
-    pub shadow: Option<Arc<Shadow>>,
+    pub canary: Option<Trial>,
+    /// With the component that it is compared with; `None`: with each of `own`.
+    pub shadow: Option<(Arc<Shadow>, Option<u64>)>,
     /// The built-in component.
     pub fallback: Option<Arc<Slot>>,
     pub on_failure: OnFailure,
     pub grants: Option<Arc<Grants>>,
+}
+
+/// A canary, and what its requests are answered by.
+pub struct Trial {
+    /// Of the requests.
+    pub percent: u8,
+    pub canary: Arc<Canary>,
+    /// Takes the place of `own` in these requests: the canary, and what stands before and behind it.
+    pub list: Vec<Arc<Slot>>,
+    /// The component whose place the canary has; `None`: all of `own`, or none.
+    pub instead_of: Option<u64>,
 }
 
 /// What an edge must know of a tenant's components.
@@ -100,7 +111,7 @@ impl Set {
 
 impl Plan {
     /// The canary, where it answers a request that drew this number of 0 to 99.
-    pub fn canary_for(&self, draw: u8) -> Option<&Arc<Canary>> {
-        self.canary.as_ref().filter(|(percent, canary)| draw < *percent && !canary.is_over()).map(|(_, canary)| canary)
+    pub fn canary_for(&self, draw: u8) -> Option<&Trial> {
+        self.canary.as_ref().filter(|trial| draw < trial.percent && !trial.canary.is_over())
     }
 }

@@ -20,7 +20,7 @@ use super::confine::{self, Bounds, Role};
 use super::instance::{Instance, Key};
 use super::meter::{Meter, OverBudget};
 use super::outbound::Outbound;
-use super::set::{Plan, Set};
+use super::set::{Plan, Set, Trial};
 use super::slot::Slot;
 use super::trial::Shadow;
 use super::{Inner, Notice};
@@ -84,7 +84,10 @@ impl TenantStages {
     fn links<'a>(&self, plan: &'a Plan) -> Vec<Link<'a>> {
         let always = plan.always.iter().map(|slot| Link { slot, part: Part::Always });
         match plan.canary_for(self.draw) {
-            Some(canary) => always.chain([Link { slot: &canary.slot, part: Part::Canary }]).collect(),
+            Some(trial) => {
+                let part = |slot: &Arc<Slot>| if slot.id == trial.canary.slot.id { Part::Canary } else { Part::Own };
+                always.chain(trial.list.iter().map(|slot| Link { slot, part: part(slot) })).collect()
+            }
             None => always.chain(plan.own.iter().map(|slot| Link { slot, part: Part::Own })).collect(),
         }
     }
@@ -116,7 +119,7 @@ impl TenantStages {
         metrics().stages.called(C::STAGE.name(), &slot.digest, called, took);
         let (failure, is_ours) = match asked {
             Ok(answer) => {
-                if let (Some(shadow), Part::Own | Part::Canary) = (&plan.shadow, part) {
+                if let Some(shadow) = shadow_of(plan, link) {
                     self.shadow(shadow, call, &answer);
                 }
                 return answer;
@@ -154,11 +157,11 @@ impl TenantStages {
 
     /// Counts a call where a canary is on trial, and ends the trial where it is bad.
     fn watch<T>(&self, plan: &Plan, link: Link<'_>, asked: &Result<Result<T, StageError>, Failure>, took: Duration) {
-        let Some((_, canary)) = &plan.canary else { return };
+        let Some(Trial { canary, instead_of, .. }) = &plan.canary else { return };
         let of_canary = match link.part {
             Part::Canary => true,
-            Part::Own => false,
-            Part::Always | Part::Fallback => return,
+            Part::Own if instead_of.is_none_or(|slot| slot == link.slot.id) => false,
+            Part::Own | Part::Always | Part::Fallback => return,
         };
         let failed = match asked {
             Ok(Ok(_) | Err(StageError::Refused(_))) => false,
@@ -168,10 +171,7 @@ impl TenantStages {
         if let Some(why) = canary.count(of_canary, failed, took) {
             let (tenant, digest, version) = (self.tenant.to_string(), canary.slot.digest.clone(), canary.version);
             tracing::warn!(tenant, digest, version, why, "a canary is taken back");
-            let stage = Stage::ALL.into_iter().find(|stage| std::ptr::eq(self.set.plan(*stage), plan));
-            if let Some(stage) = stage {
-                self.edge.tell(Notice::CanaryOver { tenant, stage, version, digest, why });
-            }
+            self.edge.tell(Notice::CanaryOver { tenant, place: canary.place, version, digest, why });
         }
     }
 
@@ -324,6 +324,17 @@ impl TenantStages {
     pub(super) async fn shape(&self, input: ShaperInput) -> Result<HttpRequest, StageError> {
         self.ask_one(input).await
     }
+}
+
+/// The shadow that the answer of this component is compared with, where there is one.
+fn shadow_of<'a>(plan: &'a Plan, link: Link<'_>) -> Option<&'a Arc<Shadow>> {
+    let (shadow, beside) = plan.shadow.as_ref()?;
+    let is_beside = match link.part {
+        Part::Own => beside.is_none_or(|slot| slot == link.slot.id),
+        Part::Canary => plan.canary.as_ref().is_some_and(|trial| trial.canary.place == shadow.place),
+        Part::Always | Part::Fallback => false,
+    };
+    is_beside.then_some(shadow)
 }
 
 /// The refusal of a message whose stage failed, where the tenant wants that.

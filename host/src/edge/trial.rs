@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::place::Place;
 use super::slot::Slot;
 
 /// Calls of a canary before it is judged.
@@ -65,6 +66,7 @@ fn step_of(took: Duration) -> usize {
 
 /// A version that answers a share of the requests.
 pub struct Canary {
+    pub place: Place,
     pub version: u32,
     pub slot: Arc<Slot>,
     /// It was found to be bad: from then on it is not called any more.
@@ -79,8 +81,8 @@ struct Watch {
 }
 
 impl Canary {
-    pub fn new(version: u32, slot: Arc<Slot>) -> Canary {
-        Canary { version, slot, is_over: AtomicBool::new(false), watch: Mutex::default() }
+    pub fn new(place: Place, version: u32, slot: Arc<Slot>) -> Canary {
+        Canary { place, version, slot, is_over: AtomicBool::new(false), watch: Mutex::default() }
     }
 
     pub fn is_over(&self) -> bool {
@@ -137,6 +139,7 @@ impl Watch {
 
 /// A version that runs beside the active one and is compared.
 pub struct Shadow {
+    pub place: Place,
     pub version: u32,
     pub slot: Arc<Slot>,
     pub counts: ShadowCounts,
@@ -153,8 +156,8 @@ pub struct ShadowCounts {
 }
 
 impl Shadow {
-    pub fn new(version: u32, slot: Arc<Slot>) -> Shadow {
-        Shadow { version, slot, counts: ShadowCounts::default() }
+    pub fn new(place: Place, version: u32, slot: Arc<Slot>) -> Shadow {
+        Shadow { place, version, slot, counts: ShadowCounts::default() }
     }
 }
 
@@ -166,7 +169,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn canary() -> Canary {
-        Canary::new(2, Slot::missing("none", "for a test"))
+        Canary::new(super::super::component::Stage::Validator.into(), 2, Slot::missing("none", "for a test"))
     }
 
     #[test]

@@ -4,13 +4,14 @@
 //! Never a body, and never more than the one recipient that the line is about.
 
 use jiff::Timestamp;
-use mail::Event;
+use mail::{Event, Stream};
 use uuid::Uuid;
 
 /// What is known around an event besides what it says itself.
 #[derive(Clone, Debug)]
 pub struct Circumstances {
     pub tenant: String,
+    pub stream: Stream,
     /// Since when delivery is owed.
     pub accepted_at: Timestamp,
     /// When the event happened.
@@ -42,6 +43,7 @@ pub fn log(message: Uuid, event: &Event, around: &Circumstances) {
         id = %message,
         event = event.kind.name(),
         tenant = around.tenant.as_str(),
+        stream = around.stream.name(),
         rcpt = %event.recipient,
         rcpt_domain = event.recipient.domain().as_str(),
         attempt,
@@ -112,7 +114,9 @@ mod tests {
         let subscriber =
             tracing_subscriber::fmt().with_ansi(false).without_time().with_writer(move || writer.clone()).finish();
         let at = |second| Timestamp::from_second(second).unwrap();
-        let around = Circumstances { tenant: "default".to_owned(), accepted_at: at(10), at: at(15), via };
+        // A way to a peer is told of the broadcast among the test's events.
+        let stream = if via.is_some() { Stream::Broadcast } else { Stream::Transactional };
+        let around = Circumstances { tenant: "default".to_owned(), stream, accepted_at: at(10), at: at(15), via };
         tracing::subscriber::with_default(subscriber, || log(Uuid::nil(), event, &around));
         let bytes = written.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -142,13 +146,13 @@ mod tests {
             handed_on: false,
         };
         let expect = " INFO mail: id=00000000-0000-0000-0000-000000000000 event=\"email.delivery_delayed\" \
-                      tenant=\"default\" rcpt=a@b.test rcpt_domain=\"b.test\" attempt=2 source=\"main\" mx=\"mx.b.test\" \
+                      tenant=\"default\" stream=\"broadcast\" rcpt=a@b.test rcpt_domain=\"b.test\" attempt=2 source=\"main\" mx=\"mx.b.test\" \
                       ip=\"192.0.2.1\" tls=\"TLSv1.3 X\" code=450 status=4.2.0 queue_ms=2500 delay_ms=5000 \
                       text=\"mx.b.test (192.0.2.1) said: 450 busy\"\n";
         assert_eq!(line(&event, Some(via)), expect);
         let event = Event { kind: EventKind::Canceled, recipient, attempt: None, reason: None };
         let expect = " INFO mail: id=00000000-0000-0000-0000-000000000000 event=\"email.canceled\" \
-                      tenant=\"default\" rcpt=a@b.test rcpt_domain=\"b.test\"\n";
+                      tenant=\"default\" stream=\"transactional\" rcpt=a@b.test rcpt_domain=\"b.test\"\n";
         assert_eq!(line(&event, None), expect);
     }
 }

@@ -18,21 +18,18 @@ pub enum Unattempted {
     Canceled,
     /// Bounced or purged by the operator.
     ByOperator,
-    /// It would not have been wanted.
-    Suppressed,
     /// Its message cannot be read any more.
     SetAside,
 }
 
 impl Unattempted {
-    const ALL: [&'static str; 4] = ["canceled", "ended by operator", "suppressed", "set aside"];
+    const ALL: [&'static str; 3] = ["canceled", "ended by operator", "set aside"];
 
     fn place(self) -> usize {
         match self {
             Unattempted::Canceled => 0,
             Unattempted::ByOperator => 1,
-            Unattempted::Suppressed => 2,
-            Unattempted::SetAside => 3,
+            Unattempted::SetAside => 2,
         }
     }
 }
@@ -44,7 +41,7 @@ pub struct TenantTally {
     pub(super) accepted: IntCounter,
     /// By verdict: delivered, deferred, bounced, failed.
     pub(super) attempts: [IntCounter; 4],
-    unattempted: [IntCounter; 4],
+    unattempted: [IntCounter; 3],
 }
 
 impl TenantTally {

@@ -139,7 +139,8 @@ impl Completer {
     ) {
         let case = events.first().and_then(|event| self.case(item, recipient, event, at, via.as_ref()));
         let tells_delay = case.as_ref().is_some_and(|case| case.told.action == Action::Delayed);
-        let around = Circumstances { tenant: item.tenant.clone(), accepted_at: item.accepted_at, at, via };
+        let Item { stream, accepted_at, .. } = *item;
+        let around = Circumstances { tenant: item.tenant.clone(), stream, accepted_at, at, via };
         let (message, index) = (item.message, recipient.index);
         let completion = Completion { message, index, next, events, at, report: None, tells_delay };
         // Fails only when the runtime goes down; the store's leases end with the process.

@@ -86,8 +86,13 @@ impl Field {
         let name = format!("n{number:08}");
         file.extend([0, u8::try_from(name.len() + 1)?, u8::try_from(name.len())?]);
         file.extend(name.as_bytes());
-        let pushed =
-            Pushed { tenant: tenant.to_owned(), stage, source: name, file: file.into(), state: VersionState::Active };
+        let pushed = Pushed {
+            tenant: tenant.to_owned(),
+            place: stage.into(),
+            source: name,
+            file: file.into(),
+            state: VersionState::Active,
+        };
         self.registry.push(pushed).await?;
         Ok(())
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Body, Call, Control, File, Made, Problem, Route, audit};
-use crate::edge::{Calls, Pushed, RegistryError, Source, Stage, StageView};
+use crate::edge::{Calls, Place, Pushed, RegistryError, Source, Stage, StageView};
 use crate::store::{ComponentVersion, StageSettings, TenantLimits, VersionState};
 
 /// `PUT tenants/{tenant}/components/{stage}` where the file is to be fetched; the digest says which file is meant.
@@ -48,6 +48,7 @@ pub struct NewCanary {
 /// One version of a tenant's stage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VersionView {
+    /// With its position where it is not the first: `validator-2`.
     pub stage: String,
     pub version: u32,
     /// Hexadecimal SHA-256 of the file.
@@ -193,7 +194,7 @@ impl From<RegistryError> for Problem {
     }
 }
 
-/// The routes of this family.
+/// The routes of this family. A `stage` may be that of a position: `validator-2` is called behind `validator`.
 pub fn routes() -> Vec<Route> {
     const STAGE: &str = "tenants/{tenant}/components/{stage}";
     const SETTINGS: &str = "tenants/{tenant}/components/{stage}/settings";
@@ -236,12 +237,12 @@ async fn all(control: Arc<Control>, call: Call) -> Result<TenantComponents, Prob
 }
 
 async fn one(control: Arc<Control>, call: Call) -> Result<TenantComponents, Problem> {
-    control.components(call.tenant(), Some(stage(&call)?)).await
+    control.components(call.tenant(), Some(place(&call)?.stage)).await
 }
 
 /// The file in the request's body, or the one that it names.
 async fn push(control: Arc<Control>, call: Call<File>) -> Result<Made<VersionView>, Problem> {
-    let stage = stage(&call)?;
+    let place = place(&call)?;
     let kind = call.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let (source, file, state) = match kind.split(';').next().unwrap_or_default().trim() {
         "application/json" => {
@@ -256,46 +257,46 @@ async fn push(control: Arc<Control>, call: Call<File>) -> Result<Made<VersionVie
                 Some("true") => true,
                 Some(_) => return Err(Problem::invalid("`shadow` must be true or false")),
             };
-            let source = call.asked("source").map_or_else(|| format!("{stage}.wasm"), str::to_owned);
+            let source = call.asked("source").map_or_else(|| format!("{place}.wasm"), str::to_owned);
             (source, call.body.0.clone(), trial(canary, shadow)?)
         }
     };
-    control.registry.conform(stage, &source, &file).await?;
-    let pushed = Pushed { tenant: call.tenant().to_owned(), stage, source, file, state };
+    control.registry.conform(place.stage, &source, &file).await?;
+    let pushed = Pushed { tenant: call.tenant().to_owned(), place, source, file, state };
     let (version, took) = control.registry.push(pushed).await?;
     let activated_ms = u64::try_from(took.as_millis()).ok();
     Ok(Made(VersionView { activated_ms, ..version.into() }))
 }
 
 async fn remove(control: Arc<Control>, call: Call) -> Result<TenantComponents, Problem> {
-    control.registry.remove(call.tenant(), stage(&call)?).await?;
+    control.registry.remove(call.tenant(), place(&call)?).await?;
     one(control, call).await
 }
 
 async fn roll_back(control: Arc<Control>, call: Call) -> Result<TenantComponents, Problem> {
-    control.registry.roll_back(call.tenant(), stage(&call)?).await?;
+    control.registry.roll_back(call.tenant(), place(&call)?).await?;
     one(control, call).await
 }
 
 async fn activate(control: Arc<Control>, call: Call<WhichVersion>) -> Result<TenantComponents, Problem> {
-    place(&control, &call, call.body.version, VersionState::Active).await
+    put(&control, &call, call.body.version, VersionState::Active).await
 }
 
 async fn start_canary(control: Arc<Control>, call: Call<NewCanary>) -> Result<TenantComponents, Problem> {
-    place(&control, &call, call.body.version, VersionState::Canary(call.body.percent)).await
+    put(&control, &call, call.body.version, VersionState::Canary(call.body.percent)).await
 }
 
 async fn start_shadow(control: Arc<Control>, call: Call<WhichVersion>) -> Result<TenantComponents, Problem> {
-    place(&control, &call, call.body.version, VersionState::Shadow).await
+    put(&control, &call, call.body.version, VersionState::Shadow).await
 }
 
 async fn end_canary(control: Arc<Control>, call: Call) -> Result<TenantComponents, Problem> {
-    control.registry.end_trial(call.tenant(), stage(&call)?, true).await?;
+    control.registry.end_trial(call.tenant(), place(&call)?, true).await?;
     one(control, call).await
 }
 
 async fn end_shadow(control: Arc<Control>, call: Call) -> Result<TenantComponents, Problem> {
-    control.registry.end_trial(call.tenant(), stage(&call)?, false).await?;
+    control.registry.end_trial(call.tenant(), place(&call)?, false).await?;
     one(control, call).await
 }
 
@@ -317,15 +318,20 @@ async fn set_limits(control: Arc<Control>, call: Call<TenantLimits>) -> Result<T
     Ok(call.body)
 }
 
-async fn place<B>(
+async fn put<B>(
     control: &Arc<Control>,
     call: &Call<B>,
     version: Option<u32>,
     state: VersionState,
 ) -> Result<TenantComponents, Problem> {
-    let stage = stage(call)?;
-    control.registry.place(call.tenant(), stage, version, state).await?;
-    control.components(call.tenant(), Some(stage)).await
+    let place = place(call)?;
+    control.registry.place(call.tenant(), place, version, state).await?;
+    control.components(call.tenant(), Some(place.stage)).await
+}
+
+/// The place that a path names: `validator`, `validator-2`.
+fn place<B>(call: &Call<B>) -> Result<Place, Problem> {
+    call.place("stage").parse().map_err(Problem::invalid)
 }
 
 /// The stage that a path names.
@@ -339,7 +345,7 @@ impl Control {
         let is_asked = |stage: Stage| only.is_none_or(|only| only == stage);
         let mut versions = Vec::new();
         for stage in Stage::ALL.into_iter().filter(|stage| is_asked(*stage)) {
-            versions.extend(self.registry.versions(tenant, stage).await?.into_iter().map(VersionView::from));
+            versions.extend(self.registry.versions_of_stage(tenant, stage).await?.into_iter().map(VersionView::from));
         }
         let stages = self.registry.stages(tenant).into_iter().filter(|view| is_asked(view.stage));
         Ok(TenantComponents { stages: stages.map(StageAnswer::from).collect(), versions })

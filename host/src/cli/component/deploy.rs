@@ -13,7 +13,7 @@ use crate::api::control::components::{
 use crate::cli::directory::{OfTenant, day, encode, table};
 use crate::cli::link::Link;
 use crate::cli::{Failure, Target, say};
-use crate::edge::Stage;
+use crate::edge::{POSITIONS, Place, Stage};
 use crate::store::{OnFailure, StageSettings, TenantLimits};
 
 /// Digits of a digest that a list shows.
@@ -29,6 +29,9 @@ pub(crate) struct Which {
     /// The stage: validator, renderer, transformer, signer or shaper.
     #[arg(long)]
     stage: Stage,
+    /// Which of several validators or transformers, in the order of calls. Each position has versions of its own.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(POSITIONS)))]
+    position: u8,
 }
 
 /// What is done to the components of a running host, or of its store.
@@ -138,7 +141,9 @@ pub(crate) struct Limit {
 impl Which {
     /// The route of the stage, and what hangs on it.
     fn path(&self, below: &str) -> String {
-        format!("{}/{}{below}", components(&self.of), self.stage)
+        // A position that a stage does not have is told by the host.
+        let place = Place { stage: self.stage, position: self.position };
+        format!("{}/{place}{below}", components(&self.of))
     }
 }
 

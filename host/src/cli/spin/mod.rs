@@ -19,7 +19,7 @@ use super::{Failure, Target, say};
 use crate::DEFAULT_TENANT;
 use crate::api::control::components::{TenantComponents, VersionView};
 use crate::config::{ComponentFiles, Config};
-use crate::edge::{self, Stage, Survey};
+use crate::edge::{self, Place, Stage, Survey};
 
 /// The triggers, and the keeper of an edge's keys.
 const SUBMIT: &str = "submit.wasm";
@@ -124,7 +124,14 @@ fn choose(
             "[components.always] has a {stage}, which an edge of this tenant would leave out: leave its stages to the host"
         )));
     }
-    let active = versions.iter().find(|version| version.stage == stage.name() && version.state == "active");
+    let is_of = |version: &&VersionView| {
+        version.state == "active" && version.stage.parse().is_ok_and(|place: Place| place.stage == stage)
+    };
+    let mut pushed = versions.iter().filter(is_of);
+    let active = pushed.next();
+    if pushed.next().is_some() {
+        return Err(several("what was pushed"));
+    }
     if let Some(VersionView { version, digest, source, .. }) = active {
         let path = config.data.join("components").join(format!("{digest}.wasm"));
         let source = format!("pushed, version {version} ({source}, {})", digest.get(..DIGITS).unwrap_or(digest));
