@@ -273,7 +273,7 @@ pub const SECTIONS: &[Section] = &[
                 "reserve",
                 SIZE,
                 "\"256MiB\"",
-                "Free disk space below which no mail is taken (452, 503), so that what was taken can be delivered. Below it, bodies that nobody waits for go at once.",
+                "Free disk space below which no mail is taken (452, 503), so that what was taken can be delivered. Below it, bodies that nobody waits for go at once; below twice of it, the oldest of them.",
             ),
             key(
                 "keep_bodies",

@@ -35,8 +35,8 @@ const WRITES_AT_ONCE: usize = 512;
 /// Messages of a segment whose header is kept for webhooks when it goes.
 const HEADS_KEPT: usize = 10_000;
 
-/// How often the disk is swept while it has less than its reserve.
-const SWEEP_FULL: Duration = Duration::from_secs(5);
+/// How often the disk is swept while space is scarce.
+const SWEEP_SCARCE: Duration = Duration::from_secs(5);
 
 /// A write of few rows to `events.db`.
 pub(super) type EventsChange = Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + Send>;
@@ -64,6 +64,7 @@ pub(super) struct Housekeeper {
     retention_ms: Option<i64>,
     keep_messages_ms: Option<i64>,
     segment_bytes: u64,
+    reserve_bytes: u64,
     ended: Ended,
     /// The segment that was looked through last for what keeps it.
     looked_through: i64,
@@ -93,6 +94,7 @@ impl Housekeeper {
             retention_ms: options.retention.map(milliseconds),
             keep_messages_ms: options.keep_messages.map(milliseconds),
             segment_bytes: options.segment_bytes,
+            reserve_bytes: options.reserve_bytes,
             ended: Ended::default(),
             looked_through: 0,
             forgotten: 0,
@@ -211,9 +213,15 @@ impl Housekeeper {
         }
     }
 
-    /// How often is swept: at once, nearly, where space lacks.
+    /// How often is swept: at once, nearly, where space is scarce.
     fn sweep_every(&self) -> Duration {
-        if self.shared.full.load(Ordering::Relaxed) { self.sweep_every.min(SWEEP_FULL) } else { self.sweep_every }
+        if self.is_scarce() { self.sweep_every.min(SWEEP_SCARCE) } else { self.sweep_every }
+    }
+
+    /// Whether the disk has less than twice its reserve: what is only kept makes room before mail has to be refused.
+    fn is_scarce(&self) -> bool {
+        let free = self.faults.free_bytes(&self.shared.layout.spool);
+        free.is_some_and(|bytes| bytes < self.reserve_bytes.saturating_mul(2))
     }
 
     /// Removes what is over at this time.
@@ -241,8 +249,9 @@ impl Housekeeper {
     /// Gives up segments that nobody needs, and moves what keeps the others for no good reason.
     fn free_segments(&mut self, now_ms: i64) -> Result<(), StoreError> {
         let Some(retention_ms) = self.retention_ms else { return Ok(()) };
-        // Where space lacks, bodies are kept for those who wait for them alone.
+        // Where space lacks, bodies are kept for those who wait for them alone; where it is scarce, the oldest others go.
         let before_ms = if self.shared.full.load(Ordering::Relaxed) { i64::MAX } else { now_ms - retention_ms };
+        let mut spared = if self.is_scarce() { 1 + self.reserve_bytes / self.segment_bytes.max(1) } else { 0 };
         let ended = &mut self.ended;
         // Asked before the rows: what was appended to those before it is there for certain.
         let open = self.shared.segment.load(Ordering::Acquire);
@@ -251,6 +260,10 @@ impl Housekeeper {
             for range in retention::segments(connection, open)? {
                 match ended.at(connection, range)? {
                     Some(at) if at < before_ms => over.push(range.0),
+                    Some(_) if spared > 0 => {
+                        spared -= 1;
+                        over.push(range.0);
+                    }
                     Some(_) => {}
                     None => pinned.push(range),
                 }

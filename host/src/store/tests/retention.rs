@@ -204,6 +204,33 @@ async fn fill_and_free(segment_bytes: u64) {
 }
 
 #[tokio::test]
+async fn a_disk_that_becomes_full_gives_up_its_oldest_bodies_before_it_refuses_mail() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(SmallDisk { spool: folder.path().join("spool"), capacity_bytes: 40_000 });
+    let options = Options { reserve_bytes: 10_000, ..options(2000) };
+    let store = Embedded::open_with(folder.path(), options, disk.clone()).unwrap();
+    let mut number = 0;
+    while disk.used_bytes() < 25_000 {
+        number += 1;
+        accept(&store, message(number, 0, 1)).await.unwrap();
+    }
+    let leased = store.lease(at(0), usize::MAX).await.unwrap();
+    finish(&store, &leased, 0).await;
+    for _ in 0..3 {
+        store.sweep(at(1)).await;
+    }
+    assert!(disk.used_bytes() < 20_000, "{} octets", disk.used_bytes());
+    assert!(!store.is_full());
+    accept(&store, message(number + 1, 0, 1)).await.unwrap();
+    let body = async |number: u128| {
+        let one = leased.iter().find(|one| one.message.as_u128() == number).unwrap();
+        store.body(&one.body).await
+    };
+    assert!(body(1).await.is_err(), "the oldest is gone");
+    assert!(body(number).await.is_ok(), "the newest is kept, for as long as its retention");
+}
+
+#[tokio::test]
 async fn a_webhook_that_is_behind_keeps_what_it_is_to_be_told() {
     let folder = tempfile::tempdir().unwrap();
     let store = Embedded::open(folder.path(), options(1 << 20)).unwrap();
