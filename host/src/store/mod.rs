@@ -100,7 +100,7 @@ pub use scopes::{Scope, Scopes};
 pub use templates::{From as TemplateFrom, Template, TemplateChange, TemplateContent, Templates};
 pub use tenant_events::{Announcements, AnyEvent, AnyKind, TenantEvent, TenantEventKind, TenantEventRecord};
 pub use tenants::{Audited, Pause, Quotas, Streams, Tenant, TenantTerms, Tenants, Used};
-pub use tending::{BOUNCED, PURGED, QueueChange, QueueFilter, QueuedRecipient, Tended};
+pub use tending::{BOUNCED, PURGED, Pick, QueueChange, QueueFilter, QueuedRecipient, Tended};
 pub use vault::{SealedSecret, SecretPlace, Vault};
 pub use verification::{DomainStatus, Verification};
 pub use webhooks::{
