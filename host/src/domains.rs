@@ -9,12 +9,13 @@ mod due;
 mod rotation;
 mod verdict;
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 pub use rotation::{DomainFault, Rotation};
 
@@ -23,13 +24,17 @@ use crate::keyring::{DnsRecord, Keyring, Targets, dns_records};
 use crate::published::{self, Expected, Records};
 use crate::queue::policy::later;
 use crate::store::{
-    Directory, DomainChange, DomainChanges, KeyState, SendingDomain, StoreError, TenantEvent, TenantEventKind,
-    Verification,
+    Directory, DomainChange, DomainChanges, KeyState, Seen, SendingDomain, StoreError, TenantEvent, TenantEventKind,
+    TenantId,
 };
 use verdict::Changes;
 
-/// Domains that are looked at once.
+/// Domains that are looked at at once, and those of one tenant among them: its name servers may be slow.
 const AT_ONCE: usize = 8;
+const SHARE: usize = 2;
+
+/// How often a look is begun again where the domain was changed under it.
+const TRIES: usize = 3;
 
 /// Beyond the last attempt: mail that was delivered then is read, and its signature looked at, a little later.
 const MARGIN: Duration = Duration::from_secs(24 * 60 * 60);
@@ -91,8 +96,31 @@ pub struct Domains {
     dns: Arc<dyn Records>,
     settings: Settings,
     overlap_s: AtomicU64,
-    /// Looks at once, whoever asked for them.
-    looks: Semaphore,
+    places: Places,
+}
+
+/// Looks at once, whoever asked for them.
+struct Places {
+    all: Semaphore,
+    /// Of tenants that have a look under way, or wait for one.
+    of_tenants: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
+}
+
+impl Places {
+    fn new() -> Places {
+        Places { all: Semaphore::new(AT_ONCE), of_tenants: Mutex::default() }
+    }
+
+    /// Waits for a place of the tenant's, and only then for one of all.
+    async fn take(&self, tenant: &str) -> Result<(OwnedSemaphorePermit, SemaphorePermit<'_>), AcquireError> {
+        let own = {
+            let mut of_tenants = self.of_tenants.lock().unwrap_or_else(PoisonError::into_inner);
+            of_tenants.retain(|_, places| Arc::strong_count(places) > 1);
+            of_tenants.entry(tenant.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(SHARE))).clone()
+        };
+        let own = own.acquire_owned().await?;
+        Ok((own, self.all.acquire().await?))
+    }
 }
 
 impl Domains {
@@ -104,7 +132,7 @@ impl Domains {
         settings: Settings,
     ) -> Domains {
         let overlap_s = AtomicU64::new(settings.overlap.as_secs());
-        Domains { directory, changes, keyring, dns, settings, overlap_s, looks: Semaphore::new(AT_ONCE) }
+        Domains { directory, changes, keyring, dns, settings, overlap_s, places: Places::new() }
     }
 
     /// What is to be published for a domain.
@@ -120,17 +148,38 @@ impl Domains {
     /// Looks all records up, keeps what was found, and lets keys take the next step: one whose record is seen signs, one
     /// whose time is over is deleted. Gives the domain as it is then.
     ///
-    /// Where DNS does not answer for a needed record, the domain's status stays what it was.
+    /// Where DNS does not answer for a needed record, the domain's status stays what it was. What was found of a domain
+    /// that somebody changed meanwhile is thrown away, and it is looked at again; `Exists` where that happens too often.
     pub async fn check(
         &self,
         mut domain: SendingDomain,
         look: Look,
         now: Timestamp,
     ) -> Result<SendingDomain, StoreError> {
+        for _ in 1..TRIES {
+            let (id, tenant, name) = (domain.id, domain.tenant.clone(), domain.domain.clone());
+            match self.check_once(domain, look, now).await {
+                Err(StoreError::Exists(_)) => {}
+                told => return told,
+            }
+            let is_so = self.directory.domain(&tenant, &name).await?.filter(|is_so| is_so.id == id);
+            domain = is_so.ok_or_else(|| StoreError::NotFound(format!("domain {name}")))?;
+        }
+        self.check_once(domain, look, now).await
+    }
+
+    async fn check_once(
+        &self,
+        mut domain: SendingDomain,
+        look: Look,
+        now: Timestamp,
+    ) -> Result<SendingDomain, StoreError> {
+        let seen = Some(Seen::from(&domain));
         let records = self.records(&domain);
         let expected: Vec<Expected> = records.iter().map(Expected::from).collect();
         let looked = {
-            let _place = self.looks.acquire().await.map_err(|error| StoreError::Io(error.to_string()))?;
+            let places = self.places.take(&domain.tenant).await;
+            let _places = places.map_err(|error| StoreError::Io(error.to_string()))?;
             published::look(&self.dns, &expected).await
         };
         let before = domain.verification.take();
@@ -150,13 +199,13 @@ impl Domains {
         }
         domain.keys.retain(|key| !removed.contains(&key.id));
         let listed = self.records(&domain);
-        let status = verdict::status(before.as_ref(), &listed, &verdicts, look, now);
-        let found = Verification { status, checked_at: now, records: verdicts };
+        let found = verdict::judge(before.as_ref(), &listed, verdicts, look, now);
         let changes = Changes::between(&domain, before.as_ref(), &found, &steps);
         let check_at = due::next(&self.settings, &domain, &listed, &found, now, rand::random());
         domain.verification = Some(found.clone());
         let event = (!changes.is_empty()).then(|| (changes.event(&domain), now));
         let change = DomainChange {
+            seen,
             steps,
             removed,
             found: Some(found),

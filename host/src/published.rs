@@ -8,10 +8,13 @@ mod spf;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 use utoipa::ToSchema;
 
 use crate::config::Dns;
@@ -20,6 +23,9 @@ use crate::route::lookup::{Lookup, Texts};
 
 /// Records asked for at once.
 const AT_ONCE: usize = 8;
+
+/// How long a look at all records of a domain may take.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// Characters of somebody else's record that are shown.
 const SHOWN_CHARS: usize = 200;
@@ -117,13 +123,19 @@ impl Records for Dns {
     }
 }
 
-/// Looks all records up; one verdict for each, in order.
+/// Looks all records up, for half a minute at most; one verdict for each, in order.
 pub async fn look(dns: &Arc<dyn Records>, records: &[Expected]) -> Vec<Verdict> {
+    let end = Instant::now() + LOOK;
     let mut verdicts = Vec::with_capacity(records.len());
     for some in records.chunks(AT_ONCE) {
-        let asked: Vec<_> = some.iter().map(|record| tokio::spawn(one(dns.clone(), record.clone()))).collect();
+        let ask = |record: &Expected| AbortOnDropHandle::new(tokio::spawn(one(dns.clone(), record.clone())));
+        let asked: Vec<_> = some.iter().map(ask).collect();
         for (answered, record) in asked.into_iter().zip(some) {
-            verdicts.push(answered.await.unwrap_or_else(|error| unanswered(record, &error.to_string())));
+            verdicts.push(match timeout_at(end, answered).await {
+                Ok(Ok(verdict)) => verdict,
+                Ok(Err(error)) => unanswered(record, &error.to_string()),
+                Err(_) => unanswered(record, &format!("no answer within {} seconds", LOOK.as_secs())),
+            });
         }
     }
     verdicts
@@ -193,5 +205,41 @@ mod tests {
         let gone = verdict(Pending).after(Some(&again), at(4));
         assert_eq!((gone.since, gone.settled()), (Some(at(4)), Some(Pending)));
         assert_eq!(verdict(TemporaryFailure).after(None, at(5)).settled(), None);
+    }
+
+    /// A name server that never answers for names below `silent.test`, and knows no others.
+    struct Silent;
+
+    #[async_trait]
+    impl Records for Silent {
+        async fn texts(&self, name: &str) -> Result<Texts, String> {
+            match name.ends_with("silent.test") {
+                true => std::future::pending().await,
+                false => Ok(Texts::default()),
+            }
+        }
+
+        async fn addresses(&self, _: &str) -> Result<Vec<IpAddr>, String> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_ends_though_nobody_answers() {
+        use RecordStatus::{Pending, TemporaryFailure};
+        let record = |number: usize| Expected {
+            name: format!("{number}.{}.test", if number.is_multiple_of(2) { "silent" } else { "known" }),
+            purpose: Purpose::Dkim,
+            value: "v=DKIM1; p=AAAA".to_owned(),
+        };
+        let records: Vec<Expected> = (0..2 * AT_ONCE).map(record).collect();
+        let began = Instant::now();
+        let dns: Arc<dyn Records> = Arc::new(Silent);
+        let verdicts = look(&dns, &records).await;
+        assert_eq!(began.elapsed(), LOOK);
+        let first: Vec<RecordStatus> = verdicts.iter().take(3).map(|verdict| verdict.status).collect();
+        assert_eq!(first, [TemporaryFailure, Pending, TemporaryFailure]);
+        assert_eq!(verdicts.len(), records.len());
+        assert!(verdicts[0].detail.contains("no answer within 30 seconds"), "{}", verdicts[0].detail);
     }
 }

@@ -99,19 +99,18 @@ impl Reporting {
 
     /// Writes a report for each message of these cases, and puts it beside the completion of its first recipient. Each
     /// case comes with the place of its completion in the batch; all of one message must be in the same batch.
-    pub async fn attach(&self, store: &dyn Store, cases: Vec<(usize, Case)>, batch: &mut [Completion]) {
-        let mut messages: Vec<(usize, Case, Vec<Told>)> = Vec::new();
+    pub async fn attach(&self, store: &dyn Store, cases: &[(usize, Case)], batch: &mut [Completion]) {
+        let mut messages: Vec<(usize, &Case, Vec<Told>)> = Vec::new();
         for (place, case) in cases {
             let told = case.told.clone();
             match messages.iter_mut().find(|(_, first, _)| first.message == case.message) {
                 Some((_, _, all)) => all.push(told),
-                None => messages.push((place, case, vec![told])),
+                None => messages.push((*place, case, vec![told])),
             }
         }
         for (place, case, told) in messages {
-            let report = self.write(store, &case, &told).await;
+            let report = self.write(store, case, &told).await;
             if let Some(completion) = batch.get_mut(place) {
-                tracing::info!(id = %case.message, report = %report.id, recipients = told.len(), "the sender is told by mail");
                 completion.report = Some(Box::new(report));
             }
         }

@@ -36,7 +36,7 @@ pub(crate) struct Which {
     /// Only recipients at domains with this mail host, as far as a running host has looked them up.
     #[arg(long, value_name = "HOST")]
     site: Option<String>,
-    /// Only recipients at domains whose mail leaves from this source, as far as they were looked up.
+    /// Only mail that leaves from this source, as far as its domains were looked up.
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
     /// Only mail of this stream: transactional or broadcast.

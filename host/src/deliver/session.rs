@@ -24,11 +24,13 @@ pub(super) struct SmtpSession {
     plan: Arc<Plan>,
     used: bool,
     opened: Instant,
+    /// For each recipient of the last message: whether its peer takes requests for reports.
+    handed_on: Vec<bool>,
 }
 
 impl SmtpSession {
     pub(super) fn new(dialed: Dialed, dialer: Arc<Dialer>, plan: Arc<Plan>) -> SmtpSession {
-        SmtpSession { dialed, dialer, plan, used: false, opened: Instant::now() }
+        SmtpSession { dialed, dialer, plan, used: false, opened: Instant::now(), handed_on: Vec::new() }
     }
 
     /// Sends on this connection, or on a fresh one where this one had grown old.
@@ -41,19 +43,18 @@ impl SmtpSession {
             return outcomes;
         }
         let had_it_all = self.dialed.connection.had_it_all();
-        match self.dialer.connect(&self.plan).await {
+        let mut outcomes = match self.dialer.connect(&self.plan).await {
             Ok(dialed) => {
                 self.dialed = dialed;
-                let mut outcomes = self.dialed.connection.send(mail).await;
-                if had_it_all {
-                    let again =
-                        "; the connection before it was lost with all of the message sent, which may arrive twice";
-                    outcomes.iter_mut().for_each(|outcome| outcome.text.push_str(again));
-                }
-                outcomes
+                self.dialed.connection.send(mail).await
             }
             Err(outcome) => vec![*outcome; mail.recipients.len()],
+        };
+        if had_it_all {
+            let again = "; the connection before it was lost with all of the message sent, which may arrive twice";
+            outcomes.iter_mut().for_each(|outcome| outcome.text.push_str(again));
         }
+        outcomes
     }
 
     /// Recipients beyond ASCII go apart from the others, who must not suffer from a peer that does not take those (RFC
@@ -62,7 +63,16 @@ impl SmtpSession {
         let (beyond, plain): (Vec<Address>, Vec<Address>) =
             mail.recipients.iter().cloned().partition(Address::is_internationalized);
         let mut of_plain = self.attempt(Mail { recipients: &plain, ..mail }).await.into_iter();
+        let plain_handed_on = self.dialed.connection.takes_requests();
         let mut of_beyond = self.attempt(Mail { recipients: &beyond, ..mail }).await.into_iter();
+        // It may be another connection by now, and another host.
+        let beyond_handed_on = self.dialed.connection.takes_requests();
+        let handed_on = |recipient: &Address| match recipient.is_internationalized() {
+            true => beyond_handed_on,
+            false => plain_handed_on,
+        };
+        self.handed_on.clear();
+        self.handed_on.extend(mail.recipients.iter().map(handed_on));
         let outcome = |recipient: &Address| {
             if recipient.is_internationalized() { of_beyond.next() } else { of_plain.next() }
         };
@@ -93,10 +103,13 @@ impl Session for SmtpSession {
         let Transaction { sender, recipients, body, request, .. } = transaction;
         let mail = Mail { sender, recipients, body, request: request.as_ref() };
         let beyond = mail.recipients.iter().filter(|recipient| recipient.is_internationalized()).count();
-        let mut outcomes = match beyond {
-            0 => self.attempt(mail).await,
-            all if all == mail.recipients.len() => self.attempt(mail).await,
-            _ => self.attempt_apart(mail).await,
+        let mut outcomes = if beyond == 0 || beyond == mail.recipients.len() {
+            let outcomes = self.attempt(mail).await;
+            self.handed_on.clear();
+            self.handed_on.resize(outcomes.len(), self.dialed.connection.takes_requests());
+            outcomes
+        } else {
+            self.attempt_apart(mail).await
         };
         if outcomes.iter().any(|outcome| outcome.verdict != Verdict::Delivered) {
             self.learn(&mut outcomes);
@@ -104,8 +117,8 @@ impl Session for SmtpSession {
         outcomes
     }
 
-    fn takes_requests(&self) -> bool {
-        self.dialed.connection.takes_requests()
+    fn handed_on(&self, place: usize) -> bool {
+        self.handed_on.get(place).copied().unwrap_or(false)
     }
 
     fn is_open(&self) -> bool {

@@ -1,5 +1,6 @@
 //! When a domain is looked at next, and the task that does it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +10,11 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::verdict::{needed, of};
-use super::{AT_ONCE, Domains, Look, Settings};
+use super::{AT_ONCE, Domains, Look, SHARE, Settings};
 use crate::keyring::DnsRecord;
 use crate::published::RecordStatus;
 use crate::queue::policy::later;
-use crate::store::{DomainStatus, KeyState, SendingDomain, StoreError, Verification};
+use crate::store::{DomainStatus, KeyState, SendingDomain, StoreError, TenantId, Verification};
 
 /// How often it is asked whether a look is due.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -76,17 +77,40 @@ impl Domains {
         }
     }
 
-    /// Looks at all domains that are due; how many there were.
+    /// Looks at all domains that are due, those of tenants in turn; how many there were.
     pub async fn round(&self, now: Timestamp) -> Result<usize, StoreError> {
-        let mut looked = 0;
+        let (mut looked, mut failure) = (0, None);
+        let mut looks = FuturesUnordered::new();
+        // Looks of each tenant: under way, and begun in this turn.
+        let (mut under_way, mut begun) = (HashMap::<TenantId, usize>::new(), HashMap::<TenantId, usize>::new());
         loop {
-            let leased = self.changes.lease_checks(now, later(now, LEASE), AT_ONCE).await?;
-            if leased.is_empty() {
-                return Ok(looked);
+            while failure.is_none() && looks.len() < AT_ONCE {
+                let counts = under_way.iter().chain(&begun);
+                let but_for: Vec<_> = counts.filter(|(_, count)| **count >= SHARE).map(|(it, _)| it.clone()).collect();
+                match self.changes.lease_check(now, later(now, LEASE), &but_for).await {
+                    Ok(Some(domain)) => {
+                        looked += 1;
+                        for counts in [&mut under_way, &mut begun] {
+                            *counts.entry(domain.tenant.clone()).or_default() += 1;
+                        }
+                        looks.push(async move {
+                            let tenant = domain.tenant.clone();
+                            self.look_at(domain, now).await;
+                            tenant
+                        });
+                    }
+                    Ok(None) if begun.is_empty() => break,
+                    // The next turn, also for those that had theirs.
+                    Ok(None) => begun.clear(),
+                    Err(error) => failure = Some(error),
+                }
             }
-            looked += leased.len();
-            let mut looks: FuturesUnordered<_> = leased.into_iter().map(|domain| self.look_at(domain, now)).collect();
-            while looks.next().await.is_some() {}
+            let Some(tenant) = looks.next().await else {
+                return failure.map_or(Ok(looked), Err);
+            };
+            if let Some(count) = under_way.get_mut(&tenant) {
+                *count -= 1;
+            }
         }
     }
 

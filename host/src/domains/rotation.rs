@@ -10,7 +10,7 @@ use super::{Domains, IN_FLIGHT, PUT_OFF};
 use crate::keyring::{KeyFault, SelectorError, Selectors, key_name};
 use crate::published::{RecordStatus, Verdict};
 use crate::queue::policy::later;
-use crate::store::{DkimKey, DomainChange, KeyState, SendingDomain, StoreError};
+use crate::store::{DkimKey, DomainChange, KeyState, Seen, SendingDomain, StoreError};
 
 use super::verdict::of;
 
@@ -188,6 +188,7 @@ impl Domains {
         mut change: DomainChange,
         now: Timestamp,
     ) -> Result<SendingDomain, DomainFault> {
+        change.seen = Some(Seen::from(domain));
         change.check_at = Some(later(now, self.settings.check_pending_every));
         if !change.steps.is_empty() {
             change.event = Some((Domains::told(domain, &change.steps), now));

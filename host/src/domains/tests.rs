@@ -26,6 +26,9 @@ struct Zone {
     texts: Mutex<HashMap<String, String>>,
     is_silent: Mutex<bool>,
     asked: Mutex<usize>,
+    /// Domains of which each question waits, and those that it was asked of.
+    stuck: Mutex<HashMap<String, Arc<Semaphore>>>,
+    seen: Mutex<Vec<String>>,
 }
 
 impl Zone {
@@ -38,6 +41,23 @@ impl Zone {
         self.texts.lock().unwrap().retain(|name, _| !name.starts_with(&format!("{selector}.")));
     }
 
+    /// Lets questions for names with this end wait for a permit each.
+    fn stick(&self, end: &str) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        self.stuck.lock().unwrap().insert(end.to_owned(), gate.clone());
+        gate
+    }
+
+    /// Waits until something was asked.
+    async fn until_asked(&self, asked: impl Fn(&[String]) -> bool) {
+        let waiting = async {
+            while !asked(&self.seen.lock().unwrap()) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap();
+    }
+
     fn silence(&self, is_silent: bool) {
         *self.is_silent.lock().unwrap() = is_silent;
     }
@@ -47,6 +67,12 @@ impl Zone {
 impl Records for Zone {
     async fn texts(&self, name: &str) -> Result<Texts, String> {
         *self.asked.lock().unwrap() += 1;
+        self.seen.lock().unwrap().push(name.to_owned());
+        let stuck =
+            self.stuck.lock().unwrap().iter().find(|(end, _)| name.ends_with(*end)).map(|(_, gate)| gate.clone());
+        if let Some(gate) = stuck {
+            gate.acquire().await.unwrap().forget();
+        }
         if *self.is_silent.lock().unwrap() {
             return Err("SERVFAIL".to_owned());
         }
@@ -480,9 +506,91 @@ async fn two_hosts_share_the_looks() {
     assert_eq!(one.unwrap() + two.unwrap(), 20, "each once");
     let changes = &desk.domains.changes;
     // A host that died with some in its hands: they are due again.
-    let leased = changes.lease_checks(desk.at(20 * DAY), desk.at(21 * DAY), 5).await.unwrap();
-    assert_eq!(leased.len(), 5);
-    let rest = changes.lease_checks(desk.at(20 * DAY), desk.at(22 * DAY), 100).await.unwrap();
-    assert_eq!(rest.len(), 15);
-    assert_eq!(changes.lease_checks(desk.at(21 * DAY), desk.at(30 * DAY), 100).await.unwrap().len(), 5);
+    let lease = async |now: Duration, until: Duration, limit| {
+        let mut leased = 0;
+        while leased < limit && changes.lease_check(desk.at(now), desk.at(until), &[]).await.unwrap().is_some() {
+            leased += 1;
+        }
+        leased
+    };
+    assert_eq!(lease(20 * DAY, 21 * DAY, 5).await, 5);
+    assert_eq!(lease(20 * DAY, 22 * DAY, 100).await, 15);
+    assert_eq!(lease(21 * DAY, 30 * DAY, 100).await, 5);
+}
+
+#[tokio::test]
+async fn fresh_keys_begin_no_new_grace() {
+    let desk = Desk::new().await;
+    let made = desk.own(true).await;
+    assert!(desk.check(Look::Asked, Duration::ZERO).await.may_send());
+    made.keys.iter().for_each(|key| desk.zone.withdraw(&key.selector));
+    assert!(desk.check(Look::Due, HOUR).await.may_send());
+    for (number, after) in [(2, DAY), (3, 2 * DAY), (4, 3 * DAY)] {
+        let at_once = Rotation { at_once: true, ..rotation(&format!("s{number}")) };
+        desk.domains.rotate(&desk.stored().await, at_once, desk.at(after)).await.unwrap();
+        assert!(desk.check(Look::Due, after).await.may_send(), "{after:?}");
+    }
+    assert!(!desk.check(Look::Due, 3 * DAY + HOUR).await.may_send());
+    desk.zone.publish(&desk.domains.records(&desk.stored().await));
+    let found = desk.check(Look::Due, 4 * DAY).await;
+    assert_eq!((found.may_send(), found.verification.unwrap().lost_since), (true, None));
+}
+
+#[tokio::test]
+async fn what_was_seen_of_a_domain_that_was_changed_meanwhile_does_not_count() {
+    let desk = Desk::new().await;
+    desk.own(true).await;
+    let gate = desk.zone.stick("own.test");
+    let look = tokio::spawn({
+        let (domains, domain, now) = (desk.domains.clone(), desk.stored().await, desk.at(HOUR));
+        async move { domains.check(domain, Look::Asked, now).await }
+    });
+    desk.zone.until_asked(|seen| !seen.is_empty()).await;
+    let at_once = Rotation { at_once: true, ..rotation("s2") };
+    desk.domains.rotate(&desk.stored().await, at_once, desk.at(HOUR)).await.unwrap();
+    gate.add_permits(1000);
+    let found = look.await.unwrap().unwrap();
+    assert_eq!(found.status(), DomainStatus::Pending, "the records of s2 are not published");
+    assert!(desk.zone.seen.lock().unwrap().iter().any(|name| name.starts_with("s2.")), "it was looked at again");
+    assert_eq!(desk.stored().await.status(), DomainStatus::Pending);
+}
+
+#[tokio::test]
+async fn what_was_seen_of_a_domain_does_not_count_for_another_of_its_name() {
+    let desk = Desk::new().await;
+    desk.own(true).await;
+    let gate = desk.zone.stick("own.test");
+    let look = tokio::spawn({
+        let (domains, domain, now) = (desk.domains.clone(), desk.stored().await, desk.at(HOUR));
+        async move { domains.check(domain, Look::Asked, now).await }
+    });
+    desk.zone.until_asked(|seen| !seen.is_empty()).await;
+    desk.world.store.remove_domain("acme", &name()).await.unwrap();
+    desk.world.keyring.create("acme", &name(), true).await.unwrap();
+    gate.add_permits(1000);
+    assert!(matches!(look.await.unwrap(), Err(StoreError::NotFound(_))));
+    assert_eq!(desk.stored().await.status(), DomainStatus::NotStarted);
+}
+
+#[tokio::test]
+async fn a_tenant_whose_name_servers_are_silent_delays_no_other() {
+    let desk = Desk::new().await;
+    let _gate = desk.zone.stick("stuck.test");
+    for number in 0..3 * AT_ONCE {
+        let domain = Domain::parse(&format!("d{number}.stuck.test")).unwrap();
+        desk.world.keyring.add("acme", &domain, false, Vec::new()).await.unwrap();
+    }
+    // Due after all of those.
+    let quick = Domain::parse("quick.test").unwrap();
+    desk.world.keyring.add("other", &quick, false, Vec::new()).await.unwrap();
+    let change = DomainChange { check_at: Some(desk.at(HOUR)), ..DomainChange::default() };
+    desk.domains.changes.change_domain("other", &quick, change).await.unwrap();
+    let (domains, now) = (desk.domains.clone(), desk.at(2 * HOUR));
+    let round = tokio::spawn(async move { domains.round(now).await });
+    desk.zone.until_asked(|seen| seen.iter().any(|name| name.ends_with("quick.test"))).await;
+    let seen = desk.zone.seen.lock().unwrap().clone();
+    let stuck: std::collections::BTreeSet<&str> =
+        seen.iter().filter(|name| name.ends_with("stuck.test")).filter_map(|name| name.rsplit('.').nth(2)).collect();
+    assert!(stuck.len() <= SHARE, "{stuck:?}");
+    round.abort();
 }

@@ -19,16 +19,16 @@ pub const GRACE: Duration = Duration::from_secs(72 * 60 * 60);
 const TOLD: usize = 6;
 const TOLD_CHARS: usize = 160;
 
-/// The status of a domain by the records that the host's own mail cannot be verified without.
-pub fn status(
+/// What a look found, with the status of the domain by the records that the host's own mail cannot be verified without.
+pub fn judge(
     before: Option<&Verification>,
     records: &[DnsRecord],
-    verdicts: &[Verdict],
+    verdicts: Vec<Verdict>,
     look: Look,
     now: Timestamp,
-) -> DomainStatus {
+) -> Verification {
     let was = before.map_or(DomainStatus::NotStarted, |before| before.status);
-    let needed: Vec<&Verdict> = needed(records).filter_map(|record| of(verdicts, &record.name)).collect();
+    let needed: Vec<&Verdict> = needed(records).filter_map(|record| of(&verdicts, &record.name)).collect();
     let has = |status| needed.iter().any(|verdict| verdict.status == status);
     let found = match () {
         () if has(RecordStatus::Failed) => DomainStatus::Failed,
@@ -36,12 +36,16 @@ pub fn status(
         () if has(RecordStatus::TemporaryFailure) => was,
         () => DomainStatus::Verified,
     };
-    let is_lately = |verdict: &&Verdict| verdict.since.is_none_or(|since| now < later(since, GRACE));
-    let mut lost = needed.iter().copied().filter(|verdict| verdict.settled() != Some(RecordStatus::Verified));
-    match (was, look) {
-        (DomainStatus::Verified, Look::Due) if found != was && lost.all(|verdict| is_lately(&verdict)) => was,
+    // One time for all of them: fresh keys, whose records nobody has seen, begin no new grace.
+    let is_whole = !needed.is_empty() && needed.iter().all(|verdict| verdict.settled() == Some(RecordStatus::Verified));
+    let lost_before = before.and_then(|before| before.lost_since);
+    let lost_since = if is_whole { None } else { Some(lost_before.unwrap_or(now)) };
+    let is_lately = lost_since.is_none_or(|since| now < later(since, GRACE));
+    let status = match (was, look) {
+        (DomainStatus::Verified, Look::Due) if is_lately => was,
         _ => found,
-    }
+    };
+    Verification { status, checked_at: now, records: verdicts, lost_since }
 }
 
 /// Keys that the host signs with. What an edge signs with is told as well, but mail of the host needs no edge's record.

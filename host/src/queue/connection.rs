@@ -31,31 +31,34 @@ impl Drop for Slot {
     }
 }
 
-/// A message in this connection's hands: released where nothing else became of it.
+/// A message in this connection's hands: released where nothing else became of it, deferred where the attempt broke.
 struct InHand {
     inner: Arc<Inner>,
     item: Option<Item>,
 }
 
 impl InHand {
-    /// Tells each recipient's outcome. Fewer outcomes than recipients are a fault of the session; the rest is released.
-    fn attempted(mut self, outcomes: Vec<Outcome>, via: &Via) {
+    /// Tells each recipient's outcome. Fewer outcomes than recipients are a fault of the session; the rest is deferred.
+    fn attempted(mut self, outcomes: Vec<Outcome>, via: impl Fn(usize) -> Via) {
         let Some(mut item) = self.item.take() else { return };
         let rest = item.recipients.split_off(outcomes.len().min(item.recipients.len()));
-        for (recipient, outcome) in item.recipients.iter().zip(outcomes) {
-            self.inner.completer.attempted(&item, recipient, outcome, Some(via.clone()));
+        for (place, (recipient, outcome)) in item.recipients.iter().zip(outcomes).enumerate() {
+            self.inner.completer.attempted(&item, recipient, outcome, Some(via(place)));
         }
         if !rest.is_empty() {
             tracing::error!(id = %item.message, missing = rest.len(), "a session gave too few outcomes");
-            self.inner.completer.release(&Item { recipients: rest, ..item });
+            self.inner.completer.all_attempted(&Item { recipients: rest, ..item }, &broken());
         }
     }
 }
 
 impl Drop for InHand {
     fn drop(&mut self) {
-        if let Some(item) = &self.item {
-            self.inner.completer.release(item);
+        match &self.item {
+            // Tried again at once it would most likely break again.
+            Some(item) if std::thread::panicking() => self.inner.completer.all_attempted(item, &broken()),
+            Some(item) => self.inner.completer.release(item),
+            None => {}
         }
     }
 }
@@ -104,8 +107,12 @@ async fn use_session(
             outcomes = session.send(&transaction).instrument(span.clone()) => {
                 note(&span, &outcomes);
                 tally.attempted(began.elapsed(), outcomes.iter().map(|outcome| outcome.verdict));
-                let handed_on = session.takes_requests();
-                in_hand.attempted(outcomes, &Via { source: source.clone(), begun_at, handed_on });
+                let handed_on = |place| session.handed_on(place);
+                in_hand.attempted(outcomes, |place| Via {
+                    source: source.clone(),
+                    begun_at,
+                    handed_on: handed_on(place),
+                });
             }
             // Dropped in the middle: in_hand releases it. The peer may have it all the same.
             () = inner.abort.cancelled() => return,
@@ -192,15 +199,18 @@ fn unreadable(error: &StoreError) -> Outcome {
         | StoreError::Full
         | StoreError::Io(_) => (Verdict::Deferred, EnhancedCode::new(4, 3, 0)),
     };
-    Outcome {
-        verdict,
-        phase: Phase::Local,
-        status,
-        remote_host: None,
-        reply: None,
-        text: format!("the stored message cannot be read: {error}"),
-        tls: None,
-    }
+    of_ours(verdict, status, format!("the stored message cannot be read: {error}"))
+}
+
+/// The outcome of an attempt that a fault of this host ended.
+fn broken() -> Outcome {
+    let text =
+        "the attempt broke off because of a fault in this host, which its log tells; the peer may have the message";
+    of_ours(Verdict::Deferred, EnhancedCode::new(4, 3, 0), text.to_owned())
+}
+
+fn of_ours(verdict: Verdict, status: EnhancedCode, text: String) -> Outcome {
+    Outcome { verdict, phase: Phase::Local, status, remote_host: None, reply: None, text, tls: None }
 }
 
 impl Inner {

@@ -4,7 +4,7 @@
 //! never waits for one; tenants are served in turn, their broadcasts apart, and none has all lookups; what waits for them is a part of the
 //! window, the rest is postponed; and a domain whose lookup failed is remembered for a while.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -230,20 +230,19 @@ impl Lookups {
         asked.items
     }
 
-    /// Domains whose site was found to have a mail host of this name (or to be called so), and to be reached from this
-    /// source.
-    pub(super) fn domains_at(&self, site: Option<&str>, source: Option<&str>) -> BTreeSet<Domain> {
+    /// Domains whose site was found to have a mail host of this name (or to be called so), and to have this source, each
+    /// with its site.
+    pub(super) fn found_at(&self, site: Option<&str>, source: Option<&str>) -> HashMap<Domain, Site> {
         let is_meant = |found: &Site| {
             let plan = &found.plan;
             let named =
                 |name: &str| *name == *found.key || plan.hosts.iter().any(|it| it.name.eq_ignore_ascii_case(name));
-            // Where sources share a domain's mail, none is the domain's: a change must not take in what leaves from others.
-            let from = |name: &str| {
-                plan.egress.as_ref().is_some_and(|egress| !egress.is_shared() && egress.source.name == name)
-            };
-            site.is_none_or(named) && source.is_none_or(from)
+            let has =
+                |name: &str| plan.egress.as_ref().is_some_and(|egress| egress.has(name, tokio::time::Instant::now()));
+            site.is_none_or(named) && source.is_none_or(has)
         };
-        self.known.iter().filter(|(_, (found, _))| is_meant(found)).map(|(domain, _)| domain.clone()).collect()
+        let meant = self.known.iter().filter(|(_, (found, _))| is_meant(found));
+        meant.map(|(domain, (found, _))| (domain.clone(), found.clone())).collect()
     }
 
     /// Forgets which sites were found: routes have changed.
@@ -293,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn domains_are_found_by_host_and_by_the_source_that_is_theirs_alone() {
+    fn domains_are_found_by_host_and_by_source() {
         let mut lookups = Lookups::new(Limits { in_all: 1, per_party: 1, waiting: 1, waiting_per_party: 1 });
         let domain = |name: &str| Domain::parse(name).unwrap();
         for (name, site) in [
@@ -305,12 +304,27 @@ mod tests {
             lookups.remember(&domain(name), &site, Timestamp::UNIX_EPOCH);
         }
         let found = |site: Option<&str>, source: Option<&str>| -> Vec<String> {
-            lookups.domains_at(site, source).iter().map(ToString::to_string).collect()
+            let mut names: Vec<String> = lookups.found_at(site, source).keys().map(ToString::to_string).collect();
+            names.sort();
+            names
         };
         assert_eq!(found(Some("MX.test"), None), ["one.test", "two.test"]);
         assert_eq!(found(Some("other.test!"), None), ["plain.test", "shared.test"]);
-        assert_eq!(found(None, Some("a")), ["one.test"], "of `shared.test` half leaves from elsewhere");
-        assert_eq!(found(None, Some("b")), ["two.test"]);
-        assert_eq!(found(Some("other.test"), Some("a")), Vec::<String>::new());
+        assert_eq!(found(None, Some("a")), ["one.test", "shared.test"]);
+        assert_eq!(found(None, Some("b")), ["shared.test", "two.test"]);
+        assert_eq!(found(Some("mx.test"), Some("b")), ["two.test"]);
+
+        let shared = &lookups.found_at(None, Some("a"))[&domain("shared.test")];
+        let (mut of_a, mut of_b) = (0, 0);
+        for number in 0..100 {
+            let message = uuid::Uuid::from_u128(number);
+            let goes = shared.clone().for_message(message).plan.egress.as_ref().unwrap().source.name.clone();
+            assert!(shared.leaves_from(&goes, message), "the very source that it will leave from");
+            of_a += usize::from(shared.leaves_from("a", message));
+            of_b += usize::from(shared.leaves_from("b", message));
+        }
+        assert!(of_a > 20 && of_b > 20 && of_a + of_b == 100, "{of_a} {of_b}");
+        let plain = &lookups.found_at(Some("other.test"), None)[&domain("plain.test")];
+        assert!(!plain.leaves_from("a", uuid::Uuid::nil()));
     }
 }

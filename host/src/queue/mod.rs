@@ -36,6 +36,12 @@ pub struct Site {
 }
 
 impl Site {
+    /// Whether a message for this site leaves from the source of this name, as things are.
+    pub fn leaves_from(&self, source: &str, message: uuid::Uuid) -> bool {
+        let own = self.plan.egress.as_ref();
+        own.is_some_and(|own| own.source_of(message, tokio::time::Instant::now()).name == source)
+    }
+
     /// The same site from the source that a message falls to, where sources share the mail.
     pub fn for_message(self, message: uuid::Uuid) -> Site {
         let Some(own) = &self.plan.egress else { return self };
@@ -82,8 +88,9 @@ pub trait Session: Send {
     /// Sends one message; the outcomes stand in the order of the recipients, one each. Never fails otherwise.
     async fn send(&mut self, transaction: &Transaction) -> Vec<Outcome>;
 
-    /// Whether the peer takes requests for reports, and so the duty to send them (RFC 3461 s5.2).
-    fn takes_requests(&self) -> bool {
+    /// Whether the peer that the last message went to for its recipient at this place takes requests for reports, and so
+    /// the duty to send them (RFC 3461 s5.2). Not the same for all where it took more than one connection.
+    fn handed_on(&self, _place: usize) -> bool {
         false
     }
 

@@ -1,6 +1,6 @@
 //! Leasing what is due, within a bounded window, and finding each domain's site.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use uuid::Uuid;
 
 use super::completing::Completer;
 use super::lookups::{self, Found, Lookups};
@@ -20,7 +21,7 @@ use super::sites::{Added, Item, Lane, Limits, Sites, Stage, Taken};
 use super::{Courier, Site, connection};
 use crate::config;
 use crate::metrics::metrics;
-use crate::store::{Leased, Rest, Store, StoreError};
+use crate::store::{Leased, Pick, Rest, Store, StoreError};
 
 /// Recipients leased at once, and so held in memory.
 const WINDOW: usize = 16 * 1024;
@@ -69,10 +70,20 @@ impl Tuning {
 pub struct Finder(Weak<Inner>);
 
 impl Finder {
-    /// Domains whose mail hosts have been looked up since the routes last changed, at this site, reached from this source.
-    /// `site` is the name of one of its mail hosts, or the whole name that `posthaste status` shows.
-    pub fn domains_at(&self, site: Option<&str>, source: Option<&str>) -> BTreeSet<Domain> {
-        self.0.upgrade().map(|inner| inner.lookups().domains_at(site, source)).unwrap_or_default()
+    /// Which mail goes to this site, leaving from this source, as far as mail hosts have been looked up since the routes
+    /// last changed. `site` is the name of one of its mail hosts, or the whole name that `posthaste status` shows. `None`:
+    /// no domain is known to be meant.
+    pub fn find(&self, site: Option<&str>, source: Option<&str>) -> Option<Pick> {
+        let found = self.0.upgrade()?.lookups().found_at(site, source);
+        if found.is_empty() {
+            return None;
+        }
+        let source = source.map(str::to_owned);
+        let is_meant = move |domain: &Domain, message: Uuid| {
+            let site = found.get(domain);
+            site.is_some_and(|site| source.as_ref().is_none_or(|source| site.leaves_from(source, message)))
+        };
+        Some(Pick::new(is_meant))
     }
 }
 

@@ -104,10 +104,9 @@ struct Waiting {
     /// Of all items, and of the broadcasts among them.
     recipients: usize,
     broadcast_recipients: usize,
-    pace: Pace,
-    /// Lanes that had to wait elsewhere, and how many recipients waited here then.
-    put_off: HashSet<Lane>,
-    full_at: usize,
+    /// Of transactional mail, and of broadcasts: no postponed broadcast stands before transactional mail.
+    transactional: Overflow,
+    broadcast: Overflow,
     lanes: HashMap<Lane, VecDeque<Uuid>>,
     turns: Turns,
     /// Open or opening.
@@ -121,6 +120,15 @@ struct Waiting {
     /// The peer refused a connection beside others that it serves: until then none is added to them.
     enough_until: Timestamp,
     news: Arc<Notify>,
+}
+
+/// What a site takes of a stream, and what had to wait elsewhere.
+#[derive(Default)]
+struct Overflow {
+    pace: Pace,
+    /// Lanes that had to wait elsewhere, and how many recipients the last of them had before it here.
+    put_off: HashSet<Lane>,
+    full_at: usize,
 }
 
 /// A refused connection: until when none is tried, and what everybody who comes meanwhile is told.
@@ -171,12 +179,14 @@ impl Sites {
         }
         // Each may hold as much as is left for all others: many slow sites leave room for one more.
         let share = self.limits.waiting.saturating_sub(self.recipients).max(LEAST);
-        if waiting.ahead_of(item.stream) >= share {
-            let until = waiting.pace.slot(item.recipients.len(), now);
-            if waiting.put_off.len() < PUT_OFF {
-                waiting.put_off.insert((item.tenant.clone(), domain.clone(), item.stream));
+        let ahead = waiting.ahead_of(item.stream);
+        if ahead >= share {
+            let overflow = waiting.overflow(item.stream);
+            let until = overflow.pace.slot(item.recipients.len(), now);
+            if overflow.put_off.len() < PUT_OFF {
+                overflow.put_off.insert((item.tenant.clone(), domain.clone(), item.stream));
             }
-            waiting.full_at = waiting.recipients;
+            overflow.full_at = ahead;
             return Added::Postponed(item, until);
         }
         self.recipients += item.recipients.len();
@@ -268,10 +278,14 @@ impl Sites {
         };
         *stage = Stage::Used;
         self.recipients = self.recipients.saturating_sub(item.recipients.len());
-        waiting.pace.took(item.recipients.len(), now);
+        waiting.overflow(item.stream).pace.took(item.recipients.len(), now);
         // Half of it is gone: time for more, however slow it was before.
-        if !waiting.put_off.is_empty() && waiting.recipients <= waiting.full_at / 2 {
-            self.roused.extend(waiting.put_off.drain());
+        for stream in Stream::ALL {
+            let ahead = waiting.ahead_of(stream);
+            let overflow = waiting.overflow(stream);
+            if !overflow.put_off.is_empty() && ahead <= overflow.full_at / 2 {
+                self.roused.extend(overflow.put_off.drain());
+            }
         }
         Taken::Item(item)
     }
@@ -354,9 +368,8 @@ impl Waiting {
             items: HashMap::new(),
             recipients: 0,
             broadcast_recipients: 0,
-            pace: Pace::default(),
-            put_off: HashSet::new(),
-            full_at: 0,
+            transactional: Overflow::default(),
+            broadcast: Overflow::default(),
             lanes: HashMap::new(),
             turns: Turns::default(),
             connections: 0,
@@ -390,6 +403,13 @@ impl Waiting {
         match stream {
             Stream::Transactional => self.recipients.saturating_sub(self.broadcast_recipients),
             Stream::Broadcast => self.recipients,
+        }
+    }
+
+    fn overflow(&mut self, stream: Stream) -> &mut Overflow {
+        match stream {
+            Stream::Transactional => &mut self.transactional,
+            Stream::Broadcast => &mut self.broadcast,
         }
     }
 

@@ -378,3 +378,25 @@ fn a_broadcast_is_not_starved() {
     let place = taken(&mut sites, "mx").iter().position(|message| *message == 1);
     assert_eq!(place, Some(TURNS_BEFORE_BROADCAST as usize));
 }
+
+#[test]
+fn postponed_broadcasts_put_no_transactional_mail_off() {
+    let mut sites = Sites::new(Limits { per_site: 1, in_all: 1, waiting: 60 });
+    let put = |sites: &mut Sites, message, stream| {
+        let item = Item { stream, ..item(message, "acme", &["x@a.test"]) };
+        match sites.add(&site("mx"), &domain("a.test"), item, at(0)) {
+            Added::Waiting => None,
+            Added::Postponed(_, until) => Some(until),
+            other => panic!("{other:?}"),
+        }
+    };
+    let broadcasts: Vec<_> = (0..500).filter_map(|message| put(&mut sites, message, Stream::Broadcast)).collect();
+    assert_eq!(broadcasts.last(), Some(&at(60)), "as late as any");
+    let first = (1000..1100).find_map(|message| put(&mut sites, message, Stream::Transactional));
+    assert_eq!(first, Some(at(1)), "behind what is transactional alone");
+    // Half of the transactional mail, and one broadcast between.
+    for _ in 0..LEAST / 2 + 1 {
+        assert!(take_at(&mut sites, "mx", at(0)).is_some());
+    }
+    assert_eq!(sites.roused, [("acme".to_owned(), domain("a.test"), Stream::Transactional)]);
+}

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod full;
 mod turns;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -21,7 +22,7 @@ use crate::bounce::Reporting;
 use crate::config::{Delivery, TlsPolicy};
 use crate::queue::policy::Schedules;
 use crate::route::Plan;
-use crate::store::{Embedded, NewMessage, Options, Store};
+use crate::store::{Embedded, Faults, NewMessage, NoFaults, Options, Store};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -37,6 +38,8 @@ struct Net {
     dead_sites: HashSet<String>,
     /// Sites whose transactions wait for a permit each.
     held: HashMap<String, Arc<Semaphore>>,
+    /// Recipients at whom a session breaks.
+    breaks_at: HashSet<String>,
     /// The peer closes behind each message.
     hangs_up: bool,
     seen: Mutex<Seen>,
@@ -124,6 +127,11 @@ impl Session for NetSession {
         let recipients: Vec<String> = transaction.recipients.iter().map(ToString::to_string).collect();
         seen.transactions.push((self.site.clone(), recipients.clone()));
         seen.bodies.push(transaction.body.clone());
+        if let Some(broken) = recipients.iter().find(|recipient| self.net.breaks_at.contains(*recipient)) {
+            let broken = broken.clone();
+            drop(seen);
+            panic!("played: a session breaks at {broken}");
+        }
         let verdict = |recipient: &String| {
             let attempt = seen.attempts.entry(recipient.clone()).or_default();
             *attempt += 1;
@@ -167,9 +175,13 @@ struct Running {
 }
 
 fn start(folder: &Path, net: Net, config: Delivery) -> Running {
+    start_on(folder, Arc::new(NoFaults), net, config)
+}
+
+fn start_on(folder: &Path, disk: Arc<dyn Faults>, net: Net, config: Delivery) -> Running {
     // Bodies are read from the disk, where tests can damage them.
     let options = Options { reserve_bytes: 0, fresh_bytes: 0, ..Options::default() };
-    let store = Embedded::open(folder, options).unwrap();
+    let store = Embedded::open_with(folder, options, disk).unwrap();
     let net = Arc::new(net);
     let shutdown = CancellationToken::new();
     let courier = Arc::new(Courierly(net.clone()));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use mail::{EnhancedCode, Outcome, Reply};
 use tokio::time::Instant;
 use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::config::Source;
 
@@ -46,33 +47,31 @@ impl Egress {
 
     /// The source that a message falls to, where sources share the mail: in proportion to their weights, of those that are
     /// not blamed. It follows from the message, so that its recipients go together, and a retry comes from where a host
-    /// that greylists has seen it before.
+    /// that greylists has seen it before; where a source is blamed, only what fell to it goes elsewhere.
     pub fn share_of(&self, message: Uuid, now: Instant) -> Option<Egress> {
-        // The low half of an id is random.
-        let number = message.as_u128() as u64;
-        let is_free = |source: &Source| !self.blames.holds(&self.hosts, source, now);
-        let own = self.at(number, |_| true)?;
-        // Only what fell to a blamed source goes elsewhere, by other digits of its id.
-        let chosen = if is_free(own) { own } else { self.at(number.rotate_right(32), is_free)? };
+        let is_free = |source: &&Arc<Source>| !self.blames.holds(&self.hosts, source, now);
+        let own = first(self.sharing(), message)?;
+        let chosen = if is_free(&own) { own } else { first(self.sharing().filter(is_free), message)? };
         Some(Egress { source: chosen.clone(), ..self.clone() })
     }
 
-    /// Whether mail leaves from more than one source at once.
-    pub fn is_shared(&self) -> bool {
-        self.sources.iter().filter(|source| source.weight > 0).count() > 1
+    /// The source that a message leaves from as things are, though this was chosen before some was blamed.
+    pub fn source_of(&self, message: Uuid, now: Instant) -> Arc<Source> {
+        self.share_of(message, now).map_or_else(|| self.first_free(now), |egress| egress.source)
     }
 
-    /// The source that a number falls to, among those with a weight that may be taken.
-    fn at(&self, number: u64, may: impl Fn(&Source) -> bool) -> Option<&Arc<Source>> {
-        let sharing = || self.sources.iter().filter(|source| source.weight > 0 && may(source));
-        let total: u64 = sharing().map(|source| source.weight as u64).sum();
-        let mut place = number.checked_rem(total)?;
-        sharing().find(|source| {
-            let weight = source.weight as u64;
-            let is_it = place < weight;
-            place = place.saturating_sub(weight);
-            is_it
-        })
+    /// Whether messages leave from the source of this name as things are: all, or those that fall to it.
+    pub fn has(&self, name: &str, now: Instant) -> bool {
+        self.first_free(now).name == name || self.sharing().any(|source| source.name == name)
+    }
+
+    fn first_free(&self, now: Instant) -> Arc<Source> {
+        let chosen = Egress::choose(&self.hosts, &self.sources, &self.blames, now);
+        chosen.map_or_else(|| self.source.clone(), |egress| egress.source)
+    }
+
+    fn sharing(&self) -> impl Iterator<Item = &Arc<Source>> {
+        self.sources.iter().filter(|source| source.weight > 0)
     }
 
     /// The site's hosts blame the source. `true`: another one is left that they do not.
@@ -112,6 +111,21 @@ impl Blames {
     fn known(&self) -> MutexGuard<'_, HashMap<(Arc<str>, String), Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Of sources with weights, the one that a message falls to (weighted rendezvous hashing). Each draws a time out of its
+/// name and the message, the heavier the shorter, and the shortest wins: what the others draw has no part in it.
+fn first<'a>(sources: impl Iterator<Item = &'a Arc<Source>>, message: Uuid) -> Option<&'a Arc<Source>> {
+    // The low half of an id is random.
+    let number = message.as_u128() as u64;
+    let drawn = |source: &Source| {
+        let hash = xxh3_64_with_seed(source.name.as_bytes(), number);
+        // Between 0 and 1, and neither of them.
+        let chance = ((hash >> 12) as f64 + 0.5) / (1_u64 << 52) as f64;
+        -chance.ln() / source.weight as f64
+    };
+    let timed = sources.map(|source| (source, drawn(source)));
+    timed.min_by(|one, other| one.1.total_cmp(&other.1)).map(|(source, _)| source)
 }
 
 /// Whether an outcome is for the address that the mail came from, and not for the message or its recipient.
@@ -201,45 +215,52 @@ mod tests {
             [weighted("a", 3), weighted("substitute", 0), weighted("b", 1)].map(Arc::new).into();
         let Some(egress) = Egress::choose("mx", &list, &blames, now) else { unreachable!("there are sources") };
         let shares = |now| {
-            let names = (0..40).filter_map(|number| egress.share_of(Uuid::from_u128(number), now));
+            let names = (0..4000).filter_map(|number| egress.share_of(Uuid::from_u128(number), now));
             names.fold(HashMap::<String, usize>::new(), |mut counts, egress| {
                 *counts.entry(egress.source.name.clone()).or_default() += 1;
                 counts
             })
         };
-        assert_eq!(shares(now), HashMap::from([("a".to_owned(), 30), ("b".to_owned(), 10)]));
-        let again = (0..2).map(|_| egress.share_of(Uuid::from_u128(7), now).map(|egress| egress.source.name.clone()));
-        assert_eq!(again.collect::<Vec<_>>(), vec![Some("b".to_owned()); 2], "a message keeps its source");
+        let both = shares(now);
+        assert!(both.len() == 2 && (2900..3100).contains(&both["a"]), "three to one: {both:?}");
+        let of_one = |_| egress.share_of(Uuid::from_u128(7), now).map(|egress| egress.source.name.clone());
+        assert_eq!(of_one(1), of_one(2), "a message keeps its source");
         egress.blame(now);
-        assert_eq!(shares(now), HashMap::from([("b".to_owned(), 40)]));
+        assert_eq!(shares(now), HashMap::from([("b".to_owned(), 4000)]));
         blames.add(&"mx".into(), &list[2], now);
         assert_eq!(shares(now), HashMap::new());
         let chosen = Egress::choose("mx", &list, &blames, now);
         assert_eq!(chosen.map(|egress| egress.source.name.clone()), Some("substitute".to_owned()));
         assert_eq!(shares(now + BLAMED_FOR).len(), 2);
-        assert!(egress.is_shared());
+        assert!(egress.has("a", now) && egress.has("b", now) && egress.has("substitute", now));
+        assert!(!egress.has("substitute", now + BLAMED_FOR));
         let plain = Egress::choose("mx", &sources(&["a", "b"]), &blames, now + BLAMED_FOR);
         assert!(plain.is_some_and(|egress| egress.share_of(Uuid::from_u128(1), now).is_none()), "the first alone");
     }
 
     #[test]
-    fn blame_of_one_source_moves_no_other_mail() {
+    fn blame_of_a_source_moves_its_own_mail_alone() {
         let (blames, now) = (Arc::new(Blames::default()), Instant::now());
         let shared = |name: &&str| Arc::new(Source { weight: 1, ..Source::clone(&sources(&[*name])[0]) });
-        let list: Arc<[Arc<Source>]> = ["a", "b", "c"].iter().map(shared).collect();
+        let list: Arc<[Arc<Source>]> = ["a", "b", "c", "d"].iter().map(shared).collect();
         let Some(egress) = Egress::choose("mx", &list, &blames, now) else { unreachable!("there are sources") };
-        let ids = || (0..300_u128).map(|number| Uuid::from_u128(number * 0x9e37_79b9_7f4a_7c15));
         let fall = || -> Vec<String> {
-            ids().filter_map(|id| egress.share_of(id, now)).map(|egress| egress.source.name.clone()).collect()
+            let ids = (0..1000_u128).map(|number| Uuid::from_u128(number * 0x9e37_79b9_7f4a_7c15));
+            ids.filter_map(|id| egress.share_of(id, now)).map(|egress| egress.source.name.clone()).collect()
         };
-        let before = fall();
-        egress.blame(now);
-        let after = fall();
-        assert_eq!(before.len(), after.len());
-        let (moved, stayed): (Vec<_>, Vec<_>) = before.iter().zip(&after).partition(|(before, _)| *before == "a");
-        assert!(stayed.iter().all(|(before, after)| before == after));
-        for name in ["b", "c"] {
-            assert!(moved.iter().filter(|(_, after)| *after == name).count() > 20, "the others share what was its own");
+        // Also the second time: what went elsewhere before stays there.
+        for (blamed, left) in [(0, &["b", "c", "d"][..]), (1, &["c", "d"])] {
+            let before = fall();
+            blames.add(&"mx".into(), &list[blamed], now);
+            let after = fall();
+            assert_eq!((before.len(), after.len()), (1000, 1000));
+            let is_moved = |(before, _): &(&String, &String)| **before == list[blamed].name;
+            let (moved, stayed): (Vec<_>, Vec<_>) = before.iter().zip(&after).partition(is_moved);
+            assert!(stayed.iter().all(|(before, after)| before == after), "{blamed}");
+            for name in left {
+                let count = moved.iter().filter(|(_, after)| after == name).count();
+                assert!(count > 60, "the others share what was its own: {name} {count}");
+            }
         }
     }
 

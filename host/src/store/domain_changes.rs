@@ -1,18 +1,21 @@
 //! What happens to a sending domain on disk: its keys change state, looks at its records are kept, and the next look is
 //! handed out. One transaction a change, with the event that tells it.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use mail::{Domain, Stream};
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use super::directory::{Which, read_domains};
 use super::embedded::Embedded;
 use super::history::time;
 use super::lanes::Lane;
 use super::reading::tenant_key;
-use super::{DkimKey, SendingDomain, StoreError, TenantEvent, Verification, codes, tenant_events};
+use super::{DkimKey, SendingDomain, StoreError, TenantEvent, TenantId, Verification, codes, tenant_events};
 
 /// A migration of `store.db`: see `schema`.
 pub(super) const SCHEMA: &str = "
@@ -84,9 +87,37 @@ impl KeyState {
     }
 }
 
+/// What of a domain a change was made out of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    id: Uuid,
+    keys: BTreeMap<String, KeyState>,
+    checked_at: Option<Timestamp>,
+}
+
+impl From<&SendingDomain> for Seen {
+    fn from(domain: &SendingDomain) -> Seen {
+        Seen {
+            id: domain.id,
+            keys: domain.keys.iter().map(|key| (key.id.clone(), key.state)).collect(),
+            checked_at: domain.verification.as_ref().map(|found| found.checked_at),
+        }
+    }
+}
+
+impl Seen {
+    /// Whether a change made out of this fits the domain as it is now. Another look alone is in the way of a look only.
+    fn fits(&self, domain: &SendingDomain, is_look: bool) -> bool {
+        let now = Seen::from(domain);
+        (self.id, &self.keys) == (now.id, &now.keys) && (!is_look || self.checked_at == now.checked_at)
+    }
+}
+
 /// What changes of a domain: all of it, or nothing.
 #[derive(Clone, Debug, Default)]
 pub struct DomainChange {
+    /// Where this is no longer so, nothing changes. `None`: whatever is so.
+    pub seen: Option<Seen>,
     pub added: Vec<DkimKey>,
     /// Ids of keys, each with the state that it has and the one it gets. With `Retired` the private half is erased.
     pub steps: Vec<(String, KeyState, KeyState)>,
@@ -103,17 +134,17 @@ pub struct DomainChange {
 #[async_trait]
 pub trait DomainChanges: Send + Sync + 'static {
     /// Makes a change. `NotFound` where the tenant does not have the domain (any more); `Exists` where a selector was used
-    /// before for another key, or where a key is in another state than the change takes it to be in.
+    /// before for another key, or where the domain is another one than the change takes it to be, or a key in another state.
     async fn change_domain(&self, tenant: &str, domain: &Domain, change: DomainChange) -> Result<(), StoreError>;
 
-    /// Domains whose next look is due, longest due first, at most so many. They are the caller's until `until`: whoever
-    /// asks in between is not given them. Where nothing is kept by then, they are due again.
-    async fn lease_checks(
+    /// The domain whose next look has been due for longest, but for those of some tenants. It is the caller's until
+    /// `until`: whoever asks in between is not given it. Where nothing is kept by then, it is due again.
+    async fn lease_check(
         &self,
         now: Timestamp,
         until: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<SendingDomain>, StoreError>;
+        but_for: &[TenantId],
+    ) -> Result<Option<SendingDomain>, StoreError>;
 
     /// Whether mail of a tenant that was accepted before that time is still to be delivered, whatever it waits for.
     async fn waits_since(&self, tenant: &str, before: Timestamp) -> Result<bool, StoreError>;
@@ -132,7 +163,15 @@ impl DomainChanges for Embedded {
             let sql = "SELECT key FROM domain WHERE tenant = ?1 AND name = ?2";
             let found = connection.prepare_cached(sql)?.query_row(params![owner, domain.as_str()], |row| row.get(0));
             let key: i64 = found.optional()?.ok_or_else(missing)?;
-            let DomainChange { added, steps, removed, found, check_at, event } = change;
+            let DomainChange { seen, added, steps, removed, found, check_at, event } = change;
+            if let Some(seen) = seen {
+                let is_so = read_domains(connection, Which::Key(key))?;
+                if !is_so.iter().any(|domain| seen.fits(domain, found.is_some())) {
+                    return Err(StoreError::Exists(format!(
+                        "a change of {domain}, made a moment ago: look at it again"
+                    )));
+                }
+            }
             for (id, from, to) in &steps {
                 step(connection, key, id, *from, *to)?;
             }
@@ -163,38 +202,43 @@ impl DomainChanges for Embedded {
         .await
     }
 
-    async fn lease_checks(
+    async fn lease_check(
         &self,
         now: Timestamp,
         until: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<SendingDomain>, StoreError> {
+        but_for: &[TenantId],
+    ) -> Result<Option<SendingDomain>, StoreError> {
         let now_ms = now.as_millisecond();
-        let due = "SELECT key FROM domain WHERE check_ms <= ?1 ORDER BY check_ms LIMIT ?2";
-        // Nearly always nothing is due, and then nothing is written.
-        let is_due = self.readers.read(move |connection| Ok(connection.prepare_cached(due)?.exists([now_ms, 1])?));
-        if !is_due.await? {
-            return Ok(Vec::new());
-        }
-        let (tell, told) = oneshot::channel();
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let lease = self.change(Box::new(move |connection, _| {
-            let keys: Vec<i64> = connection
-                .prepare_cached(due)?
-                .query_map([now_ms, limit], |row| row.get(0))?
-                .collect::<Result<_, _>>()?;
-            let mut leased = Vec::with_capacity(keys.len());
-            for key in keys {
-                let mut lease = connection.prepare_cached("UPDATE domain SET check_ms = ?2 WHERE key = ?1")?;
-                lease.execute([key, until.as_millisecond()])?;
-                leased.append(&mut read_domains(connection, Which::Key(key))?);
+        let but_for = serde_json::to_string(but_for)
+            .map_err(|error| StoreError::Io(format!("names of tenants cannot be read: {error}")))?;
+        loop {
+            let but_for = but_for.clone();
+            // Nearly always nothing is due, and then nothing is written.
+            let due = self.readers.read(move |connection| {
+                let sql = "SELECT key FROM domain WHERE check_ms <= ?1 AND tenant NOT IN
+                             (SELECT key FROM tenant WHERE name IN (SELECT value FROM json_each(?2)))
+                           ORDER BY check_ms LIMIT 1";
+                let mut due = connection.prepare_cached(sql)?;
+                Ok(due.query_row(params![now_ms, but_for], |row| row.get::<_, i64>(0)).optional()?)
+            });
+            let Some(key) = due.await? else { return Ok(None) };
+            let (tell, told) = oneshot::channel();
+            let lease = self.change(Box::new(move |connection, _| {
+                let sql = "UPDATE domain SET check_ms = ?2 WHERE key = ?1 AND check_ms <= ?3";
+                let is_ours = connection.prepare_cached(sql)?.execute([key, until.as_millisecond(), now_ms])? > 0;
+                // Leased also where it cannot be read, so that it does not stand before all others.
+                let leased = if is_ours { read_domains(connection, Which::Key(key)) } else { Ok(Vec::new()) };
+                // Whoever asked may be gone; then the lease runs out.
+                let _ = tell.send(leased);
+                Ok(())
+            }));
+            lease.await?;
+            let mut leased = told.await.map_err(|_| StoreError::Io("the store gave no answer".to_owned()))??;
+            // Another caller was quicker, or the domain went: then another one may be due.
+            if let Some(domain) = leased.pop() {
+                return Ok(Some(domain));
             }
-            // Whoever asked may be gone; then the lease runs out.
-            let _ = tell.send(leased);
-            Ok(())
-        }));
-        lease.await?;
-        told.await.map_err(|_| StoreError::Io("the store gave no answer".to_owned()))
+        }
     }
 
     async fn waits_since(&self, tenant: &str, before: Timestamp) -> Result<bool, StoreError> {
@@ -247,7 +291,6 @@ fn step(connection: &Connection, domain: i64, id: &str, from: KeyState, to: KeyS
     }
 }
 
-/// Adds a key under a selector that was never another key's.
 /// Keys of a domain at most: each costs a look at DNS, and place in memory for every message.
 const KEYS: i64 = 16;
 
@@ -271,6 +314,7 @@ fn has_room(connection: &Connection, domain: i64, key: &DkimKey) -> Result<(), S
     Ok(())
 }
 
+/// Adds a key under a selector that was never another key's.
 pub(super) fn insert_key(connection: &Connection, domain: i64, key: &DkimKey) -> Result<(), StoreError> {
     let sql = "SELECT d.name, u.public FROM domain d
                LEFT JOIN used_selector u ON u.tenant = d.tenant AND u.domain = d.name AND u.selector = ?2

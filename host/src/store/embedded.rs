@@ -192,6 +192,7 @@ impl Embedded {
             reserve_bytes: options.reserve_bytes,
             leases: Leases::new(lanes),
             space_checked: None,
+            apart_until: None,
         };
         let readers = Arc::new(Readers::new(layout.clone()));
         let (jobs, waiting) = mpsc::channel(WAITING_JOBS);

@@ -9,6 +9,8 @@ pub enum Point {
     /// The group's rows stand in its transaction; its bodies are about to be handed to the system. An error there is one
     /// of writing: the group fails, and the next may do better.
     Writing,
+    /// The same, in a group that has bodies.
+    Appending,
     /// Bodies are with the system, not yet synced.
     Appended,
     /// Bodies are durable, where there are any; the transaction is not.

@@ -100,6 +100,25 @@ pub(super) enum Job {
 }
 
 impl Job {
+    /// Whether it has bodies to be written to the spool.
+    pub(super) fn has_bodies(&self) -> bool {
+        match self {
+            Job::Accept { .. } | Job::Move { .. } => true,
+            Job::Complete { batch, .. } => batch.iter().any(|completion| completion.report.is_some()),
+            Job::Reschedule { .. }
+            | Job::Cancel { .. }
+            | Job::Record { .. }
+            | Job::Change { .. }
+            | Job::Tend { .. }
+            | Job::Forget { .. }
+            | Job::ForgetMessages { .. }
+            | Job::Retire { .. }
+            | Job::Checkpoint { .. }
+            | Job::Rest { .. }
+            | Job::Lease { .. } => false,
+        }
+    }
+
     /// Rows and octets it adds to its group.
     pub(super) fn weight(&self) -> (usize, usize) {
         match self {

@@ -90,7 +90,7 @@ pub use backup::Backup;
 pub use components::{
     ComponentStore, ComponentVersion, NewVersion, OnFailure, StageSettings, TenantLimits, VERSIONS_KEPT, VersionState,
 };
-pub use domain_changes::{DomainChange, DomainChanges, KeyState};
+pub use domain_changes::{DomainChange, DomainChanges, KeyState, Seen};
 pub use edges::{DeliveryToken, EdgeKey, Edges};
 pub use embedded::{Embedded, Options};
 pub use faults::{Faults, NoFaults, Point};
@@ -100,7 +100,7 @@ pub use scopes::{Scope, Scopes};
 pub use templates::{From as TemplateFrom, Template, TemplateChange, TemplateContent, Templates};
 pub use tenant_events::{Announcements, AnyEvent, AnyKind, TenantEvent, TenantEventKind, TenantEventRecord};
 pub use tenants::{Audited, Pause, Quotas, Streams, Tenant, TenantTerms, Tenants, Used};
-pub use tending::{BOUNCED, PURGED, QueueChange, QueueFilter, QueuedRecipient, Tended};
+pub use tending::{BOUNCED, PURGED, Pick, QueueChange, QueueFilter, QueuedRecipient, Tended};
 pub use vault::{SealedSecret, SecretPlace, Vault};
 pub use verification::{DomainStatus, Verification};
 pub use webhooks::{

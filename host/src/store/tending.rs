@@ -5,8 +5,10 @@
 //! message on the schedule is ended like any other, and otherwise left alone: its time is its owner's. A recipient that is
 //! in delivery is held behind its attempt, and not ended: nobody can say what its peer has by now.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use mail::{Domain, EventKind, Stream};
@@ -40,11 +42,40 @@ pub struct QueueFilter {
     /// Of the recipient.
     pub domain: Option<Domain>,
     pub stream: Option<Stream>,
-    /// Of the recipient: one of these.
-    pub domains: Option<BTreeSet<Domain>>,
+    /// Chosen by what the store knows nothing of.
+    pub pick: Option<Pick>,
     pub accepted_before: Option<Timestamp>,
     pub held: Option<bool>,
 }
+
+/// Says of a recipient's domain and its message whether they are meant.
+#[derive(Clone)]
+pub struct Pick(Arc<dyn Fn(&Domain, Uuid) -> bool + Send + Sync>);
+
+impl Pick {
+    pub fn new(is_meant: impl Fn(&Domain, Uuid) -> bool + Send + Sync + 'static) -> Pick {
+        Pick(Arc::new(is_meant))
+    }
+
+    fn takes(&self, domain: &str, message: Uuid) -> bool {
+        Domain::parse(domain).is_ok_and(|domain| (self.0)(&domain, message))
+    }
+}
+
+impl fmt::Debug for Pick {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pick")
+    }
+}
+
+/// One picks the same as itself: of others nobody can say.
+impl PartialEq for Pick {
+    fn eq(&self, other: &Pick) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Pick {}
 
 /// A recipient that is not done with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,8 +132,8 @@ enum At {
 const START: At = At::Due(i64::MIN, (i64::MIN, 0, -1));
 const HELD_ONES: At = At::Held(i64::MIN, 0, -1);
 
-impl std::fmt::Display for At {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             At::Due(lane, (due, message, place)) => write!(f, "d.{lane}.{due}.{message}.{place}"),
             At::Held(lane, message, place) => write!(f, "h.{lane}.{message}.{place}"),
@@ -395,7 +426,7 @@ impl QueueFilter {
         let domain = || queued.recipient.rsplit_once('@').map_or("", |(_, domain)| domain);
         self.tenant.as_ref().is_none_or(|tenant| *tenant == queued.tenant)
             && self.domain.as_ref().is_none_or(|wanted| wanted.as_str() == domain())
-            && self.domains.as_ref().is_none_or(|all| Domain::parse(domain()).is_ok_and(|domain| all.contains(&domain)))
+            && self.pick.as_ref().is_none_or(|pick| pick.takes(domain(), queued.message))
             && self.stream.is_none_or(|stream| stream == queued.stream)
             && self.accepted_before.is_none_or(|before| queued.accepted_at < before)
             && self.held.is_none_or(|held| held == queued.due_at.is_none())

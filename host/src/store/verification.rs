@@ -25,6 +25,9 @@ pub struct Verification {
     pub status: DomainStatus,
     pub checked_at: Timestamp,
     pub records: Vec<published::Verdict>,
+    /// Since when some record that mail cannot be verified without is missing or wrong, whichever it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_since: Option<Timestamp>,
 }
 
 impl SendingDomain {

@@ -1,7 +1,8 @@
 //! The one writer: a thread that owns the writing connection, the segment being written, and the leases.
 //!
 //! Jobs that wait are done as one group: all bodies are appended and synced, then everything is committed in one
-//! transaction, then all are answered. Invariants: nothing is answered before its group is committed; nothing is
+//! transaction, then all are answered. After a group that could not be written, jobs with bodies are groups of their own
+//! for a while: a full disk must not keep outcomes from being recorded. Invariants: nothing is answered before its group is committed; nothing is
 //! committed before the bodies it names are synced; after a failed sync nothing is written any more, because the
 //! system may have dropped the pages it could not write.
 
@@ -42,6 +43,8 @@ const GROUP_ROWS: usize = 1024;
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
 /// How often the free space of the disk is looked at.
 const SPACE_CHECK: Duration = Duration::from_secs(1);
+/// How long after a group that failed a job with bodies is a group of its own: longer than whoever repeats a job waits.
+const APART: Duration = Duration::from_secs(5);
 
 pub(super) struct Writer {
     pub(super) connection: Connection,
@@ -53,6 +56,8 @@ pub(super) struct Writer {
     pub(super) reserve_bytes: u64,
     pub(super) leases: Leases,
     pub(super) space_checked: Option<(Instant, bool)>,
+    /// Until when jobs with bodies are groups of their own.
+    pub(super) apart_until: Option<Instant>,
 }
 
 impl Writer {
@@ -78,7 +83,11 @@ impl Writer {
         let (others, writes): (Vec<Job>, Vec<Job>) = group
             .into_iter()
             .partition(|job| matches!(job, Job::Checkpoint { .. } | Job::Rest { .. } | Job::Lease { .. }));
-        if !writes.is_empty() {
+        if self.apart_until.is_some_and(|until| Instant::now() < until) {
+            let (apart, together): (Vec<Job>, Vec<Job>) = writes.into_iter().partition(Job::has_bodies);
+            self.serve_writes(together);
+            apart.into_iter().for_each(|job| self.serve_writes(vec![job]));
+        } else {
             self.serve_writes(writes);
         }
         // After the commit, so that what was accepted just now is leased at once.
@@ -97,6 +106,9 @@ impl Writer {
     }
 
     fn serve_writes(&mut self, jobs: Vec<Job>) {
+        if jobs.is_empty() {
+            return;
+        }
         let mut effects = Effects::default();
         let start = (self.spool.number(), self.spool.position());
         let rows = jobs.iter().map(|job| job.weight().0).sum();
@@ -125,9 +137,12 @@ impl Writer {
         {
             tracing::warn!(%error, "a spool segment could not be closed");
         }
+        let has_bodies = jobs.iter().any(Job::has_bodies);
         let mut jobs = jobs.into_iter();
         let mut work = || -> Result<bool, GroupError> {
-            self.spool.roll_if_full().map_err(GroupError::write)?;
+            if has_bodies {
+                self.spool.roll_if_full().map_err(GroupError::write)?;
+            }
             self.shared.segment.store(self.spool.number(), Ordering::Release);
             self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
             let before = self.spool.position();
@@ -135,8 +150,12 @@ impl Writer {
                 self.write(job, full, effects)?;
             }
             self.faults.at(Point::Writing).map_err(GroupError::write)?;
-            self.spool.write().map_err(GroupError::write)?;
-            Ok(self.spool.position() != before)
+            let appended = self.spool.position() != before;
+            if appended {
+                self.faults.at(Point::Appending).map_err(GroupError::write)?;
+                self.spool.write().map_err(GroupError::write)?;
+            }
+            Ok(appended)
         };
         let result = work();
         // Whoever the work did not come to is answered with the group's error too.
@@ -314,7 +333,14 @@ impl Writer {
         if accepting::known_tenant(&self.connection, &mut self.counters, &report.tenant)?.is_none() {
             return Ok(());
         }
-        let prepared = Prepared::new(report.clone()).map_err(|error| GroupError::Failed(error.to_string()))?;
+        let prepared = match Prepared::new(report.clone()) {
+            Ok(prepared) => prepared,
+            // Never better: what it tells of is recorded without it.
+            Err(error) => {
+                tracing::error!(id = %report.id, %error, "a report could not be accepted");
+                return Ok(());
+            }
+        };
         let mut answers = Vec::new();
         self.accept(&[prepared], false, &mut answers, effects)?;
         if let Some(Err(error)) = answers.pop() {
@@ -475,6 +501,7 @@ impl Writer {
         for (message, place, held) in effects.ended {
             self.leases.restore(message, place, held);
         }
+        self.apart_until = Some(Instant::now() + APART);
         self.report(error);
         effects.pending.into_iter().for_each(|pending| pending.tell(Some(error)));
     }

@@ -53,6 +53,12 @@ async fn a_chunk_that_was_lost_on_an_old_connection_goes_out_again_and_says_so()
     assert_eq!(brief(&outcomes[0]), "Delivered Data 2.0.0");
     assert!(outcomes[0].text.contains("may arrive twice"), "{}", outcomes[0].text);
     assert_eq!((mx.connections(), mx.messages().len()), (2, 2));
+    // Also where nobody answers there for the moment.
+    mx.once(Step::Mail(""), Act::Close);
+    mx.once(Step::Greeting, reply_and_close("421 4.3.2 later"));
+    let outcomes = session.send(&transaction(&["c@b.test"], BODY.as_bytes())).await;
+    assert_eq!(outcomes[0].verdict, Verdict::Deferred);
+    assert!(outcomes[0].text.contains("may arrive twice"), "{}", outcomes[0].text);
 }
 
 #[tokio::test]

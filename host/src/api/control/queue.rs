@@ -1,7 +1,6 @@
 //! What waits: `queue`. It is listed, and changed, a page at a time: a caller goes on with `next` until there is none, so
 //! that no answer and no transaction grows with the queue.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Call, Control, Made, Problem, Route};
-use crate::store::{Backup, QueueChange, QueueFilter, QueuedRecipient};
+use crate::store::{Backup, Pick, QueueChange, QueueFilter, QueuedRecipient};
 
 /// Recipients on a page, where no number is asked for, and the most.
 const PAGE: u64 = 100;
@@ -90,7 +89,7 @@ pub fn routes() -> Vec<Route> {
             .asks("id", "Only recipients of this message.")
             .asks("domain", "Only recipients at this domain.")
             .asks("site", "Only recipients at domains whose MX look-up found this mail host: see docs/operation.md.")
-            .asks("source", "Only recipients at domains whose mail leaves from this source.")
+            .asks("source", "Only mail that leaves from this source, at domains whose mail hosts were looked up.")
             .asks("stream", "Only mail of this stream: `transactional` or `broadcast`.")
             .asks("accepted_before", "Only mail accepted before this time (RFC 3339).")
             .asks("held", "`true`: only what is held; `false`: only what is not.")
@@ -183,17 +182,13 @@ fn filter(control: &Control, call: &Call) -> Result<QueueFilter, Problem> {
     let stream = call.asked("stream").map(str::parse).transpose();
     let stream = stream.map_err(|error: UnknownStream| Problem::invalid(format!("`stream`: {error}")))?;
     let tenant = call.only().map(str::to_owned);
-    let domains = domains_at(control, call.asked("site"), call.asked("source"))?;
-    Ok(QueueFilter { message, tenant, domain, domains, stream, accepted_before, held: flag(call, "held")? })
+    let pick = pick(control, call.asked("site"), call.asked("source"))?;
+    Ok(QueueFilter { message, tenant, domain, pick, stream, accepted_before, held: flag(call, "held")? })
 }
 
-/// The domains that were found at a site, or reached from a source. Sites are found by look-ups of the running queue, and
-/// are nowhere but in its memory.
-fn domains_at(
-    control: &Control,
-    site: Option<&str>,
-    source: Option<&str>,
-) -> Result<Option<BTreeSet<Domain>>, Problem> {
+/// The mail that goes to a site, or leaves from a source. Sites are found by look-ups of the running queue, and are nowhere
+/// but in its memory.
+fn pick(control: &Control, site: Option<&str>, source: Option<&str>) -> Result<Option<Pick>, Problem> {
     if site.is_none() && source.is_none() {
         return Ok(None);
     }
@@ -201,14 +196,13 @@ fn domains_at(
         let text = "`site` and `source` are known to a running host only: start it, or filter by `domain`";
         return Err(Problem::new(StatusCode::CONFLICT, "stopped", text));
     };
-    let found = finder.domains_at(site, source);
-    if found.is_empty() {
-        return Err(Problem::missing(
+    let unknown = || {
+        Problem::missing(
             "no domain was found at that `site` or `source` since the host started: it is known once a domain's mail \
              hosts were looked up",
-        ));
-    }
-    Ok(Some(found))
+        )
+    };
+    finder.find(site, source).ok_or_else(unknown).map(Some)
 }
 
 fn flag(call: &Call, name: &str) -> Result<Option<bool>, Problem> {

@@ -75,3 +75,19 @@ async fn broadcasts_that_wait_for_lookups_hold_up_no_transactional_mail_of_their
     running.until("the transactional one", async |this: &Running| this.transactions() == 1).await;
     running.stop().await;
 }
+
+#[tokio::test]
+async fn a_message_that_breaks_its_session_waits_for_its_turn() {
+    let folder = folder();
+    let net = Net { breaks_at: HashSet::from(["x@a.test".to_owned()]), ..Net::default() };
+    let retry_delays = vec![Duration::from_secs(3600)];
+    let running = start(folder.path(), net, Delivery { retry_delays, connections_per_site: 1, ..config() });
+    running.accept(1, &["x@a.test"]).await;
+    running.accept(2, &["y@a.test"]).await;
+    let delayed = [told(EventKind::DeliveryDelayed, "x@a.test")];
+    running.until("a delay", async |this: &Running| this.events(1).await == delayed).await;
+    let delivered = [told(EventKind::Delivered, "y@a.test")];
+    running.until("the other", async |this: &Running| this.events(2).await == delivered).await;
+    let (net, _store) = running.stop().await;
+    assert_eq!(net.seen.lock().unwrap().transactions.len(), 2, "each once");
+}

@@ -291,12 +291,16 @@ fn small_share(permits: usize) -> usize {
 
 fn resize(semaphore: &Arc<Semaphore>, before: usize, after: usize) {
     semaphore.add_permits(after.saturating_sub(before));
-    let less = u32::try_from(before.saturating_sub(after)).unwrap_or(u32::MAX);
+    let mut less = before.saturating_sub(after);
     if less > 0 {
         let semaphore = semaphore.clone();
         tokio::spawn(async move {
-            if let Ok(taken) = semaphore.acquire_many_owned(less).await {
+            // Piece by piece: whoever asks for room meanwhile has a turn between two, and does not wait for all of them.
+            while less > 0 {
+                let piece = less.min(STEP_BYTES / PERMIT_BYTES);
+                let Ok(taken) = semaphore.clone().acquire_many_owned(piece as u32).await else { return };
                 taken.forget();
+                less -= piece;
             }
         });
     }

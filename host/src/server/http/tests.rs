@@ -209,6 +209,22 @@ async fn bodies_take_room_as_they_arrive() {
     budget.take(&mut hoards[0], 2 * large, true).now_or_never().unwrap().unwrap();
 }
 
+/// What is taken off the budget comes out of what bodies give back, and does not keep the others from all of that.
+#[tokio::test(start_paused = true)]
+async fn bodies_go_on_while_their_budget_becomes_smaller() {
+    let budget = Budget::new(4 * LIMIT, LIMIT, admits());
+    let large = 2 * body::SMALL_BYTES;
+    let mut bodies: Vec<body::Held> = (0..8).map(|_| body::Held::default()).collect();
+    for held in &mut bodies {
+        budget.take(held, large, true).now_or_never().unwrap().unwrap();
+    }
+    budget.change(2 * LIMIT, LIMIT);
+    tokio::task::yield_now().await;
+    let (ends, goes_on) = (bodies.remove(0), &mut bodies[0]);
+    let (more, ()) = tokio::join!(budget.take(goes_on, large + 1, true), async { drop(ends) });
+    more.unwrap();
+}
+
 /// A large body weighs what it costs a component.
 #[tokio::test(start_paused = true)]
 async fn the_largest_are_worked_on_alone() {

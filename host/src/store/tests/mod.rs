@@ -8,6 +8,7 @@ mod crashes;
 mod directory;
 mod edges;
 mod events;
+mod full;
 mod leases;
 mod mail_rows;
 mod retention;

@@ -50,8 +50,15 @@ const WAYS: [Way; 17] = [
     Way::Forget,
 ];
 
-const POINTS: [Point; 6] =
-    [Point::Writing, Point::Appended, Point::Synced, Point::Committed, Point::Copied, Point::Deleting];
+const POINTS: [Point; 7] = [
+    Point::Writing,
+    Point::Appending,
+    Point::Appended,
+    Point::Synced,
+    Point::Committed,
+    Point::Copied,
+    Point::Deleting,
+];
 
 impl Way {
     /// Points that the way passes: all bodies are written and synced, whatever has rows is committed.
@@ -59,7 +66,7 @@ impl Way {
         let has_body = matches!(self, Way::Accept | Way::Schedule | Way::Report | Way::MoveBody);
         match point {
             Point::Writing => self != Way::SendScheduled,
-            Point::Appended => has_body,
+            Point::Appending | Point::Appended => has_body,
             Point::Synced | Point::Committed => true,
             Point::Copied => self == Way::MoveEvents,
             Point::Deleting => self == Way::Retire,
