@@ -15,6 +15,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 const MEMORY: f64 = 1.05;
 const LATENCY: f64 = 1.25;
 
+/// A day of bodies at this rate is more than most disks hold; with this, segments are used again and again.
+const KEEP: &str = "[store]\nkeep_bodies = \"1m\"";
+
 /// Less than this is the machine's mood.
 const MEMORY_SLACK_BYTES: f64 = 8e6;
 const LATENCY_SLACK_MS: f64 = 1.0;
@@ -28,7 +31,10 @@ pub fn run(arguments: &[String]) -> Result<()> {
     };
     let folder = folder()?;
     let mut sink = Sink::start(folder.path())?;
-    let contestants = relays::posthaste(folder.path(), sink.port)?;
+    let setup = relays::set_up(folder.path(), sink.port, KEEP)?;
+    let product = setup.start()?;
+    product.settled()?;
+    let contestants = relays::of_product(product, setup);
     let relay = contestants.first().context("there is no relay")?;
     let full = latency::measure(relay, None, Duration::from_secs(15))?;
     sink.settle(full.messages)?;

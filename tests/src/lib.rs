@@ -17,6 +17,7 @@
 //! # }
 //! ```
 
+pub mod authors;
 pub mod edge;
 pub mod edge_key;
 pub mod fake_dns;

@@ -33,6 +33,11 @@ impl Client {
         Ok(client)
     }
 
+    /// The connection, for whoever goes on in another way behind STARTTLS. What was read of it and not asked for is lost.
+    pub fn into_stream(self) -> TcpStream {
+        self.reader.into_inner()
+    }
+
     /// Sends a line and expects a code; gives the reply's text.
     pub fn command(&mut self, line: &str, code: u16) -> Result<String> {
         self.write(format!("{line}\r\n").as_bytes())?;

@@ -1,4 +1,4 @@
-//! A component from the configuration that traps, loops, grows or answers nonsense costs its own message and nothing
+//! A component from the configuration that traps, loops, sleeps, grows or answers nonsense costs its own message and nothing
 //! else. The component is `tests/guests/misbehave`: it does what the subject says.
 
 use serde_json::json;
@@ -7,7 +7,7 @@ use tests::product::{Product, Setup, root};
 use tests::smtp::Client;
 
 /// What the component may be asked for. Each makes the stage unavailable.
-const DEEDS: &[&str] = &["trap", "loop", "grow", "nonsense", "unavailable"];
+const DEEDS: &[&str] = &["trap", "loop", "sleep", "grow", "headers", "nonsense", "unavailable"];
 
 fn start(section: &str) -> (Setup, Product, String) {
     let component = root().join("target/guests/misbehave.wasm");

@@ -54,6 +54,15 @@ struct Load {
     acknowledged: Mutex<BTreeSet<u64>>,
 }
 
+/// Ends the load when it goes, also in a panic: the submitters are waited for.
+struct Over<'a>(&'a Load);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::SeqCst);
+    }
+}
+
 #[test]
 fn nothing_acknowledged_is_lost() {
     let world = World::start();
@@ -73,15 +82,14 @@ fn nothing_acknowledged_is_lost() {
     let mut killed = Vec::new();
 
     let host = std::thread::scope(|scope| {
+        let _over = Over(&load);
         for _ in 0..SMTP_SUBMITTERS {
             scope.spawn(|| load.submit_by_smtp());
         }
         for _ in 0..HTTP_SUBMITTERS {
             scope.spawn(|| load.submit_by_http(&key));
         }
-        let host = live_and_die(&setup, &load, &world, (kills, &mut lives), &mut killed);
-        load.over.store(true, Ordering::SeqCst);
-        host
+        live_and_die(&setup, &load, &world, (kills, &mut lives), &mut killed)
     });
 
     let acknowledged = load.acknowledged.lock().unwrap().clone();

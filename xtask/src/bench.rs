@@ -11,7 +11,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
             "usage: cargo xtask bench components|edge|events\n\
              cargo xtask bench relay [--vs postfix,haraka] [--messages N] [--rounds N] [--sessions N,N] [--latency SECONDS]\n\
              cargo xtask bench backlog [--queued N] [--messages N]\n\
-             cargo xtask bench idle [--connections N]\n\
+             cargo xtask bench idle [--tls] [--connections N]\n\
              cargo xtask bench pipeline [--components DIR]\n\
              cargo xtask bench profile [--messages N]\n\
              cargo xtask bench soak [--minutes N]"
@@ -22,7 +22,8 @@ pub fn run(arguments: &[String]) -> Result<()> {
         _ => components::build()?,
     }
     match name.as_str() {
-        "components" | "edge" | "events" | "idle" | "pipeline" => {}
+        "edge" | "events" | "idle" | "pipeline" => {}
+        "components" => interop::ensure_authors()?,
         // smtp-source and smtp-sink come with Postfix.
         "backlog" | "profile" | "soak" => interop::ensure_postfix()?,
         "relay" => {

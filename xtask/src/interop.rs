@@ -49,6 +49,13 @@ pub fn set_up() -> Vec<String> {
     missing
 }
 
+/// Installs what authors of components in JavaScript and Python have.
+pub fn ensure_authors() -> Result<()> {
+    install_packages(&DEBIAN[3..])?;
+    python("authors")?;
+    node("authors", &["install"])
+}
+
 /// Installs Postfix and its smtp-source and smtp-sink.
 pub fn ensure_postfix() -> Result<()> {
     install_packages(&DEBIAN[..2])

@@ -7,6 +7,7 @@ mod bench;
 mod components;
 mod compose;
 mod dev;
+mod fuzz;
 mod interop;
 mod peers;
 mod run;
@@ -29,7 +30,11 @@ const VERBS: &[(&str, &str, &str)] = &[
         "measure: relay --vs postfix,haraka; profile, backlog, idle, soak, pipeline, edge, events",
     ),
     ("check-tidy", "", "check the house rules: who depends on whom, file sizes, documents that drift"),
-    ("fuzz", "", "not yet"),
+    (
+        "fuzz",
+        "[TARGET...] [--seconds N]",
+        "look for inputs that break a promise, 60 s for each target without a number",
+    ),
     ("soak", "[--rounds N] [--seed N]", "kill the host under load, 200 times without a number, and count what is lost"),
 ];
 
@@ -57,7 +62,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "bench" => bench::run(rest)?,
         "check-tidy" => tidy::check()?,
         "soak" => soak::run(rest)?,
-        "fuzz" => bail!("`cargo xtask {verb}` does not exist yet"),
+        "fuzz" => fuzz::run(rest)?,
         _ => bail!("`{verb}` is not a command\n\n{}", help()),
     }
     Ok(())

@@ -95,6 +95,8 @@ pub(super) struct Shared {
     pub(super) damaged: AtomicU64,
     /// Changes since the start to anything but mail and events, as far as somebody was told that they were made.
     pub(super) changes: AtomicU64,
+    /// The segment that bodies are appended to: those before it are closed for good.
+    pub(super) segment: AtomicU64,
     /// Whether the disk had less than its reserve when it was looked at last.
     pub(super) full: AtomicBool,
     /// Held by whoever needs that no segment goes.
@@ -170,6 +172,7 @@ impl Embedded {
             rows: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
             changes: AtomicU64::new(0),
+            segment: AtomicU64::new(spool.number()),
             full: AtomicBool::new(false),
             segments_stay: Mutex::default(),
             next_due_ms: AtomicI64::new(i64::MIN),

@@ -1,6 +1,7 @@
-//! The seam through which a crash or a failing disk is played at the points that matter.
+//! The seam through which a crash, a failing disk or a full one is played at the points that matter.
 
 use std::io;
+use std::path::Path;
 
 /// A point of a group on its way to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,12 @@ pub enum Point {
 /// Called at each point. Where nothing else is said, an error there counts as a failed sync and poisons the store.
 pub trait Faults: Send + Sync + 'static {
     fn at(&self, point: Point) -> io::Result<()>;
+
+    /// Octets that are free on the disk of this folder; `None` where that cannot be told.
+    fn free_bytes(&self, folder: &Path) -> Option<u64> {
+        let space = rustix::fs::statvfs(folder).ok()?;
+        Some(space.f_bavail.saturating_mul(space.f_frsize))
+    }
 }
 
 /// None: what a host runs with.

@@ -244,9 +244,11 @@ impl Housekeeper {
         // Where space lacks, bodies are kept for those who wait for them alone.
         let before_ms = if self.shared.full.load(Ordering::Relaxed) { i64::MAX } else { now_ms - retention_ms };
         let ended = &mut self.ended;
+        // Asked before the rows: what was appended to those before it is there for certain.
+        let open = self.shared.segment.load(Ordering::Acquire);
         let (over, pinned) = self.readers.now(|connection| {
             let (mut over, mut pinned) = (Vec::new(), Vec::new());
-            for range in retention::segments(connection)? {
+            for range in retention::segments(connection, open)? {
                 match ended.at(connection, range)? {
                     Some(at) if at < before_ms => over.push(range.0),
                     Some(_) => {}

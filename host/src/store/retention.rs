@@ -50,13 +50,15 @@ pub(super) struct Live {
 /// A segment's number, its first message and that behind its last.
 pub(super) type Range = (i64, i64, i64);
 
-/// Segments but for the newest, which is still written to.
-pub(super) fn segments(connection: &Connection) -> rusqlite::Result<Vec<Range>> {
+/// Segments but for `open`, which is still written to.
+pub(super) fn segments(connection: &Connection, open: u64) -> rusqlite::Result<Vec<Range>> {
     let all: Vec<(i64, i64)> = connection
         .prepare_cached("SELECT number, first_message FROM segment ORDER BY number")?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
-    Ok(all.windows(2).filter_map(|pair| Some((pair.first()?.0, pair.first()?.1, pair.last()?.1))).collect())
+    let behind = all.iter().skip(1).map(|(_, first)| *first).chain([i64::MAX]);
+    let ranges = all.iter().zip(behind).map(|((number, first), behind)| (*number, *first, behind));
+    Ok(ranges.filter(|(number, ..)| *number < open.cast_signed()).collect())
 }
 
 /// When the last recipient of a segment was done with; `None` while one is queued whose body is there.

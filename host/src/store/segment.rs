@@ -26,6 +26,8 @@ const HEADER_BYTES: usize = 48;
 const GATHER_BYTES: usize = 256 * 1024;
 /// Emptied segments kept to be used again.
 const KEPT_FREE: usize = 2;
+/// Where space lacks, a segment that holds this part of a whole one is closed, so that it can go.
+const CLOSED_SHARE: u64 = 16;
 const EXTENSION: &str = "seg";
 const FREE_EXTENSION: &str = "free";
 
@@ -227,6 +229,16 @@ impl Spool {
     /// Begins a new segment where the present one is full. Only between groups, so that a group is in one segment.
     pub(super) fn roll_if_full(&mut self) -> io::Result<()> {
         if self.position < self.segment_bytes {
+            return Ok(());
+        }
+        self.roll_to(self.number + 1)
+    }
+
+    /// Gives back what can be spared, where space lacks: files that are kept to be used again go, and the present segment is
+    /// closed, because one that is written to stays. Only between groups.
+    pub(super) fn make_room(&mut self) -> io::Result<()> {
+        self.trim_free(0)?;
+        if self.position < self.segment_bytes / CLOSED_SHARE {
             return Ok(());
         }
         self.roll_to(self.number + 1)

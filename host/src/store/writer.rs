@@ -117,10 +117,18 @@ impl Writer {
 
     /// Does the group's work up to the commit. How long the sync of bodies took, where there were any, and the commit.
     fn group(&mut self, jobs: Vec<Job>, effects: &mut Effects) -> Result<(Option<Duration>, Duration), GroupError> {
+        let was_full = self.shared.full.load(Ordering::Relaxed);
         let full = self.is_full();
+        if full
+            && !was_full
+            && let Err(error) = self.spool.make_room()
+        {
+            tracing::warn!(%error, "a spool segment could not be closed");
+        }
         let mut jobs = jobs.into_iter();
         let mut work = || -> Result<bool, GroupError> {
             self.spool.roll_if_full().map_err(GroupError::write)?;
+            self.shared.segment.store(self.spool.number(), Ordering::Release);
             self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
             let before = self.spool.position();
             for job in jobs.by_ref() {
@@ -561,10 +569,8 @@ impl Writer {
         {
             return full;
         }
-        let full = match rustix::fs::statvfs(&self.shared.layout.spool) {
-            Ok(space) => space.f_bavail.saturating_mul(space.f_frsize) < self.reserve_bytes,
-            Err(_) => false,
-        };
+        let free = self.faults.free_bytes(&self.shared.layout.spool);
+        let full = free.is_some_and(|bytes| bytes < self.reserve_bytes);
         self.space_checked = Some((Instant::now(), full));
         self.shared.full.store(full, Ordering::Relaxed);
         full

@@ -77,14 +77,18 @@ impl Field {
 
     /// Gives a tenant a component that differs from every other number's.
     pub async fn push(&self, tenant: &str, number: usize) -> Result<()> {
-        let mut file = misbehave()?;
+        self.push_file(tenant, Stage::Validator, misbehave()?, number).await
+    }
+
+    /// The same with any component.
+    pub async fn push_file(&self, tenant: &str, stage: Stage, mut file: Vec<u8>, number: usize) -> Result<()> {
         // A custom section: nothing but another digest.
         let name = format!("n{number:08}");
         file.extend([0, u8::try_from(name.len() + 1)?, u8::try_from(name.len())?]);
         file.extend(name.as_bytes());
         let pushed = Pushed {
             tenant: tenant.to_owned(),
-            place: Stage::Validator.into(),
+            place: stage.into(),
             source: name,
             file: file.into(),
             state: VersionState::Active,

@@ -4,6 +4,7 @@
 //! calls. Every tenant has a file of its own (one component with another section behind it), as a thousand customers would.
 
 mod field;
+mod languages;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +41,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let runtime = Runtime::new()?;
     runtime.block_on(async {
         calls().await?;
+        languages::calls().await?;
         tenants().await?;
         neighbours().await
     })
@@ -69,8 +71,8 @@ async fn calls() -> Result<()> {
         }
         println!("{name:<34}{:>10.1} µs", micros(median(rounds)));
     }
-    // Two tenants, room for one component: each call loads.
-    let cold = Field::new(Options { loaded: 1, ..Options::default() }).await?;
+    // Two tenants, room for one component and for no instance: each call loads.
+    let cold = Field::new(Options { loaded: 1, idle_instances: 0, ..Options::default() }).await?;
     cold.push("one", 1).await?;
     cold.push("two", 2).await?;
     let mut loads = Vec::new();
@@ -81,7 +83,7 @@ async fn calls() -> Result<()> {
             loads.push(started.elapsed());
         }
     }
-    println!("{:<34}{:>10.1} µs", "tenant's Rust, loaded from cache", micros(median(loads)));
+    println!("{:<34}{:>10.1} µs", "tenant's Rust, fresh, from cache", micros(median(loads)));
     Ok(())
 }
 
@@ -177,7 +179,7 @@ async fn neighbours() -> Result<()> {
     let mut alone = watch(&field.edge, pace).await?;
     println!("{:<14}p99 {:>9.1} µs", "alone", micros(p99(&mut alone)));
     let limit = p99(&mut alone).mul_f64(NEIGHBOUR_AT_MOST);
-    for deed in ["loop", "grow", "trap", "nonsense", "unavailable"] {
+    for deed in ["loop", "sleep", "grow", "headers", "trap", "nonsense", "unavailable"] {
         let callers: Vec<_> = (0..4)
             .map(|_| {
                 let edge = field.edge.clone();

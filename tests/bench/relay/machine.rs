@@ -77,22 +77,44 @@ fn scheduled_ms(pid: u32) -> f64 {
     nanoseconds.sum::<f64>() / 1e6
 }
 
-/// Appends of 10 KB with fdatasync, a second, in this folder.
+/// Syncs a second of 10 KB written over and over.
 pub fn fsyncs_per_second(folder: &Path) -> Result<f64> {
+    let taken = syncs(folder, PROBE)?;
+    Ok(taken.len() as f64 / PROBE.as_secs_f64())
+}
+
+/// How long a sync of the same takes, where nobody else has work: the floor under every relay's latency.
+pub fn sync_times(folder: &Path, time: Duration) -> Result<SyncTimes> {
+    let mut taken = syncs(folder, time)?;
+    taken.sort_unstable();
+    let at = |share: f64| taken.get(((taken.len() as f64 * share) as usize).min(taken.len().saturating_sub(1)));
+    let ms = |share: f64| at(share).copied().unwrap_or_default().as_secs_f64() * 1000.0;
+    Ok(SyncTimes { p50_ms: ms(0.5), p99_ms: ms(0.99), p999_ms: ms(0.999), most_ms: ms(1.0) })
+}
+
+/// In milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct SyncTimes {
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    pub p999_ms: f64,
+    pub most_ms: f64,
+}
+
+fn syncs(folder: &Path, time: Duration) -> Result<Vec<Duration>> {
     let path = folder.join("fsync-probe");
     let mut file = File::create(&path).context("cannot write the probe")?;
     let block = vec![b'x'; 10 * 1024];
-    let start = Instant::now();
-    let mut count = 0.0;
-    while start.elapsed() < PROBE {
+    let (start, mut taken) = (Instant::now(), Vec::new());
+    while start.elapsed() < time {
+        let begun = Instant::now();
         file.seek(SeekFrom::Start(0))?;
         file.write_all(&block)?;
         file.sync_data()?;
-        count += 1.0;
+        taken.push(begun.elapsed());
     }
-    let rate = count / start.elapsed().as_secs_f64();
     fs::remove_file(path)?;
-    Ok(rate)
+    Ok(taken)
 }
 
 /// The 1-minute load average.

@@ -2,7 +2,7 @@
 
 use super::latency::Latency;
 use super::load::{Measured, Sessions};
-use super::machine;
+use super::machine::{self, SyncTimes};
 use super::relays::{POSTFIX, POSTFIX_SIGNING, POSTHASTE, POSTHASTE_SIGNING};
 
 /// The bars: CPU and latency at most this part of Postfix', messages a second at least so many times as many.
@@ -43,11 +43,18 @@ pub fn line(row: &Row) -> String {
     )
 }
 
-/// The latencies of one relay.
-pub fn latency_line(relay: &str, half: &Latency, full_per_second: f64) -> String {
+/// The latencies of one relay; `load` says what its rate is.
+pub fn latency_line(relay: &str, seen: &Latency, load: &str) -> String {
     format!(
-        "{relay:<20} dot to 250 at {:>5.0}/s (takes {full_per_second:>5.0}/s): p50 {:>7.2} ms  p99 {:>7.2} ms  most {:>7.2} ms  ({} messages)",
-        half.per_second, half.p50_ms, half.p99_ms, half.most_ms, half.messages,
+        "{relay:<20} dot to 250 at {:>5.0}/s ({load}): p50 {:>7.2} ms  p99 {:>7.2} ms  most {:>7.2} ms  ({} messages)",
+        seen.per_second, seen.p50_ms, seen.p99_ms, seen.most_ms, seen.messages,
+    )
+}
+
+/// What the disk itself takes, before any relay's work.
+pub fn sync_line(SyncTimes { p50_ms, p99_ms, p999_ms, most_ms }: SyncTimes) -> String {
+    format!(
+        "one sync of 10 KB, alone: p50 {p50_ms:.2} ms  p99 {p99_ms:.2} ms  p99.9 {p999_ms:.2} ms  most {most_ms:.2} ms"
     )
 }
 

@@ -12,29 +12,12 @@ mod projects;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
+use tests::authors::{self, run, workplace};
 use tests::product::{binary, root};
-
-/// Runs a command and gives what it printed.
-fn run(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("{command:?} cannot be started"))?;
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    if !output.status.success() {
-        bail!("{command:?} failed ({}):\n{text}", output.status);
-    }
-    Ok(text)
-}
 
 fn posthaste(words: &[&str]) -> Result<String> {
     run(Command::new(binary()?).args(words))
-}
-
-/// A tool that `cargo xtask test` sets up in `target/authors/`.
-fn tool(path: &str) -> PathBuf {
-    let full = root().join("target/authors").join(path);
-    let why = std::env::var("POSTHASTE_INTEROP_MISSING").unwrap_or_default();
-    assert!(full.exists(), "{} is not there: `cargo xtask test` sets it up. {why}", full.display());
-    full
 }
 
 /// The cases of its stage, as its author runs them.
@@ -65,48 +48,13 @@ fn build_rust_with(folder: &Path, environment: &[(&str, &str)]) -> PathBuf {
 }
 
 fn build_javascript(folder: &Path) -> PathBuf {
-    let modules = folder.join("node_modules");
-    if !modules.exists() {
-        std::os::unix::fs::symlink(tool("node/node_modules"), &modules).unwrap();
-    }
-    run(Command::new("npm").args(["run", "build"]).current_dir(folder)).unwrap();
-    artifact(folder)
+    authors::build_javascript(folder).unwrap()
 }
 
 fn build_python(folder: &Path) -> PathBuf {
-    let program = format!("COMPONENTIZE={}", tool("python/bin/componentize-py").display());
-    run(Command::new("make").arg(program).current_dir(folder)).unwrap();
-    artifact(folder)
+    authors::build_python(folder).unwrap()
 }
 
-fn artifact(folder: &Path) -> PathBuf {
-    folder.join(format!("{}.wasm", folder.file_name().unwrap().to_string_lossy()))
-}
-
-/// A copy of an example to be built, so that nothing is left in the tree.
 fn example(name: &str) -> PathBuf {
-    workplace(&root().join("examples").join(name), name)
-}
-
-/// Copies a project's own files to a folder that stays for the next run: what did not change is not written, so that
-/// nothing is built again without need.
-fn workplace(from: &Path, name: &str) -> PathBuf {
-    let to = root().join("target/authors/work").join(name);
-    copy_changed(from, &to);
-    to
-}
-
-fn copy_changed(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let (path, name) = (entry.path(), entry.file_name());
-        let copy = to.join(&name);
-        if path.is_dir() {
-            if ["src", "wit"].iter().any(|kept| name == *kept) {
-                copy_changed(&path, &copy);
-            }
-        } else if std::fs::read(&copy).ok() != std::fs::read(&path).ok() {
-            std::fs::copy(&path, &copy).unwrap();
-        }
-    }
+    authors::example(name).unwrap()
 }

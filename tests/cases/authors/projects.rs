@@ -16,7 +16,7 @@ fn projects(language: &str, stages: &[&str], build: fn(&Path) -> PathBuf) {
         let path = folder.display().to_string();
         let said = posthaste(&["component", "new", "--lang", language, "--stage", stage, &path]).unwrap();
         assert!(said.contains("posthaste component test "), "{said}");
-        let file = build(&workplace(&folder, &format!("new-{language}-{stage}")));
+        let file = build(&workplace(&folder, &format!("new-{language}-{stage}")).unwrap());
         conforms(&file, stage);
         let said = posthaste(&["component", "inspect", &file.display().to_string()]).unwrap();
         assert!(said.contains(&format!("stage    {stage}, contract 0.1.0: its types fit")), "{said}");

@@ -17,6 +17,7 @@ mod states;
 mod templates;
 mod tending;
 mod versions;
+mod walks;
 mod webhooks;
 
 use std::path::Path;

@@ -1,6 +1,12 @@
-//! What the disk gets back: pinned segments, rows of messages and events.
+//! What the disk gets back: pinned segments, rows of messages and events, and bodies where it is full.
+
+use std::path::PathBuf;
+use std::time::Instant;
 
 use super::*;
+
+/// How often the writer looks at the disk is its own affair; this is far beyond it.
+const LOOK_LIMIT: Duration = Duration::from_secs(30);
 
 fn options(segment_bytes: u64) -> Options {
     let (retention, keep_messages) = (Some(Duration::from_secs(50)), Some(Duration::from_secs(1000)));
@@ -110,6 +116,91 @@ async fn a_disk_below_its_reserve_gives_up_bodies_that_nobody_waits_for() {
     assert!(store.body(&leased[0].body).await.is_err());
     let left = store.lease(at(110), 9).await.unwrap();
     assert_eq!(store.body(&left[0].body).await.unwrap(), message(4, 0, 1).body, "what is queued stays");
+}
+
+/// A disk on which the spool has so much room.
+struct SmallDisk {
+    spool: PathBuf,
+    capacity_bytes: u64,
+}
+
+impl SmallDisk {
+    fn used_bytes(&self) -> u64 {
+        let files = std::fs::read_dir(&self.spool).unwrap().map(|entry| entry.unwrap().path());
+        // A file may go while it is looked at.
+        files.filter_map(|path| path.metadata().ok()).map(|it| it.len()).sum()
+    }
+}
+
+impl Faults for SmallDisk {
+    fn at(&self, _point: Point) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn free_bytes(&self, _folder: &Path) -> Option<u64> {
+        Some(self.capacity_bytes.saturating_sub(self.used_bytes()))
+    }
+}
+
+/// Hands messages in from a number on until one is answered as `is_over` wants; the number of that one.
+async fn accept_until(store: &Embedded, from: u128, is_over: impl Fn(&Result<Accepted, StoreError>) -> bool) -> u128 {
+    let (began, mut number) = (Instant::now(), from);
+    loop {
+        let answer = accept(store, message(number, 0, 1)).await;
+        if is_over(&answer) {
+            return number;
+        }
+        assert!(began.elapsed() < LOOK_LIMIT, "{number}: {answer:?}");
+        number += 1;
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_gets_bodies_back_and_mail_is_taken_again() {
+    // One segment has room for more than the disk, or there are many.
+    for segment_bytes in [2000, 100_000] {
+        fill_and_free(segment_bytes).await;
+    }
+}
+
+async fn fill_and_free(segment_bytes: u64) {
+    const KEPT: u128 = 3;
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(SmallDisk { spool: folder.path().join("spool"), capacity_bytes: 40_000 });
+    let store =
+        Embedded::open_with(folder.path(), Options { reserve_bytes: 10_000, ..options(segment_bytes) }, disk.clone())
+            .unwrap();
+    let mut next = 1;
+    for _ in 0..2 {
+        let full = accept_until(&store, next, |answer| matches!(answer, Err(StoreError::Full))).await;
+        assert!(store.is_full() && disk.used_bytes() > 30_000, "{}", disk.used_bytes());
+        assert!(store.message("default", Uuid::from_u128(full)).await.is_err(), "what is refused is not there");
+        // Deliveries go on, all but one. Their retention has only begun.
+        let leased = store.lease(at(0), usize::MAX).await.unwrap();
+        finish(&store, &leased, KEPT).await;
+        let held = leased.iter().find(|one| one.message.as_u128() == KEPT).unwrap();
+        store.complete(vec![completion(held, 0, Next::Release, None)]).await.unwrap();
+        assert!(matches!(accept(&store, message(full, 0, 1)).await, Err(StoreError::Full)));
+        // What is queued moves off its segment first, which then goes too.
+        for _ in 0..3 {
+            store.sweep(at(1)).await;
+        }
+        assert!(disk.used_bytes() < 10_000, "{} octets in {} segments", disk.used_bytes(), segments(folder.path()));
+        let taken = accept_until(&store, full, Result::is_ok).await;
+        assert!(!store.is_full());
+        let left = store.lease(at(0), usize::MAX).await.unwrap();
+        let mut numbers: Vec<u128> = left.iter().map(|one| one.message.as_u128()).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, [KEPT, taken]);
+        for one in &left {
+            assert_eq!(store.body(&one.body).await.unwrap(), message(one.message.as_u128(), 0, 1).body);
+        }
+        // For the next round: one is delivered, the other goes back.
+        finish(&store, &left, KEPT).await;
+        let held = left.iter().find(|one| one.message.as_u128() == KEPT).unwrap();
+        store.complete(vec![completion(held, 0, Next::Release, None)]).await.unwrap();
+        next = taken + 1;
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,13 @@ use super::super::segment::{Place, Spool, digest};
 use super::*;
 
 /// Schemas that have been released, each with that of `events.db` of its time.
-const RELEASED: [(usize, usize); 8] = [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 2), (7, 3), (8, 3)];
+const RELEASED: [(usize, usize); 11] =
+    [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 2), (7, 3), (8, 3), (9, 3), (10, 3), (11, 3)];
+
+/// The first schema in which a key has a stream, a message a request, and a DKIM key a state.
+const WITH_STREAMS: usize = 9;
+const WITH_REQUESTS: usize = 10;
+const WITH_KEY_STATES: usize = 11;
 
 const SEGMENT: &str = "0000000001.seg";
 
@@ -21,7 +27,7 @@ fn vectors(version: usize) -> PathBuf {
 }
 
 /// What a host of that schema left behind: 1 waits for its third attempt, 2 is delivered, 3 is on the schedule, where
-/// there is one.
+/// there is one. What a schema adds to a key, a message or a domain is filled in from that schema on.
 fn write(version: usize, events: usize, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     let spool = tempfile::tempdir().unwrap();
@@ -35,8 +41,9 @@ fn write(version: usize, events: usize, to: &Path) {
             segment.append(message.id, &message.body, digest(&message.body)).unwrap();
         let digest = digest(&message.body).cast_signed();
         main.push_str(&format!(
-            "INSERT INTO message VALUES ({key}, x'{key:032x}', 1, 'sender@example.com', {segment}, {position}, {size}, \
-             {digest}, {millisecond}, NULL);\n"
+            "INSERT INTO message (key, id, tenant, sender, segment, position, size, digest, accepted_ms, extra)
+             VALUES ({key}, x'{key:032x}', 1, 'sender@example.com', {segment}, {position}, {size}, {digest}, \
+             {millisecond}, NULL);\n"
         ));
         let (attempts, due, done) = match key {
             1 => (2, (millisecond + 60_000).to_string(), "NULL".to_owned()),
@@ -76,6 +83,17 @@ fn write(version: usize, events: usize, to: &Path) {
         main.push_str("UPDATE domain SET id = x'00000000000000000000000000000001';\n");
         main.push_str(&format!("INSERT INTO schedule VALUES (3, {}, 1);\n", millisecond + 60_000));
         main.push_str(&event("outbox", 3, 5, 8));
+    }
+    if version >= WITH_STREAMS {
+        main.push_str("INSERT INTO api_key (hash, id, tenant, name, prefix, created_ms, stream) VALUES (x'07', 'key_1', 1, 'k', 'ph_1', 1, 1);\n");
+    }
+    if version >= WITH_REQUESTS {
+        main.push_str("UPDATE message SET request = '{\"envid\":\"QQ314159\"}' WHERE key = 3;\n");
+    }
+    if version >= WITH_KEY_STATES {
+        main.push_str("UPDATE dkim_key SET state = 3, created_ms = 1, switched_ms = 2, retire_ms = 3;\n");
+        main.push_str("UPDATE domain SET check_ms = 4;\n");
+        main.push_str("INSERT INTO used_selector VALUES (1, 'example.com', 'old', x'03');\n");
     }
     let mut moved = format!("{}PRAGMA user_version = {events};\n", EVENTS[..events].join("\n"));
     for (message, seq, kind) in [(1, 1, 1), (2, 2, 1), (2, 3, 2)] {
@@ -117,6 +135,9 @@ async fn data_folders_of_earlier_versions_open_and_go_on() {
             let number = one.message.as_u128();
             assert_eq!(store.body(&one.body).await.unwrap(), message(number, 0, 1).body, "{version}: {number}");
             assert_eq!(one.recipients[0].attempts, if number == 1 { 2 } else { 0 }, "{version}");
+            let asked = one.request.as_ref().and_then(|request| request.envelope_id.as_ref());
+            let expect = (number == 3 && version >= WITH_REQUESTS).then_some("QQ314159");
+            assert_eq!(asked.map(|id| id.as_str()), expect, "{version}: {number}");
         }
         let done = leased.iter().map(|one| completion(one, 0, Next::Done, Some(EventKind::Delivered)));
         store.complete(done.collect()).await.unwrap();
@@ -125,5 +146,19 @@ async fn data_folders_of_earlier_versions_open_and_go_on() {
         assert_eq!(store.queued().await.unwrap(), 0, "{version}");
         let domains = store.domains(None).await.unwrap();
         assert_eq!((domains.len(), domains[0].domain.as_str()), (1, "example.com"), "{version}");
+        let (since, until) = (Timestamp::from_millisecond(2).unwrap(), Timestamp::from_millisecond(3).unwrap());
+        // A key of a schema without states signs.
+        let state = if version >= WITH_KEY_STATES { KeyState::Retiring { since, until } } else { KeyState::Active };
+        assert_eq!(domains[0].keys[0].state, state, "{version}");
+        let streams: Vec<_> = store.keys(None).await.unwrap().into_iter().map(|key| key.stream).collect();
+        let expect = (version >= WITH_STREAMS).then_some(Some(mail::Stream::Broadcast));
+        assert_eq!(streams, Vec::from_iter(expect), "{version}");
     }
+}
+
+#[test]
+fn every_schema_that_was_released_is_kept() {
+    // The newest is the host's own, until another one follows it.
+    assert!(RELEASED.len() + 1 >= MAIN.len(), "give schema {} a folder: see the top of this file", MAIN.len() - 1);
+    assert_eq!(RELEASED.map(|(version, _)| version), std::array::from_fn(|at| at + 1));
 }

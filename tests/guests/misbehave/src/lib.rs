@@ -1,4 +1,4 @@
-//! A validator that does what the subject says: it traps, loops, grows or answers nonsense. Any other subject passes.
+//! A validator that does what the subject says: it traps, loops, sleeps, grows or answers nonsense. Any other subject passes.
 //!
 //! What the host makes of each is asserted in `tests/system/misbehaviour.rs`.
 
@@ -16,6 +16,8 @@ mod bindings {
     export!(Misbehave);
 }
 
+use std::time::Duration;
+
 use bindings::exports::posthaste::validator::validator::Guest;
 use contract::{Acceptance, StageError, ValidatorInput, Wants};
 
@@ -31,7 +33,16 @@ impl Guest for Misbehave {
         match subject.map_or("", |header| header.value.trim()) {
             "trap" => panic!("asked to trap"),
             "loop" => spin(),
+            "sleep" => {
+                std::thread::sleep(Duration::from_secs(3600));
+                Ok(Acceptance::default())
+            }
             "grow" => grow(),
+            // As many as memory holds: far more than any host should take.
+            "headers" => {
+                let header = ("x-header".to_owned(), "h".repeat(1 << 20));
+                Ok(Acceptance { attributes: vec![header; 40], ..Acceptance::default() })
+            }
             // More than any host should take for an answer.
             "nonsense" => Ok(Acceptance { warnings: vec!["nonsense".repeat(1 << 20); 4], ..Acceptance::default() }),
             "unavailable" => Err(StageError::Unavailable("asked to be unavailable".to_owned())),
