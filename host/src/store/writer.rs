@@ -333,18 +333,13 @@ impl Writer {
         if accepting::known_tenant(&self.connection, &mut self.counters, &report.tenant)?.is_none() {
             return Ok(());
         }
-        let prepared = match Prepared::new(report.clone()) {
-            Ok(prepared) => prepared,
-            // Never better: what it tells of is recorded without it.
-            Err(error) => {
-                tracing::error!(id = %report.id, %error, "a report could not be accepted");
-                return Ok(());
-            }
-        };
+        let failed = |error: &StoreError| tracing::error!(id = %report.id, %error, "a report could not be accepted");
+        // It will never be better: what it tells of is recorded without it.
+        let Ok(prepared) = Prepared::new(report.clone()).inspect_err(failed) else { return Ok(()) };
         let mut answers = Vec::new();
         self.accept(&[prepared], false, &mut answers, effects)?;
         if let Some(Err(error)) = answers.pop() {
-            tracing::error!(id = %report.id, %error, "a report could not be accepted");
+            failed(&error);
         }
         Ok(())
     }
