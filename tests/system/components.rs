@@ -102,8 +102,22 @@ fn push_rollback_and_activate_by_command() {
     let said = component(&setup, &["push", "--position", "2", &misbehave()]).unwrap();
     assert!(said.starts_with("validator-2 version 1 ("), "{said}");
     assert_eq!(send(&product, &key, "unavailable").0, 503);
-    component(&setup, &["rollback", "--position", "2"]).unwrap();
+    let list = setup.command(&["component", "list"]).unwrap();
+    let answering: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().take(2).collect()).collect();
+    let at = answering.iter().position(|words| words == &["validator", "pushed"]).unwrap_or_else(|| panic!("{list}"));
+    assert_eq!(answering[at + 1], ["validator-2", "pushed"], "{list}");
+    // Versions and trials are those of a position; one canary is on trial in a stage.
+    component(&setup, &["push", "--position", "2", &kept()]).unwrap();
     assert_eq!(send(&product, &key, "unavailable").0, 200);
+    component(&setup, &["canary", "--position", "2", "--number", "1", "--percent", "99"]).unwrap();
+    let wrong = component(&setup, &["canary", "--number", "1", "--percent", "1"]).unwrap_err().to_string();
+    assert!(wrong.contains("version 1 of the validator-2 is on trial: end that trial first"), "{wrong}");
+    component(&setup, &["activate", "--position", "2", "--number", "1"]).unwrap();
+    assert_eq!(send(&product, &key, "unavailable").0, 503);
+    component(&setup, &["remove", "--position", "2"]).unwrap();
+    assert_eq!(send(&product, &key, "unavailable").0, 200);
+    let list = setup.command(&["component", "list"]).unwrap();
+    assert!(list.lines().any(|line| line.starts_with("validator ") && line.contains("pushed")), "{list}");
     let wrong = setup.command(&["component", "rollback", "--stage", "signer", "--position", "2"]).unwrap_err();
     assert!(wrong.to_string().contains("there is one signer"), "{wrong}");
 }

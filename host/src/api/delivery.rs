@@ -47,6 +47,12 @@ const IDEMPOTENCY_CHARS: usize = 256;
 /// Attributes and tags of one message: what a sender and all stages may add.
 const PAIRS: usize = 256;
 
+/// How the names of our own attributes begin.
+const RESERVED: &str = "posthaste.";
+
+/// Characters of a reserved name that are told.
+const NAME_CHARS: usize = 64;
+
 /// What a trigger inside this host is told of the tenant's components: they are fixed while it runs, and it may run all.
 const INSIDE: Components = Components { are_configured: false, revision: 0 };
 
@@ -434,6 +440,14 @@ impl Delivery {
         }
         if meta.attributes.len() > PAIRS || meta.tags.len() > PAIRS {
             return Err(wrong(format!("The message has more than {PAIRS} attributes or tags.")));
+        }
+        // Only attributes say such things; a tag of that name would be taken for one by who reads events.
+        if let Some((name, _)) = meta.tags.iter().find(|(name, _)| name.starts_with(RESERVED)) {
+            let name = name.chars().take(NAME_CHARS).collect::<String>();
+            return Err(wrong(format!(
+                "The tag `{}` is reserved: the name of a tag must not begin with `{RESERVED}`.",
+                name.escape_debug()
+            )));
         }
         let idempotency = meta.idempotency.map(|it| Idempotency { key: it.key, digest: it.digest, item: it.item });
         if idempotency.as_ref().is_some_and(|it| it.key.is_empty() || it.key.chars().count() > IDEMPOTENCY_CHARS) {

@@ -250,6 +250,8 @@ async fn nothing_an_edge_says_is_believed() {
     let four = list(&["a@d.test", "b@d.test", "c@d.test", "d@d.test"]);
     check(MessageMeta { recipients: four, bcc: Vec::new(), ..meta() }, MESSAGE, 422, "4 recipients: at most 3").await;
     check(MessageMeta { bcc: list(&["stranger@d.test"]), ..meta() }, MESSAGE, 422, "Bcc").await;
+    let tags = Stream::Broadcast.attributes();
+    check(MessageMeta { tags, ..meta() }, MESSAGE, 422, "The tag `posthaste.stream` is reserved").await;
     check(MessageMeta { sender: Some("x\r\ny@d.test".to_owned()), ..meta() }, MESSAGE, 422, "envelope").await;
     let long = wire::Idempotency { key: "k".repeat(257), digest: String::new(), item: 0 };
     check(MessageMeta { idempotency: Some(long), ..meta() }, MESSAGE, 400, "1 to 256 characters").await;

@@ -13,10 +13,12 @@ use wasmparser::{Encoding, Parser, Payload};
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::p3::bindings::ServicePre;
+use wasmtime_wasi_http::p3::bindings::http::{client, types};
+use wasmtime_wasi_http::{WasiHttp, WasiHttpView as _};
 
 use super::answers;
 use super::confine::Guest;
-use super::wit;
+use super::{unwaiting, wit};
 use crate::config::ComponentFiles;
 
 /// Files larger than this are not read: the largest language runtimes stay under 40 MB.
@@ -264,11 +266,13 @@ impl Linkers {
         wasmtime_wasi::p2::add_to_linker_async(&mut stage)?;
         wasmtime_wasi::p3::add_to_linker(&mut stage)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut stage)?;
-        wasmtime_wasi_http::p3::add_to_linker(&mut stage)?;
+        types::add_to_linker::<_, WasiHttp>(&mut stage, Guest::http)?;
+        let mut trigger = stage.clone();
+        client::add_to_linker::<_, WasiHttp>(&mut trigger, Guest::http)?;
+        answers::add_stages(&mut trigger)?;
+        unwaiting::add_client(&mut stage)?;
         let mut signer = stage.clone();
         answers::add_keys(&mut signer)?;
-        let mut trigger = stage.clone();
-        answers::add_stages(&mut trigger)?;
         Ok(Linkers { trigger, stage, signer })
     }
 }

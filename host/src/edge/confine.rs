@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::Uri;
 use tokio::io::AsyncWrite;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
@@ -88,6 +89,13 @@ impl Usage {
     /// Whether its CPU budget is spent.
     pub fn is_exhausted(&self) -> bool {
         self.ticks_left == 0
+    }
+}
+
+impl Guest {
+    /// Whether it was granted this target.
+    pub fn may_ask(&self, target: &Uri) -> bool {
+        self.outbound.grants(target)
     }
 }
 

@@ -34,6 +34,7 @@ mod survey;
 pub(crate) mod tests;
 mod trial;
 mod trigger;
+mod unwaiting;
 pub mod wit;
 
 use std::collections::BTreeMap;

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use http::{Request, Response, header};
+use http::{Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
@@ -78,6 +78,11 @@ impl Outbound {
     pub fn world(tenant: &str, web: Arc<Web>, limits: Limits, trouble: Trouble, body_bytes: usize) -> Outbound {
         let tenant = Arc::new(OnceLock::from(Arc::from(tenant)));
         Outbound { whom: Whom::World(web, limits, trouble), tenant, body_bytes, peer: None, place: Place::default() }
+    }
+
+    /// Whether a stage was granted this target.
+    pub fn grants(&self, target: &Uri) -> bool {
+        matches!(&self.whom, Whom::Granted(grants) if grants.allow(target))
     }
 
     /// The cell that holds the tenant once it is known.

@@ -23,6 +23,10 @@ pub struct Survey {
 /// Imports by the beginning of their names, and what a component gets for them.
 const NOTES: &[(&str, &str)] = &[
     ("wasi:http/", "HTTP: refused unless the tenant is granted the hosts it may reach"),
+    (
+        "wasi:http/client@0.3",
+        "HTTP by WASI 0.3: an error, always: a stage waits by WASI 0.2 (wasi:http/outgoing-handler)",
+    ),
     ("wasi:sockets/", "sockets: every address is refused"),
     ("wasi:filesystem/", "files: there are none"),
     ("wasi:cli/environment", "environment: empty"),

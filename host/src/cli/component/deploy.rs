@@ -13,7 +13,7 @@ use crate::api::control::components::{
 use crate::cli::directory::{OfTenant, day, encode, table};
 use crate::cli::link::Link;
 use crate::cli::{Failure, Target, say};
-use crate::edge::{POSITIONS, Place, Stage};
+use crate::edge::{POSITIONS, Place, Source, Stage};
 use crate::store::{OnFailure, StageSettings, TenantLimits};
 
 /// Digits of a digest that a list shows.
@@ -21,7 +21,7 @@ const DIGITS: usize = 12;
 
 /// Which stage of which tenant.
 #[derive(Debug, Args)]
-pub(crate) struct Which {
+pub(crate) struct OfStage {
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
@@ -29,7 +29,14 @@ pub(crate) struct Which {
     /// The stage: validator, renderer, transformer, signer or shaper.
     #[arg(long)]
     stage: Stage,
-    /// Which of several validators or transformers, in the order of calls. Each position has versions of its own.
+}
+
+/// Which of a stage's pushed components.
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    #[command(flatten)]
+    of: OfStage,
+    /// Which of several validators or transformers, in the order of calls: 1 to 8. Each has versions of its own.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(POSITIONS)))]
     position: u8,
 }
@@ -91,12 +98,12 @@ pub(crate) enum Deploy {
         #[arg(long)]
         off: bool,
     },
-    /// Give a stage back to the configuration, or to what is built in.
+    /// Take a component away; with its last one a stage goes back to the configuration, or to what is built in.
     Remove(Which),
     /// Say which hosts a stage may reach by HTTP, and what follows when it fails. Without options: show it.
     Grant {
         #[command(flatten)]
-        which: Which,
+        which: OfStage,
         /// A host, as name or name:port; may stand several times, and replaces what was granted before.
         #[arg(long, value_name = "HOST")]
         http: Vec<String>,
@@ -142,8 +149,12 @@ impl Which {
     /// The route of the stage, and what hangs on it.
     fn path(&self, below: &str) -> String {
         // A position that a stage does not have is told by the host.
-        let place = Place { stage: self.stage, position: self.position };
-        format!("{}/{place}{below}", components(&self.of))
+        let place = Place { stage: self.of.stage, position: self.position };
+        format!("{}/{place}{below}", components(&self.of.of))
+    }
+
+    async fn link(&self) -> Result<Link, Failure> {
+        Link::open(&self.of.target).await
     }
 }
 
@@ -186,7 +197,7 @@ async fn push(
 ) -> Result<(), Failure> {
     let made: VersionView = match sha256 {
         Some(sha256) => {
-            let link = Link::open(&which.target).await?;
+            let link = which.link().await?;
             let fetch = FetchComponent { url: file, sha256, canary, shadow };
             link.call(Method::PUT, &which.path(""), &fetch).await?
         }
@@ -196,7 +207,7 @@ async fn push(
             let name = path.file_name().map_or(file.clone(), |name| name.to_string_lossy().into_owned());
             let canary = canary.map_or(String::new(), |percent| format!("&canary={percent}"));
             let query = format!("?source={}{canary}{}", encode(&name), if shadow { "&shadow=true" } else { "" });
-            Link::open(&which.target).await?.upload(&which.path(&query), bytes).await?
+            which.link().await?.upload(&which.path(&query), bytes).await?
         }
     };
     let VersionView { stage, version, digest, state, activated_ms, .. } = made;
@@ -206,8 +217,7 @@ async fn push(
 
 /// Changes a stage and shows what it is then.
 async fn change(which: &Which, method: Method, below: &str, body: &impl serde::Serialize) -> Result<(), Failure> {
-    let link = Link::open(&which.target).await?;
-    let found: TenantComponents = link.call(method, &which.path(below), body).await?;
+    let found: TenantComponents = which.link().await?.call(method, &which.path(below), body).await?;
     show(&found)
 }
 
@@ -218,15 +228,7 @@ async fn list(target: &Target, of: &OfTenant) -> Result<(), Failure> {
 
 fn show(found: &TenantComponents) -> Result<(), Failure> {
     if !found.stages.is_empty() {
-        let rows = found.stages.iter().map(|stage| {
-            let named = |all: &[NameView]| {
-                all.iter().map(|one| format!("{} ({})", one.name, one.digest)).collect::<Vec<_>>().join(", ")
-            };
-            let all: Vec<String> =
-                [named(&stage.always), named(&stage.components)].into_iter().filter(|text| !text.is_empty()).collect();
-            let all = if all.is_empty() { "none: messages pass unchanged".to_owned() } else { all.join(", then ") };
-            [stage.stage.clone(), stage.source.clone(), all, trials(stage)]
-        });
+        let rows = found.stages.iter().flat_map(|stage| answering(stage, &found.versions));
         table(["STAGE", "SOURCE", "COMPONENT", "ON TRIAL"], rows)?;
     }
     if found.versions.is_empty() {
@@ -240,6 +242,36 @@ fn show(found: &TenantComponents) -> Result<(), Failure> {
         [stage, version.to_string(), state, digest, day(pushed_at), source, note.unwrap_or_default()]
     });
     table(["STAGE", "VERSION", "STATE", "DIGEST", "PUSHED", "FILE", "NOTE"], rows)
+}
+
+/// What is called for a stage, in order: a row each.
+fn answering(stage: &StageAnswer, versions: &[VersionView]) -> Vec<[String; 4]> {
+    let row = |name: &str, source: &str, component: &NameView| {
+        let component = format!("{} ({})", component.name, component.digest);
+        [name.to_owned(), source.to_owned(), component, String::new()]
+    };
+    let mut pushed: Vec<(Place, &VersionView)> =
+        versions.iter().filter_map(|version| Some((version.stage.parse().ok()?, version))).collect();
+    pushed.retain(|(place, version)| place.stage.name() == stage.stage && version.state == "active");
+    pushed.sort_by_key(|(place, _)| *place);
+    let always = stage.always.iter().map(|component| row(&stage.stage, "[components.always]", component));
+    let own = stage.components.iter().enumerate().map(|(at, component)| {
+        let place = pushed.get(at).filter(|_| stage.source == Source::Pushed.name());
+        row(place.map_or(&stage.stage, |(_, version)| &version.stage), &stage.source, component)
+    });
+    let mut rows: Vec<[String; 4]> = always.chain(own).collect();
+    if rows.is_empty() {
+        rows.push([
+            stage.stage.clone(),
+            stage.source.clone(),
+            "none: messages pass unchanged".to_owned(),
+            String::new(),
+        ]);
+    }
+    if let Some([.., trial]) = rows.last_mut() {
+        *trial = trials(stage);
+    }
+    rows
 }
 
 /// How the trials of a stage go.
@@ -261,14 +293,14 @@ fn trials(stage: &StageAnswer) -> String {
 }
 
 async fn grant(
-    which: &Which,
+    which: &OfStage,
     http: Vec<String>,
     private: bool,
     none: bool,
     on_failure: Option<OnFailure>,
 ) -> Result<(), Failure> {
     let link = Link::open(&which.target).await?;
-    let path = which.path("/settings");
+    let path = format!("{}/{}/settings", components(&which.of), which.stage);
     let mut settings: StageSettings = link.call(Method::GET, &path, &()).await?;
     if none || !http.is_empty() {
         (settings.http_hosts, settings.private_hosts) = (http.clone(), private);
@@ -323,4 +355,54 @@ impl Limit {
 
 fn short(digest: &str) -> &str {
     digest.get(..DIGITS).unwrap_or(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pushed(stage: &str, version: u32, state: &str) -> VersionView {
+        VersionView {
+            stage: stage.to_owned(),
+            version,
+            digest: "d".repeat(64),
+            size_bytes: 1,
+            source: "acme.wasm".to_owned(),
+            pushed_at: jiff::Timestamp::UNIX_EPOCH,
+            state: state.to_owned(),
+            percent: None,
+            note: None,
+            activated_ms: None,
+        }
+    }
+
+    #[test]
+    fn each_component_that_is_called_has_a_row_with_its_source() {
+        let check = |always: &[&str], own: &[&str], source: Source, expect: &[(&str, &str, &str)]| {
+            let named = |all: &[&str]| {
+                all.iter().map(|name| NameView { name: (*name).to_owned(), digest: "0".to_owned() }).collect()
+            };
+            let stage = StageAnswer {
+                stage: "validator".to_owned(),
+                source: source.name().to_owned(),
+                always: named(always),
+                components: named(own),
+                canary: None,
+                shadow: None,
+            };
+            let versions = [
+                pushed("validator", 1, "retired"),
+                pushed("validator-3", 1, "active"),
+                pushed("validator-2", 7, "active"),
+                pushed("transformer", 1, "active"),
+            ];
+            let rows = answering(&stage, &versions);
+            let rows: Vec<(&str, &str, &str)> = rows.iter().map(|[a, b, c, _]| (&**a, &**b, &**c)).collect();
+            assert_eq!(rows, expect);
+        };
+        let (first, second) = (("validator", "[components.always]", "x (0)"), ("validator-2", "pushed", "y (0)"));
+        check(&["x"], &["y", "z"], Source::Pushed, &[first, second, ("validator-3", "pushed", "z (0)")]);
+        check(&["x"], &["y"], Source::Shared, &[first, ("validator", "[components]", "y (0)")]);
+        check(&[], &[], Source::BuiltIn, &[("validator", "built-in", "none: messages pass unchanged")]);
+    }
 }

@@ -61,6 +61,12 @@ impl Guest for Stage {
             "http3" => {
                 return answer(vec![("http".to_owned(), get_async(told("authority").unwrap_or_default().to_owned()))]);
             }
+            "sockets3" => return answer(sockets_async()),
+            "files3" => {
+                let found = wasip3::filesystem::preopens::get_directories().len();
+                return answer(vec![("directories".to_owned(), found.to_string())]);
+            }
+            "wait3" => wasip3::wit_bindgen::block_on(wasip3::clocks::monotonic_clock::wait_for(1_000_000)),
             "files" => {
                 let found = std::fs::read_dir("/").err().map(|error| error.kind().to_string());
                 return answer(vec![("files".to_owned(), found.unwrap_or_else(|| "read".to_owned()))]);
@@ -97,13 +103,16 @@ fn get(authority: &str) -> String {
     }
 }
 
-/// The same by WASI 0.3. A stage's function is synchronous: it may not wait for what does not end at once.
+/// The same by WASI 0.3, with a body that nobody reads. A stage's function is synchronous: it may not wait for what does
+/// not end at once.
 fn get_async(authority: String) -> String {
     use wasip3::http::client;
     use wasip3::http::types::{Fields, Request, Scheme};
     wasip3::wit_bindgen::block_on(async move {
-        let (_, trailers) = wasip3::wit_future::new(|| Ok(None));
-        let (request, _) = Request::new(Fields::new(), None, trailers, None);
+        // Written, by being dropped, only after the request: until it is read a write would wait.
+        let (_written_later, trailers) = wasip3::wit_future::new(|| Ok(None));
+        let (_body, contents) = wasip3::wit_stream::new();
+        let (request, _sent) = Request::new(Fields::new(), Some(contents), trailers, None);
         let set = request.set_scheme(Some(&Scheme::Http)).and_then(|()| request.set_authority(Some(&authority)));
         if set.and_then(|()| request.set_path_with_query(Some("/"))).is_err() {
             return "no such target".to_owned();
@@ -112,6 +121,29 @@ fn get_async(authority: String) -> String {
             Ok(response) => response.get_status_code().to_string(),
             Err(error) => format!("{error:?}"),
         }
+    })
+}
+
+/// What sockets and look-ups of names come to by WASI 0.3.
+fn sockets_async() -> Vec<(String, String)> {
+    use wasip3::sockets::ip_name_lookup::resolve_addresses;
+    use wasip3::sockets::types::{IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, TcpSocket, UdpSocket};
+    wasip3::wit_bindgen::block_on(async {
+        let here = || IpSocketAddress::Ipv4(Ipv4SocketAddress { port: 25, address: (127, 0, 0, 1) });
+        let tcp = match TcpSocket::create(IpAddressFamily::Ipv4) {
+            Ok(socket) => socket.connect(here()).await,
+            Err(error) => Err(error),
+        };
+        let udp = match UdpSocket::create(IpAddressFamily::Ipv4) {
+            Ok(socket) => socket.send(vec![0], Some(here())).await,
+            Err(error) => Err(error),
+        };
+        let name = resolve_addresses("localhost".to_owned()).await;
+        vec![
+            ("tcp".to_owned(), format!("{tcp:?}")),
+            ("udp".to_owned(), format!("{udp:?}")),
+            ("name".to_owned(), format!("{name:?}")),
+        ]
     })
 }
 
