@@ -48,9 +48,12 @@ pub struct QueueFilter {
     pub held: Option<bool>,
 }
 
+/// Whether a message to this domain, with this id, is meant.
+type Test = dyn Fn(&Domain, Uuid) -> bool + Send + Sync;
+
 /// Says of a recipient's domain and its message whether they are meant.
 #[derive(Clone)]
-pub struct Pick(Arc<dyn Fn(&Domain, Uuid) -> bool + Send + Sync>);
+pub struct Pick(Arc<Test>);
 
 impl Pick {
     pub fn new(is_meant: impl Fn(&Domain, Uuid) -> bool + Send + Sync + 'static) -> Pick {
