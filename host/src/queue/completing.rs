@@ -248,7 +248,8 @@ impl Batch {
         self.completions.is_empty()
     }
 
-    /// What no report tells of, and what each report does: that and the report are recorded together or not at all.
+    /// What no report tells of, and what each report of a failure does: that and the report are recorded together or not at
+    /// all. Other reports are left out: nothing is lost without them.
     fn split(self) -> (Batch, Vec<Batch>) {
         let mut cases: HashMap<usize, Case> = self.cases.into_iter().collect();
         let (mut unreported, mut reported) = (Batch::default(), Vec::<Batch>::new());
@@ -256,7 +257,12 @@ impl Batch {
         for (place, (mut completion, around)) in self.completions.into_iter().zip(self.around).enumerate() {
             // It is written anew: nobody knows how long it would have to be kept.
             completion.report = None;
-            let case = cases.remove(&place);
+            let case = cases.remove(&place).filter(|case| {
+                let is_owed = case.told.action == Action::Failed;
+                // A delay is told of later; what was delivered is not delivered again for want of a notice.
+                completion.tells_delay &= is_owed;
+                is_owed
+            });
             let of = case.as_ref().map(|case| *places.entry(case.message).or_insert(reported.len()));
             if of == Some(reported.len()) {
                 reported.push(Batch::default());

@@ -100,6 +100,10 @@ pub(super) enum Job {
 }
 
 impl Job {
+    pub(super) fn is_outcome(&self) -> bool {
+        matches!(self, Job::Complete { .. })
+    }
+
     /// Whether it has bodies to be written to the spool.
     pub(super) fn has_bodies(&self) -> bool {
         match self {

@@ -56,7 +56,7 @@ pub(super) struct Writer {
     pub(super) reserve_bytes: u64,
     pub(super) leases: Leases,
     pub(super) space_checked: Option<(Instant, bool)>,
-    /// Until when jobs with bodies are groups of their own.
+    /// Until when new mail is a group of its own, and so is each report.
     pub(super) apart_until: Option<Instant>,
 }
 
@@ -84,9 +84,10 @@ impl Writer {
             .into_iter()
             .partition(|job| matches!(job, Job::Checkpoint { .. } | Job::Rest { .. } | Job::Lease { .. }));
         if self.apart_until.is_some_and(|until| Instant::now() < until) {
-            let (apart, together): (Vec<Job>, Vec<Job>) = writes.into_iter().partition(Job::has_bodies);
-            self.serve_writes(together);
-            apart.into_iter().for_each(|job| self.serve_writes(vec![job]));
+            let (bodies, rest): (Vec<Job>, Vec<Job>) = writes.into_iter().partition(Job::has_bodies);
+            let (reports, mail): (Vec<Job>, _) = bodies.into_iter().partition(Job::is_outcome);
+            [rest, mail].into_iter().for_each(|jobs| self.serve_writes(jobs));
+            reports.into_iter().for_each(|job| self.serve_writes(vec![job]));
         } else {
             self.serve_writes(writes);
         }
@@ -591,8 +592,7 @@ impl Writer {
         {
             return full;
         }
-        let free = self.faults.free_bytes(&self.shared.layout.spool);
-        let full = free.is_some_and(|bytes| bytes < self.reserve_bytes);
+        let full = self.faults.free_bytes(&self.shared.layout.spool).is_some_and(|bytes| bytes < self.reserve_bytes);
         self.space_checked = Some((Instant::now(), full));
         self.shared.full.store(full, Ordering::Relaxed);
         full

@@ -1,7 +1,10 @@
 //! A disk without room: what came of attempts is recorded all the same, and reports of it follow.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use mail::dsn::{Notify, RecipientRequest, Request};
 
 use super::*;
 use crate::store::Point;
@@ -64,6 +67,25 @@ async fn a_report_that_cannot_be_stored_holds_up_no_other_outcome() {
     let (net, _store) = running.stop().await;
     let reports = |(site, to): &&(String, Vec<String>)| site == "origin" && to == &["sender@origin.test"];
     assert_eq!(net.seen.lock().unwrap().transactions.iter().filter(reports).count(), 1);
+}
+
+#[tokio::test]
+async fn what_was_delivered_waits_for_no_report() {
+    let folder = folder();
+    let (disk, net) = refusing();
+    let running = start_on(folder.path(), disk.clone(), net, config());
+    let notify = Some(Notify { success: true, ..Notify::NEVER });
+    let asked = RecipientRequest { notify, original: None, delay_told: false };
+    let request = Request { recipients: BTreeMap::from([(0, asked)]), ..Request::default() };
+    let sender = Some(Address::parse("sender@origin.test").unwrap());
+    let message = NewMessage { sender, request: Some(Arc::new(request)), ..message(1, &["ok@a.test"]) };
+    running.store.accept(vec![message]).await.pop().unwrap().unwrap();
+    running.until("the first", async |this: &Running| this.net.seen.lock().unwrap().begun == 1).await;
+    disk.is_full.store(true, Ordering::SeqCst);
+    running.net.held["a"].add_permits(100);
+    running.until_empty().await;
+    assert!(disk.refused.load(Ordering::SeqCst), "a report was to be written");
+    assert_eq!(running.events(1).await, [told(EventKind::Delivered, "ok@a.test")]);
 }
 
 #[tokio::test]
