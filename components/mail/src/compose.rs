@@ -14,7 +14,6 @@ use mail_builder::headers::date::Date;
 use mail_builder::headers::raw::Raw;
 use mail_builder::headers::text::Text;
 use mail_builder::headers::{Header, HeaderType};
-use mail_builder::mime::BodyPart;
 use thiserror::Error;
 
 use crate::Mailbox;
@@ -139,11 +138,8 @@ pub fn compose(draft: &Draft) -> Vec<u8> {
     for (name, value) in fields(draft) {
         write_field(&name, &value, &mut message);
     }
-    let body = body(draft, &Boundaries::new(draft));
-    let is_one_text = matches!(body.contents, BodyPart::Text(_));
-    body.write_part(&mut message);
-    // The last line end is the message's, as that before a boundary is the multipart's: a text keeps its own.
-    if is_one_text || !message.ends_with(b"\r\n") {
+    body(draft, &Boundaries::new(draft)).write_part(&mut message);
+    if !message.ends_with(b"\r\n") {
         message.extend_from_slice(b"\r\n");
     }
     message
@@ -322,7 +318,7 @@ mod tests {
     fn composes_plain_text() {
         let expected = "From: \"Alice\" <alice@x.test>\r\nTo: <bob@y.test>\r\nSubject: Hello\r\nMessage-ID: <1@x.test>\r\n\
                         Date: Tue, 14 Nov 2023 22:13:20 +0000\r\nMIME-Version: 1.0\r\n\
-                        Content-Type: text/plain; charset=\"utf-8\"\r\nContent-Transfer-Encoding: 7bit\r\n\r\nHi,\r\nBob\r\n\r\n";
+                        Content-Type: text/plain; charset=\"utf-8\"\r\nContent-Transfer-Encoding: 7bit\r\n\r\nHi,\r\nBob\r\n";
         assert_eq!(composed(&draft()), expected);
     }
 

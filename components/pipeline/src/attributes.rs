@@ -10,7 +10,7 @@ const VALUE_BYTES: usize = 4096;
 const RESERVED: &str = "posthaste.";
 
 /// Adds what a stage returned. What breaks a limit, or is the host's, is left out.
-pub(crate) fn merge(attributes: &mut Attributes, returned: Attributes) {
+pub fn merge(attributes: &mut Attributes, returned: Attributes) {
     for (name, value) in returned {
         if name.is_empty() || name.len() > NAME_BYTES || value.len() > VALUE_BYTES || name.starts_with(RESERVED) {
             continue;

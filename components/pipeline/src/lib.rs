@@ -4,7 +4,7 @@
 //! The sending API runs it with its WIT imports for stages; the host's SMTP side runs it with calls into the tenant's
 //! components. What each stage error becomes for the sender (HTTP status, SMTP reply) stands in `refusal` alone.
 
-mod attributes;
+pub mod attributes;
 mod raw;
 pub mod refusal;
 mod road;

@@ -64,39 +64,6 @@ fn bodies_are_shown_as_they_were_given() {
     check("hi\r\n", false, "hi\r\n");
 }
 
-/// Whatever encoding composing chooses for it, and whether or not it stands alone.
-#[tokio::test]
-async fn a_text_keeps_its_last_line_end() {
-    let reader = Reader::new().await;
-    let check = async |text: &str, html: Option<&str>| {
-        let draft = mail::compose::Draft {
-            from: Mailbox::parse("a@src.test").unwrap(),
-            to: vec![Mailbox::parse("to@dst.test").unwrap()],
-            cc: Vec::new(),
-            reply_to: Vec::new(),
-            subject: "Hi".to_owned(),
-            html: html.map(str::to_owned),
-            text: Some(text.to_owned()),
-            attachments: Vec::new(),
-            headers: Vec::new(),
-            message_id: "<1@src.test>".to_owned(),
-            date_s: 1_700_000_000,
-        };
-        let meta = meta();
-        reader.world.send(&meta, std::str::from_utf8(&mail::compose::compose(&draft)).unwrap()).await;
-        let (_, shown) = reader.get(KEY, &format!("/emails/{}", meta.id)).await;
-        assert_eq!((shown["text"].as_str(), shown["html"].as_str()), (Some(text), html));
-    };
-    let end = "\r\n";
-    for text in ["Hi", "Gr\u{fc}\u{df}e", "\u{1f600}\u{1f600}", "nul \0", "blank ", ""] {
-        for ends in 0..3 {
-            let text = format!("{text}{}", end.repeat(ends));
-            check(&text, None).await;
-            check(&text, Some("<p>Hi</p>\r\n")).await;
-        }
-    }
-}
-
 #[tokio::test]
 async fn who_may_read_what() {
     let reader = Reader::new().await;

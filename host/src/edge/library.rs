@@ -17,7 +17,7 @@ use super::confine::Bounds;
 use super::grants::{Grants, Ways};
 use super::meter::Meter;
 use super::place::Place;
-use super::set::{Components, Plan, Set, Source, Trial};
+use super::set::{Against, Components, Plan, Set, Source, Trial};
 use super::slot::{Capacity, Loader, Slot};
 use super::trial::{Canary, Shadow};
 use crate::config::{self, ComponentFiles, StageLimits};
@@ -314,8 +314,9 @@ impl Library {
         }
         let canary = canary.map(|(percent, canary)| trial(percent, canary, &pushed));
         let shadow = shadow.map(|shadow: Arc<Shadow>| {
-            let beside = pushed.get(&shadow.place.position).map(|slot| slot.id);
-            (shadow, beside)
+            // At an empty position it stands behind the last.
+            let beside = pushed.get(&shadow.place.position).or_else(|| pushed.values().next_back());
+            (shadow, beside.map_or(Against::All, |slot| Against::One(slot.id)))
         });
         let of = |stages: &Stages| stages.get(&stage).cloned().filter(|slots| !slots.is_empty());
         let fallback = self.built_in.get(&stage).cloned();
@@ -362,7 +363,11 @@ impl Set {
 /// What the requests of a canary are answered by, beside what else was pushed.
 fn trial(percent: u8, canary: Arc<Canary>, pushed: &BTreeMap<u8, Arc<Slot>>) -> Trial {
     let position = canary.place.position;
-    let instead_of = pushed.get(&position).map(|slot| slot.id);
+    let instead_of = match pushed.get(&position) {
+        Some(slot) => Against::One(slot.id),
+        None if pushed.is_empty() => Against::All,
+        None => Against::Nobody,
+    };
     let mut list = pushed.clone();
     list.insert(position, canary.slot.clone());
     Trial { percent, canary, list: list.into_values().collect(), instead_of }

@@ -51,7 +51,9 @@ impl FromStr for Place {
     fn from_str(text: &str) -> Result<Place, String> {
         // The first has one name alone, so that no place has two.
         match text.rsplit_once('-').map(|(stage, position)| (stage, position.parse())) {
-            Some((stage, Ok(position))) if position > 1 => Place::new(stage.parse()?, position),
+            Some((stage, Ok(position))) if position > 1 && text.ends_with(&format!("-{position}")) => {
+                Place::new(stage.parse()?, position)
+            }
             _ => Ok(text.parse::<Stage>()?.into()),
         }
     }

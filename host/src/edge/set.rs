@@ -50,12 +50,33 @@ pub struct Plan {
     pub own: Vec<Arc<Slot>>,
     pub source: Source,
     pub canary: Option<Trial>,
-    /// With the component that it is compared with; `None`: with each of `own`.
-    pub shadow: Option<(Arc<Shadow>, Option<u64>)>,
+    /// With what it is compared with.
+    pub shadow: Option<(Arc<Shadow>, Against)>,
     /// The built-in component.
     pub fallback: Option<Arc<Slot>>,
     pub on_failure: OnFailure,
     pub grants: Option<Arc<Grants>>,
+}
+
+/// The components of `own` that a version on trial is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Against {
+    /// Each: nothing else was pushed.
+    All,
+    /// The slot with this id.
+    One(u64),
+    /// Others were pushed, and none to its position.
+    Nobody,
+}
+
+impl Against {
+    pub fn is(self, slot: &Slot) -> bool {
+        match self {
+            Against::All => true,
+            Against::One(id) => id == slot.id,
+            Against::Nobody => false,
+        }
+    }
 }
 
 /// A canary, and what its requests are answered by.
@@ -65,8 +86,8 @@ pub struct Trial {
     pub canary: Arc<Canary>,
     /// Takes the place of `own` in these requests: the canary, and what stands before and behind it.
     pub list: Vec<Arc<Slot>>,
-    /// The component whose place the canary has; `None`: all of `own`, or none.
-    pub instead_of: Option<u64>,
+    /// Whose place the canary has.
+    pub instead_of: Against,
 }
 
 /// What an edge must know of a tenant's components.
@@ -110,8 +131,8 @@ impl Set {
 }
 
 impl Plan {
-    /// The canary, where it answers a request that drew this number of 0 to 99.
-    pub fn canary_for(&self, draw: u8) -> Option<&Trial> {
-        self.canary.as_ref().filter(|trial| draw < trial.percent && !trial.canary.is_over())
+    /// Whether a request that drew this number of 0 to 99 is the canary's.
+    pub fn is_tried(&self, draw: u8) -> bool {
+        self.canary.as_ref().is_some_and(|trial| draw < trial.percent && !trial.canary.is_over())
     }
 }

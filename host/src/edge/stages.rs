@@ -9,9 +9,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use contract::{
-    Acceptance, Attributes, Finding, FindingClass, HttpRequest, Rendered, RendererInput, ShaperInput, Signatures,
-    SignerInput, StageError, Transformed, TransformerInput, ValidatorInput, Wants,
+    Acceptance, Finding, FindingClass, HttpRequest, Rendered, RendererInput, ShaperInput, Signatures, SignerInput,
+    StageError, Transformed, TransformerInput, ValidatorInput, Wants,
 };
+use pipeline::attributes;
 use tokio::time::timeout;
 
 use super::call::{self, Answer as _, Call, Describe};
@@ -30,9 +31,6 @@ use crate::store::OnFailure;
 /// How long a call waits for one of its tenant's instances to be free.
 const TURN: Duration = Duration::from_secs(10);
 
-/// Attributes of one message, as promised in `posthaste:types`.
-const ATTRIBUTES: usize = 64;
-
 /// Characters of a refusal that are logged when a shadow answers otherwise.
 const VERDICT_SHOWN: usize = 200;
 
@@ -42,8 +40,8 @@ pub struct TenantStages {
     edge: Arc<Inner>,
     tenant: Arc<str>,
     set: Arc<Set>,
-    /// From 0 to 99: what a canary's share is compared with.
-    draw: u8,
+    /// By stage: whether a canary answers.
+    is_tried: [bool; 5],
 }
 
 /// What a component is to a call.
@@ -77,13 +75,17 @@ impl TenantStages {
     /// The tenant's components as they are now.
     pub(super) fn new(edge: Arc<Inner>, tenant: Arc<str>) -> TenantStages {
         let set = edge.library.set(&tenant);
-        TenantStages { edge, tenant, set, draw: rand::random_range(0..100) }
+        let draw = rand::random_range(0..100);
+        // Asked once: a canary that ends meanwhile answers this request to its end.
+        let is_tried = set.plans.each_ref().map(|plan| plan.is_tried(draw));
+        TenantStages { edge, tenant, set, is_tried }
     }
 
     /// The components that get this request's calls of a stage, in order.
-    fn links<'a>(&self, plan: &'a Plan) -> Vec<Link<'a>> {
+    fn links(&self, stage: Stage) -> Vec<Link<'_>> {
+        let plan = self.set.plan(stage);
         let always = plan.always.iter().map(|slot| Link { slot, part: Part::Always });
-        match plan.canary_for(self.draw) {
+        match plan.canary.as_ref().filter(|_| self.is_tried[stage as usize]) {
             Some(trial) => {
                 let part = |slot: &Arc<Slot>| if slot.id == trial.canary.slot.id { Part::Canary } else { Part::Own };
                 always.chain(trial.list.iter().map(|slot| Link { slot, part: part(slot) })).collect()
@@ -95,7 +97,7 @@ impl TenantStages {
     /// The answer of the one component of a stage.
     async fn ask_one<C: Call>(&self, call: C) -> Result<C::Answer, StageError> {
         let plan = self.set.plan(C::STAGE);
-        match self.links(plan).last() {
+        match self.links(C::STAGE).last() {
             Some(link) => self.ask(plan, *link, &call).await,
             None => Err(StageError::Unavailable(format!("there is no {}", C::STAGE))),
         }
@@ -160,7 +162,7 @@ impl TenantStages {
         let Some(Trial { canary, instead_of, .. }) = &plan.canary else { return };
         let of_canary = match link.part {
             Part::Canary => true,
-            Part::Own if instead_of.is_none_or(|slot| slot == link.slot.id) => false,
+            Part::Own if instead_of.is(link.slot) => false,
             Part::Own | Part::Always | Part::Fallback => return,
         };
         let failed = match asked {
@@ -330,7 +332,7 @@ impl TenantStages {
 fn shadow_of<'a>(plan: &'a Plan, link: Link<'_>) -> Option<&'a Arc<Shadow>> {
     let (shadow, beside) = plan.shadow.as_ref()?;
     let is_beside = match link.part {
-        Part::Own => beside.is_none_or(|slot| slot == link.slot.id),
+        Part::Own => beside.is(link.slot),
         Part::Canary => plan.canary.as_ref().is_some_and(|trial| trial.canary.place == shadow.place),
         Part::Always | Part::Fallback => false,
     };
@@ -361,17 +363,6 @@ fn verdict<T>(answer: &Result<T, StageError>) -> String {
     }
 }
 
-/// Adds what a component returned to what those before it did.
-fn merge(attributes: &mut Attributes, returned: Attributes) {
-    for (name, value) in returned {
-        match attributes.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, known)) => *known = value,
-            None => attributes.push((name, value)),
-        }
-    }
-    attributes.truncate(ATTRIBUTES);
-}
-
 impl pipeline::Stages for TenantStages {
     async fn render(&self, input: RendererInput) -> Result<Rendered, StageError> {
         self.ask_one(input).await
@@ -381,7 +372,7 @@ impl pipeline::Stages for TenantStages {
     async fn describe_validator(&self) -> Result<Wants, StageError> {
         let plan = self.set.plan(Stage::Validator);
         let mut all = Wants::default();
-        for link in self.links(plan) {
+        for link in self.links(Stage::Validator) {
             let Wants { text, html, raw } = self.wants(plan, link).await?;
             all = Wants { text: all.text | text, html: all.html | html, raw: all.raw | raw };
         }
@@ -391,28 +382,28 @@ impl pipeline::Stages for TenantStages {
     /// Each of its validators in order, until one refuses.
     async fn validate(&self, mut input: ValidatorInput) -> Result<Acceptance, StageError> {
         let plan = self.set.plan(Stage::Validator);
-        let links = self.links(plan);
+        let links = self.links(Stage::Validator);
         if let [one] = links.as_slice() {
             return self.ask(plan, *one, &input).await;
         }
         let mut all = Acceptance::default();
         for link in links {
             let Acceptance { warnings, attributes } = self.ask(plan, link, &input).await?;
-            merge(&mut input.attributes, attributes.clone());
-            merge(&mut all.attributes, attributes);
+            attributes::merge(&mut input.attributes, attributes.clone());
+            attributes::merge(&mut all.attributes, attributes);
             all.warnings.extend(warnings);
         }
         Ok(all)
     }
 
     fn transforms(&self) -> bool {
-        !self.links(self.set.plan(Stage::Transformer)).is_empty()
+        !self.links(Stage::Transformer).is_empty()
     }
 
     /// Each of its transformers in order: what one made is given to the next.
     async fn transform(&self, mut input: TransformerInput) -> Result<Transformed, StageError> {
         let plan = self.set.plan(Stage::Transformer);
-        let links = self.links(plan);
+        let links = self.links(Stage::Transformer);
         if let [one] = links.as_slice() {
             return self.ask(plan, *one, &input).await;
         }
@@ -423,8 +414,8 @@ impl pipeline::Stages for TenantStages {
                 input.message.clone_from(&message);
                 all.message = Some(message);
             }
-            merge(&mut input.attributes, attributes.clone());
-            merge(&mut all.attributes, attributes);
+            attributes::merge(&mut input.attributes, attributes.clone());
+            attributes::merge(&mut all.attributes, attributes);
             all.warnings.extend(warnings);
         }
         Ok(all)

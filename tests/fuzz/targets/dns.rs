@@ -51,7 +51,7 @@ pub fn record(input: &[u8]) {
     };
     let expected = Expected { name: "x.test".to_owned(), purpose, value: value.to_owned() };
     let dns = Arc::new(Everywhere { texts: Texts { records: records.clone(), alias }, asked: AtomicUsize::new(0) });
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let Ok(runtime) = runtime else { panic!("there is no runtime") };
     let asked: Arc<dyn Records> = dns.clone();
     let verdicts = runtime.block_on(look(&asked, &[expected]));

@@ -208,7 +208,12 @@ pub fn routes() -> Vec<Route> {
             .asks("source", "The name of the file.")
             .asks("canary", "Only for this share of requests, in percent.")
             .asks("shadow", "`true`: only beside what answers now."),
-        Route::new(Method::DELETE, STAGE, "Gives the stage back to the configuration", remove),
+        Route::new(
+            Method::DELETE,
+            STAGE,
+            "Takes away what was pushed; with none left, the configuration answers",
+            remove,
+        ),
         Route::new(
             Method::POST,
             "tenants/{tenant}/components/{stage}/rollback",
