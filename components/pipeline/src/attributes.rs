@@ -3,11 +3,12 @@
 use contract::Attributes;
 
 /// Attributes of one message.
-pub(crate) const COUNT: usize = 64;
-const NAME_BYTES: usize = 256;
-const VALUE_BYTES: usize = 4096;
-/// Names that no stage may set.
-const RESERVED: &str = "posthaste.";
+pub const COUNT: usize = 64;
+/// Octets of a name, and of a value.
+pub const NAME_BYTES: usize = 256;
+pub const VALUE_BYTES: usize = 4096;
+/// How names begin that no stage and no sender may set.
+pub const RESERVED: &str = "posthaste.";
 
 /// Adds what a stage returned. What breaks a limit, or is the host's, is left out.
 pub fn merge(attributes: &mut Attributes, returned: Attributes) {

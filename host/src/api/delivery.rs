@@ -16,6 +16,7 @@ use delivery_client::wire::{
 use http::{Method, Request, Response, StatusCode};
 use jiff::Timestamp;
 use mail::{Address, Stream, header, message};
+use pipeline::attributes::RESERVED;
 use uuid::Uuid;
 
 use super::control::audit;
@@ -46,9 +47,6 @@ const IDEMPOTENCY_CHARS: usize = 256;
 
 /// Attributes and tags of one message: what a sender and all stages may add.
 const PAIRS: usize = 256;
-
-/// How the names of our own attributes begin.
-const RESERVED: &str = "posthaste.";
 
 /// Characters of a reserved name that are told.
 const NAME_CHARS: usize = 64;

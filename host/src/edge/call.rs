@@ -6,15 +6,12 @@ use contract::{
     Acceptance, Attributes, HttpRequest, Rendered, RendererInput, ShaperInput, Signatures, SignerInput, StageError,
     Transformed, TransformerInput, ValidatorInput, Wants,
 };
+use pipeline::attributes::{COUNT, NAME_BYTES, VALUE_BYTES};
 use wasmtime::Trap;
 
 use super::component::Stage;
 use super::instance::{Exports, Instance};
 
-/// Promised in `posthaste:types`.
-const ATTRIBUTES: usize = 64;
-const ATTRIBUTE_NAME_BYTES: usize = 256;
-const ATTRIBUTE_VALUE_BYTES: usize = 4096;
 /// Promised in `posthaste:signer`.
 const SIGNATURE_BYTES: usize = 16 << 10;
 /// Promised in `posthaste:renderer`.
@@ -193,12 +190,12 @@ fn warnings_excess(warnings: &[String]) -> Option<String> {
 }
 
 fn attributes_excess(attributes: &Attributes) -> Option<String> {
-    if attributes.len() > ATTRIBUTES {
-        return Some(format!("it returned {} attributes: at most {ATTRIBUTES} are allowed", attributes.len()));
+    if attributes.len() > COUNT {
+        return Some(format!("it returned {} attributes: at most {COUNT} are allowed", attributes.len()));
     }
     attributes.iter().find_map(|(name, value)| {
-        over("the name of an attribute", name.len(), ATTRIBUTE_NAME_BYTES)
-            .or_else(|| over("the value of an attribute", value.len(), ATTRIBUTE_VALUE_BYTES))
+        over("the name of an attribute", name.len(), NAME_BYTES)
+            .or_else(|| over("the value of an attribute", value.len(), VALUE_BYTES))
     })
 }
 

@@ -53,6 +53,20 @@ async fn positions_are_called_in_order_and_changed_one_by_one() {
 }
 
 #[tokio::test]
+async fn at_an_empty_position_a_canary_is_compared_with_nobody() {
+    let field = Field::new(&Setup::new()).await;
+    push(&field, 1, bytes("misbehave").to_vec()).await;
+    field.try_push_at(2, saying("wait 2"), VersionState::Canary(50)).await.unwrap();
+    for _ in 0..100 {
+        let _ = field.edge.stages("acme").validate(subject("fine")).await;
+    }
+    let view = field.registry.stages("acme").into_iter().find(|view| view.stage == Stage::Validator).unwrap();
+    let (_, canary, active) = view.canary.unwrap();
+    assert!((1..100).contains(&canary.made), "{}", canary.made);
+    assert_eq!(active.made, 0, "the first has a place of its own");
+}
+
+#[tokio::test]
 async fn a_position_is_tried_beside_the_others() {
     let field = Field::new(&Setup::new()).await;
     push(&field, 1, bytes("misbehave").to_vec()).await;

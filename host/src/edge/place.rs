@@ -79,6 +79,7 @@ mod tests {
         check("transformer-9", Err("from 1 to 8"));
         check("validator-1", Err("`validator-1` is no stage"));
         check("validator-0", Err("is no stage"));
+        check("validator-02", Err("is no stage"));
         check("validator-x", Err("is no stage"));
         check("signer-2", Err("there is one signer"));
         check("sorter-2", Err("`sorter` is no stage"));

@@ -284,6 +284,7 @@ async fn a_bad_canary_is_taken_back_and_a_good_one_is_not() {
     let mut notices = field.edge.notices().unwrap();
     field.push(bytes("guest_stage")).await;
     field.try_push(bytes("misbehave"), VersionState::Canary(50)).await.unwrap();
+    let under_way: Vec<_> = (0..50).map(|_| field.edge.stages("acme")).collect();
     let mut calls = 0;
     while notices.is_empty() {
         assert!(calls < 2000, "a canary that fails every call is still there");
@@ -291,10 +292,15 @@ async fn a_bad_canary_is_taken_back_and_a_good_one_is_not() {
         calls += 1;
     }
     assert!(calls >= 100, "judged after {calls} calls");
-    // From that moment on, before anything was stored.
+    // From that moment on, before anything was stored; a request that had begun keeps what it began with.
     for _ in 0..50 {
         field.edge.stages("acme").validate(subject("trap")).await.unwrap();
     }
+    let mut kept = 0;
+    for stages in under_way {
+        kept += usize::from(stages.validate(subject("trap")).await.is_err());
+    }
+    assert!((1..50).contains(&kept), "{kept} of 50 were the canary's");
     field.registry.act(notices.recv().await.unwrap()).await;
     assert_eq!(field.states().await, [VersionState::Active, VersionState::RolledBack]);
     let versions = field.registry.versions("acme", Stage::Validator).await.unwrap();

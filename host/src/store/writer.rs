@@ -1,10 +1,10 @@
 //! The one writer: a thread that owns the writing connection, the segment being written, and the leases.
 //!
 //! Jobs that wait are done as one group: all bodies are appended and synced, then everything is committed in one
-//! transaction, then all are answered. After a group that could not be written, jobs with bodies are groups of their own
-//! for a while: a full disk must not keep outcomes from being recorded. Invariants: nothing is answered before its group is committed; nothing is
-//! committed before the bodies it names are synced; after a failed sync nothing is written any more, because the
-//! system may have dropped the pages it could not write.
+//! transaction, then all are answered. After a group that could not be written, new mail and each report are groups apart
+//! for a while: a full disk must not keep outcomes from being recorded. Invariants: nothing is answered before its group
+//! is committed; nothing is committed before the bodies it names are synced; after a failed sync nothing is written any
+//! more, because the system may have dropped the pages it could not write.
 
 use std::io;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ const GROUP_ROWS: usize = 1024;
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
 /// How often the free space of the disk is looked at.
 const SPACE_CHECK: Duration = Duration::from_secs(1);
-/// How long after a group that failed a job with bodies is a group of its own: longer than whoever repeats a job waits.
+/// How long after a group that failed bodies are written apart: longer than whoever repeats a job waits.
 const APART: Duration = Duration::from_secs(5);
 
 pub(super) struct Writer {
@@ -56,7 +56,7 @@ pub(super) struct Writer {
     pub(super) reserve_bytes: u64,
     pub(super) leases: Leases,
     pub(super) space_checked: Option<(Instant, bool)>,
-    /// Until when new mail is a group of its own, and so is each report.
+    /// Until when bodies are written apart.
     pub(super) apart_until: Option<Instant>,
 }
 
