@@ -27,6 +27,9 @@
 //!
 //! `tests/states.rs` stops each of these ways at every point of its group.
 //!
+//! A machine that stops (not a process) may take back outcomes of the last tenth of a second, as if it had stopped before
+//! they were recorded: their commits are synced with the next one that accepts mail, or by then.
+//!
 //! An event is in the outbox, then in both databases, then in `events.db` alone; a crash leaves it in at least one,
 //! and readers see it once.
 
