@@ -1,12 +1,14 @@
 //! When a domain is looked at next, and the task that does it.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::verdict::{needed, of};
@@ -14,10 +16,10 @@ use super::{AT_ONCE, Domains, Look, SHARE, Settings};
 use crate::keyring::DnsRecord;
 use crate::published::RecordStatus;
 use crate::queue::policy::later;
-use crate::store::{DomainStatus, KeyState, SendingDomain, StoreError, TenantId, Verification};
+use crate::store::{DomainStatus, DueCheck, KeyState, SendingDomain, StoreError, TenantId, Verification};
 
 /// How often it is asked whether a look is due.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// A look takes seconds; whoever is given a domain and does not come back loses it after so long.
 const LEASE: Duration = Duration::from_secs(5 * 60);
@@ -60,6 +62,13 @@ pub fn next(
     ends.fold(at, Timestamp::min)
 }
 
+/// What was due when it was read: read again when it is through, or old.
+#[derive(Default)]
+struct Line {
+    due: VecDeque<DueCheck>,
+    read: Option<Instant>,
+}
+
 impl Domains {
     /// Looks at domains when they are due, until it is told to stop.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
@@ -70,46 +79,69 @@ impl Domains {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                done = self.round(Timestamp::now()) => if let Err(error) = done {
+                done = self.round(Timestamp::now) => if let Err(error) = done {
                     tracing::warn!(%error, "sending domains could not be looked at");
                 },
             }
         }
     }
 
-    /// Looks at all domains that are due, those of tenants in turn; how many there were.
-    pub async fn round(&self, now: Timestamp) -> Result<usize, StoreError> {
+    /// Looks at all domains that are due, those of tenants in turn; how many there were. What becomes due meanwhile is
+    /// looked at as soon as there is a place for it.
+    pub async fn round(&self, clock: impl Fn() -> Timestamp) -> Result<usize, StoreError> {
         let (mut looked, mut failure) = (0, None);
         let mut looks = FuturesUnordered::new();
-        // Looks of each tenant: under way, and begun in this turn.
-        let (mut under_way, mut begun) = (HashMap::<TenantId, usize>::new(), HashMap::<TenantId, usize>::new());
+        let mut under_way = HashMap::<TenantId, usize>::new();
+        let mut line = Line::default();
         loop {
             while failure.is_none() && looks.len() < AT_ONCE {
-                let counts = under_way.iter().chain(&begun);
-                let but_for: Vec<_> = counts.filter(|(_, count)| **count >= SHARE).map(|(it, _)| it.clone()).collect();
-                match self.changes.lease_check(now, later(now, LEASE), &but_for).await {
+                let now = clock();
+                match self.next_due(&mut line, &under_way, now).await {
                     Ok(Some(domain)) => {
                         looked += 1;
-                        for counts in [&mut under_way, &mut begun] {
-                            *counts.entry(domain.tenant.clone()).or_default() += 1;
-                        }
+                        *under_way.entry(domain.tenant.clone()).or_default() += 1;
                         looks.push(async move {
                             let tenant = domain.tenant.clone();
                             self.look_at(domain, now).await;
                             tenant
                         });
                     }
-                    Ok(None) if begun.is_empty() => break,
-                    // The next turn, also for those that had theirs.
-                    Ok(None) => begun.clear(),
+                    Ok(None) => break,
                     Err(error) => failure = Some(error),
                 }
             }
-            let Some(tenant) = looks.next().await else {
+            if looks.is_empty() {
                 return failure.map_or(Ok(looked), Err);
+            }
+            // Looks may be slow: it is asked now and then what became due beside them.
+            if let Ok(Some(tenant)) = timeout(LOOK_EVERY, looks.next()).await
+                && let Entry::Occupied(mut count) = under_way.entry(tenant)
+            {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
+    }
+
+    /// The next in line whose tenant has a place: it is leased.
+    async fn next_due(
+        &self,
+        line: &mut Line,
+        under_way: &HashMap<TenantId, usize>,
+        now: Timestamp,
+    ) -> Result<Option<SendingDomain>, StoreError> {
+        let has_place = |due: &DueCheck| under_way.get(&due.tenant).is_none_or(|count| *count < SHARE);
+        loop {
+            if line.due.is_empty() || line.read.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+                *line = Line { due: self.changes.due_checks(now).await?.into(), read: Some(Instant::now()) };
+            }
+            let Some(due) = line.due.iter().position(has_place).and_then(|place| line.due.remove(place)) else {
+                return Ok(None);
             };
-            if let Some(count) = under_way.get_mut(&tenant) {
-                *count -= 1;
+            if let Some(domain) = self.changes.lease_check(&due, now, later(now, LEASE)).await? {
+                return Ok(Some(domain));
             }
         }
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use mail::Domain;
 use thiserror::Error;
 
-use super::{Domains, IN_FLIGHT, PUT_OFF};
+use super::{Domains, IN_FLIGHT, Look, PUT_OFF};
 use crate::keyring::{KeyFault, SelectorError, Selectors, key_name};
 use crate::published::{RecordStatus, Verdict};
 use crate::queue::policy::later;
@@ -74,6 +74,11 @@ pub struct Rotation {
     pub selectors: Selectors,
 }
 
+/// Whether a key that is known already is what this one is to become.
+fn is_done(known: &DkimKey, key: &DkimKey) -> bool {
+    known.selector == key.selector && (known.state == KeyState::Active || known.state == key.state)
+}
+
 impl Domains {
     /// Refuses selectors under which a domain's keys could not be published.
     pub fn check_selectors(&self, domain: &Domain, selectors: &Selectors) -> Result<(), DomainFault> {
@@ -115,7 +120,8 @@ impl Domains {
         self.make(domain, change, now).await
     }
 
-    /// Adds a key that somebody brings along: it signs once its record is seen, or at once.
+    /// Adds a key that somebody brings along: it signs once its record is seen, or at once. Where it is there already under
+    /// its selector, nothing changes: a call may be repeated, and two may be made at once.
     pub async fn import_key(
         &self,
         domain: &SendingDomain,
@@ -132,7 +138,10 @@ impl Domains {
             return Err(DomainFault::Long(name));
         }
         if let Some(known) = domain.keys.iter().find(|known| known.public == key.public) {
-            return Err(DomainFault::Known { domain: domain.domain.clone(), selector: known.selector.clone() });
+            return match is_done(known, &key) {
+                true => Ok(domain.clone()),
+                false => Err(DomainFault::Known { domain: domain.domain.clone(), selector: known.selector.clone() }),
+            };
         }
         let of_kind = || domain.keys.iter().filter(|known| known.algorithm == key.algorithm);
         let mut change = DomainChange::default();
@@ -144,8 +153,30 @@ impl Domains {
         } else if let Some(waiting) = of_kind().find(|known| known.state == KeyState::Pending) {
             return Err(self.waiting(domain, waiting));
         }
-        change.added = vec![key];
-        self.make(domain, change, now).await
+        change.added = vec![key.clone()];
+        let made = self.make(domain, change, now).await;
+        if let Err(DomainFault::Store(StoreError::Exists(_))) = made {
+            // Somebody else was quicker, maybe with this very key.
+            let is_so = self.directory.domain(&domain.tenant, &domain.domain).await?;
+            let has_it = |is_so: &SendingDomain| {
+                is_so.id == domain.id
+                    && is_so.keys.iter().any(|known| known.public == key.public && is_done(known, &key))
+            };
+            return is_so.filter(has_it).map_or(made, Ok);
+        }
+        made
+    }
+
+    /// Looks whether the record of a key that was added just now is there already. Where others change the domain
+    /// meanwhile, the next look does it: the key is there all the same.
+    pub async fn look_for_added(&self, domain: SendingDomain, now: Timestamp) -> Result<SendingDomain, StoreError> {
+        match self.check(domain.clone(), Look::Due, now).await {
+            Err(StoreError::Exists(_)) => {
+                let is_so = self.directory.domain(&domain.tenant, &domain.domain).await?;
+                Ok(is_so.filter(|is_so| is_so.id == domain.id).unwrap_or(domain))
+            }
+            told => told,
+        }
     }
 
     /// Takes a key away: one that waits is dropped, one that signs stops and retires, and one that signs no more is deleted

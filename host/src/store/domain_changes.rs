@@ -130,6 +130,17 @@ pub struct DomainChange {
     pub event: Option<(TenantEvent, Timestamp)>,
 }
 
+/// A domain whose records are to be looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DueCheck {
+    pub tenant: TenantId,
+    pub id: Uuid,
+}
+
+/// Due looks that are listed at once: of a tenant, and in all. A tenant that has many does not fill the list.
+const DUE_OF_EACH: i64 = 512;
+const DUE_AT_ONCE: i64 = 4096;
+
 /// Changes sending domains.
 #[async_trait]
 pub trait DomainChanges: Send + Sync + 'static {
@@ -137,13 +148,17 @@ pub trait DomainChanges: Send + Sync + 'static {
     /// before for another key, or where the domain is another one than the change takes it to be, or a key in another state.
     async fn change_domain(&self, tenant: &str, domain: &Domain, change: DomainChange) -> Result<(), StoreError>;
 
-    /// The domain whose next look has been due for longest, but for those of some tenants. It is the caller's until
-    /// `until`: whoever asks in between is not given it. Where nothing is kept by then, it is due again.
+    /// Domains whose next look is due, a few of each tenant: first that of each which has been due for longest, then the
+    /// second of each. Not all, where many are due.
+    async fn due_checks(&self, now: Timestamp) -> Result<Vec<DueCheck>, StoreError>;
+
+    /// Takes a look over: the domain is the caller's until `until`, and due again where nothing is kept by then. `None`
+    /// where it is not due any more: another caller was quicker.
     async fn lease_check(
         &self,
+        due: &DueCheck,
         now: Timestamp,
         until: Timestamp,
-        but_for: &[TenantId],
     ) -> Result<Option<SendingDomain>, StoreError>;
 
     /// Whether mail of a tenant that was accepted before that time is still to be delivered, whatever it waits for.
@@ -202,43 +217,42 @@ impl DomainChanges for Embedded {
         .await
     }
 
+    async fn due_checks(&self, now: Timestamp) -> Result<Vec<DueCheck>, StoreError> {
+        let bounds = [now.as_millisecond(), DUE_OF_EACH, DUE_AT_ONCE];
+        let read = self.readers.read(move |connection| {
+            let sql = "SELECT t.name, d.id FROM (
+                         SELECT tenant, id, check_ms, row_number() OVER (PARTITION BY tenant ORDER BY check_ms) AS turn
+                         FROM domain WHERE check_ms <= ?1
+                       ) d JOIN tenant t ON t.key = d.tenant
+                       WHERE d.turn <= ?2 ORDER BY d.turn, d.check_ms LIMIT ?3";
+            let mut due = connection.prepare_cached(sql)?;
+            let due = due.query_map(bounds, |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let due = due.map(|row| row.map(|(tenant, id)| DueCheck { tenant, id: Uuid::from_bytes(id) }));
+            Ok(due.collect::<Result<_, _>>()?)
+        });
+        read.await
+    }
+
     async fn lease_check(
         &self,
+        due: &DueCheck,
         now: Timestamp,
         until: Timestamp,
-        but_for: &[TenantId],
     ) -> Result<Option<SendingDomain>, StoreError> {
-        let now_ms = now.as_millisecond();
-        let but_for = serde_json::to_string(but_for)
-            .map_err(|error| StoreError::Io(format!("names of tenants cannot be read: {error}")))?;
-        loop {
-            let but_for = but_for.clone();
-            // Nearly always nothing is due, and then nothing is written.
-            let due = self.readers.read(move |connection| {
-                let sql = "SELECT key FROM domain WHERE check_ms <= ?1 AND tenant NOT IN
-                             (SELECT key FROM tenant WHERE name IN (SELECT value FROM json_each(?2)))
-                           ORDER BY check_ms LIMIT 1";
-                let mut due = connection.prepare_cached(sql)?;
-                Ok(due.query_row(params![now_ms, but_for], |row| row.get::<_, i64>(0)).optional()?)
-            });
-            let Some(key) = due.await? else { return Ok(None) };
-            let (tell, told) = oneshot::channel();
-            let lease = self.change(Box::new(move |connection, _| {
-                let sql = "UPDATE domain SET check_ms = ?2 WHERE key = ?1 AND check_ms <= ?3";
-                let is_ours = connection.prepare_cached(sql)?.execute([key, until.as_millisecond(), now_ms])? > 0;
-                // Leased also where it cannot be read, so that it does not stand before all others.
-                let leased = if is_ours { read_domains(connection, Which::Key(key)) } else { Ok(Vec::new()) };
-                // Whoever asked may be gone; then the lease runs out.
-                let _ = tell.send(leased);
-                Ok(())
-            }));
-            lease.await?;
-            let mut leased = told.await.map_err(|_| StoreError::Io("the store gave no answer".to_owned()))??;
-            // Another caller was quicker, or the domain went: then another one may be due.
-            if let Some(domain) = leased.pop() {
-                return Ok(Some(domain));
-            }
-        }
+        let (id, now_ms, until_ms) = (due.id, now.as_millisecond(), until.as_millisecond());
+        let (tell, told) = oneshot::channel();
+        let lease = self.change(Box::new(move |connection, _| {
+            let sql = "UPDATE domain SET check_ms = ?2 WHERE id = ?1 AND check_ms <= ?3 RETURNING key";
+            let mut take = connection.prepare_cached(sql)?;
+            let taken = take.query_row(params![id.as_bytes(), until_ms, now_ms], |row| row.get(0)).optional()?;
+            // Leased also where it cannot be read, so that it does not stand before all others.
+            let leased = taken.map_or_else(|| Ok(Vec::new()), |key| read_domains(connection, Which::Key(key)));
+            // Whoever asked may be gone; then the lease runs out.
+            let _ = tell.send(leased);
+            Ok(())
+        }));
+        lease.await?;
+        Ok(told.await.map_err(|_| StoreError::Io("the store gave no answer".to_owned()))??.pop())
     }
 
     async fn waits_since(&self, tenant: &str, before: Timestamp) -> Result<bool, StoreError> {

@@ -93,7 +93,7 @@ pub use backup::Backup;
 pub use components::{
     ComponentStore, ComponentVersion, NewVersion, OnFailure, StageSettings, TenantLimits, VERSIONS_KEPT, VersionState,
 };
-pub use domain_changes::{DomainChange, DomainChanges, KeyState, Seen};
+pub use domain_changes::{DomainChange, DomainChanges, DueCheck, KeyState, Seen};
 pub use edges::{DeliveryToken, EdgeKey, Edges};
 pub use embedded::{Embedded, Options};
 pub use faults::{Faults, NoFaults, Point};

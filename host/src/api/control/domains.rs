@@ -274,7 +274,7 @@ async fn import_key(control: Arc<Control>, call: Call<NewKey>) -> Result<Made<Do
     let now = Timestamp::now();
     let NewKey { selector, private_key, now: at_once } = &call.body;
     let imported = control.domains.import_key(&domain, selector, private_key, *at_once, now).await?;
-    Ok(Made(control.view(&control.domains.check(imported, Look::Due, now).await?)))
+    Ok(Made(control.view(&control.domains.look_for_added(imported, now).await?)))
 }
 
 async fn remove_key(control: Arc<Control>, call: Call) -> Result<DomainView, Problem> {
