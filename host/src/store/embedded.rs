@@ -32,6 +32,7 @@ use super::private;
 use super::reading::{Readers, tenant_key};
 use super::schema::{self, Layout, OpenError};
 use super::segment::{self, BodyError, Place, Spool};
+use super::space::Space;
 use super::writer::{Job, Writer};
 use super::{
     Accepted, ApiKey, Backup, BodyRef, Completion, DeliveryToken, EventRecord, Idempotency, Leased, MessageView,
@@ -201,11 +202,9 @@ impl Embedded {
             counters: Counters { message: found.message, seq: found.seq, tenants: HashMap::new(), segment: None },
             shared: shared.clone(),
             faults: faults.clone(),
-            reserve_bytes: options.reserve_bytes,
+            space: Space::new(options.reserve_bytes),
             leases: Leases::new(lanes),
             syncs: true,
-            space_checked: None,
-            apart_until: None,
         };
         let readers = Arc::new(Readers::new(layout.clone()));
         let (jobs, waiting) = mpsc::channel(WAITING_JOBS);

@@ -75,6 +75,7 @@ mod schema;
 mod scopes;
 mod segment;
 mod sending_schema;
+mod space;
 mod templates;
 mod tenant_events;
 mod tenants;

@@ -334,7 +334,8 @@ impl Spool {
         Ok(())
     }
 
-    fn trim_free(&mut self, kept: usize) -> io::Result<()> {
+    /// Keeps so many files to be used again; the others go.
+    pub(super) fn trim_free(&mut self, kept: usize) -> io::Result<()> {
         while self.free.len() > kept {
             if let Some(path) = self.free.pop() {
                 std::fs::remove_file(path)?;

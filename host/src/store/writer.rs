@@ -2,8 +2,8 @@
 //!
 //! Jobs that wait are done as one group: all bodies are appended and synced, then everything is committed in one
 //! transaction, then all are answered. A group that a machine may forget when it stops (`Job::is_repeatable`) leaves the
-//! sync of its commit to the next one that syncs, or to the thread of `checkpointing`. After a group that could not be written, new mail and each report are groups apart
-//! for a while: a full disk must not keep outcomes from being recorded. Invariants: nothing is answered before its group
+//! sync of its commit to the next one that syncs, or to the thread of `checkpointing`. Where a group found no room, bodies
+//! are groups apart for a while (see `space`). Invariants: nothing is answered before its group
 //! is committed; nothing is committed before the bodies it names are synced; after a failed sync nothing is written any
 //! more, because the system may have dropped the pages it could not write.
 
@@ -33,6 +33,7 @@ use super::lanes::{Lane, domain_number};
 use super::lease::Leases;
 use super::retention;
 use super::segment::{Place, Spool};
+use super::space::Space;
 use super::{
     Accepted, Completion, Leased, NewMessage, Next, QueueChange, QueueFilter, Rest, StoreError, Tended, requests,
     scheduling, tending,
@@ -42,10 +43,6 @@ use crate::metrics::{Unattempted, metrics};
 /// Bounds of a group: rows (messages, completions, events) and octets of bodies.
 const GROUP_ROWS: usize = 1024;
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
-/// How often the free space of the disk is looked at.
-const SPACE_CHECK: Duration = Duration::from_secs(1);
-/// How long after a group that failed bodies are written apart: longer than whoever repeats a job waits.
-const APART: Duration = Duration::from_secs(5);
 
 pub(super) struct Writer {
     pub(super) connection: Connection,
@@ -53,14 +50,10 @@ pub(super) struct Writer {
     pub(super) counters: Counters,
     pub(super) shared: Arc<Shared>,
     pub(super) faults: Arc<dyn Faults>,
-    /// Free space below which nothing is accepted.
-    pub(super) reserve_bytes: u64,
+    pub(super) space: Space,
     pub(super) leases: Leases,
     /// Whether commits are synced, as the connection is set.
     pub(super) syncs: bool,
-    pub(super) space_checked: Option<(Instant, bool)>,
-    /// Until when bodies are written apart.
-    pub(super) apart_until: Option<Instant>,
 }
 
 impl Writer {
@@ -86,7 +79,7 @@ impl Writer {
         let (others, writes): (Vec<Job>, Vec<Job>) = group
             .into_iter()
             .partition(|job| matches!(job, Job::Checkpoint { .. } | Job::Rest { .. } | Job::Lease { .. }));
-        if self.apart_until.is_some_and(|until| Instant::now() < until) {
+        if self.space.is_apart() {
             let (bodies, rest): (Vec<Job>, Vec<Job>) = writes.into_iter().partition(Job::has_bodies);
             let (reports, mail): (Vec<Job>, _) = bodies.into_iter().partition(Job::is_outcome);
             [rest, mail].into_iter().for_each(|jobs| self.serve_writes(jobs));
@@ -133,18 +126,11 @@ impl Writer {
 
     /// Does the group's work up to the commit. How long the sync of bodies took, where there were any, and the commit.
     fn group(&mut self, jobs: Vec<Job>, effects: &mut Effects) -> Result<(Option<Duration>, Duration), GroupError> {
-        let was_full = self.shared.full.load(Ordering::Relaxed);
         let full = self.is_full();
-        if full
-            && !was_full
-            && let Err(error) = self.spool.make_room()
-        {
-            tracing::warn!(%error, "a spool segment could not be closed");
-        }
         let has_bodies = jobs.iter().any(Job::has_bodies);
         let syncs = !jobs.iter().all(Job::is_repeatable);
         let mut jobs = jobs.into_iter();
-        let mut work = || -> Result<bool, GroupError> {
+        let mut work = || -> Result<u64, GroupError> {
             if has_bodies {
                 self.spool.roll_if_full().map_err(GroupError::write)?;
             }
@@ -155,8 +141,8 @@ impl Writer {
                 self.write(job, full, effects)?;
             }
             self.faults.at(Point::Writing).map_err(GroupError::write)?;
-            let appended = self.spool.position() != before;
-            if appended {
+            let appended = self.spool.position() - before;
+            if appended > 0 {
                 self.faults.at(Point::Appending).map_err(GroupError::write)?;
                 self.spool.write().map_err(GroupError::write)?;
             }
@@ -166,9 +152,14 @@ impl Writer {
         // Whoever the work did not come to is answered with the group's error too.
         jobs.for_each(|job| effects.pending.extend(without_result(job)));
         let began = Instant::now();
-        let synced = if result? { self.sync().map(|()| Some(began.elapsed()))? } else { None };
+        let appended = result?;
+        let synced = if appended > 0 { self.sync().map(|()| Some(began.elapsed()))? } else { None };
         let began = Instant::now();
-        self.commit().map(|()| (synced, began.elapsed()))
+        self.commit()?;
+        if appended > 0 {
+            self.space.wrote(appended);
+        }
+        Ok((synced, began.elapsed()))
     }
 
     /// Begins a transaction whose commit is synced, or not.
@@ -469,7 +460,7 @@ impl Writer {
         }
         for segment in effects.retired {
             self.shared.fresh.forget(segment);
-            let keep_free = !self.shared.full.load(Ordering::Relaxed);
+            let keep_free = self.keeps_files();
             let retired = self.faults.at(Point::Deleting).and_then(|()| self.spool.retire(segment, keep_free));
             if let Err(error) = retired {
                 tracing::warn!(segment, %error, "a spool segment could not be removed; the next start does it");
@@ -488,7 +479,7 @@ impl Writer {
         for (message, place, held) in effects.ended {
             self.leases.restore(message, place, held);
         }
-        self.apart_until = Some(Instant::now() + APART);
+        self.space.failed(error);
         self.report(error);
         effects.pending.into_iter().for_each(|pending| pending.tell(Some(error)));
     }
@@ -570,18 +561,5 @@ impl Writer {
                 Err(error.to_store())
             }
         }
-    }
-
-    /// Whether the disk has less than its reserve left. Where that cannot be told, writing will.
-    fn is_full(&mut self) -> bool {
-        if let Some((at, full)) = self.space_checked
-            && at.elapsed() < SPACE_CHECK
-        {
-            return full;
-        }
-        let full = self.faults.free_bytes(&self.shared.layout.spool).is_some_and(|bytes| bytes < self.reserve_bytes);
-        self.space_checked = Some((Instant::now(), full));
-        self.shared.full.store(full, Ordering::Relaxed);
-        full
     }
 }

@@ -1,7 +1,8 @@
-//! Random walks: whatever is done to a store, in whatever order, with crashes and restarts in between, a simple model of
-//! it says the same. Seeded, so that a walk that fails does so again.
+//! Random walks: whatever is done to a store, in whatever order, with crashes, failing writes, a full disk and restarts in
+//! between, a simple model of it says the same. Seeded, so that a walk that fails does so again.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -9,7 +10,7 @@ use super::crashes::copy;
 use super::*;
 
 const WALKS: u64 = 6;
-const STEPS: usize = 70;
+const STEPS: usize = 90;
 
 const POINTS: [Point; 6] =
     [Point::Writing, Point::Appended, Point::Synced, Point::Committed, Point::Copied, Point::Deleting];
@@ -36,17 +37,30 @@ struct Waiting {
 
 type Model = BTreeMap<(u128, u32), Waiting>;
 
-/// A crash: when a group comes to the point, the folder is copied as it is.
 #[derive(Default)]
-struct Crash {
+struct Played {
+    /// A crash: when a group comes to the point, the folder is copied as it is.
     armed: Mutex<Option<(Point, PathBuf, PathBuf)>>,
+    /// A write that fails.
+    broken: Mutex<Option<(Point, ErrorKind)>>,
+    /// Whether the one or the other came.
     met: Mutex<bool>,
     /// Whether the disk has less than its reserve.
     full: Mutex<bool>,
 }
 
-impl Faults for Crash {
+impl Played {
+    fn met(&self) -> bool {
+        *self.met.lock().unwrap()
+    }
+}
+
+impl Faults for Played {
     fn at(&self, point: Point) -> std::io::Result<()> {
+        if let Some((_, kind)) = self.broken.lock().unwrap().take_if(|(at, _)| *at == point) {
+            *self.met.lock().unwrap() = true;
+            return Err(kind.into());
+        }
         let armed = self.armed.lock().unwrap().take_if(|(at, ..)| *at == point);
         let Some((_, from, to)) = armed else { return Ok(()) };
         *self.met.lock().unwrap() = true;
@@ -74,7 +88,7 @@ struct Walk {
     home: TempDir,
     /// How many times the folder was changed for that of a crash.
     lives: u32,
-    faults: Arc<Crash>,
+    faults: Arc<Played>,
     store: Arc<Embedded>,
     model: Model,
     leased: Vec<Leased>,
@@ -85,7 +99,7 @@ struct Walk {
 impl Walk {
     fn begin(seed: u64) -> Walk {
         let home = tempfile::tempdir().unwrap();
-        let faults = Arc::new(Crash::default());
+        let faults = Arc::new(Played::default());
         let store = Embedded::open_with(&home.path().join("0"), options(), faults.clone()).unwrap();
         let (model, leased) = (Model::new(), Vec::new());
         Walk { dice: Dice(seed), home, lives: 0, faults, store, model, leased, last: 0, now: 0 }
@@ -136,7 +150,8 @@ impl Walk {
                     let waiting = Waiting { attempts: 0, due: Some(self.now) };
                     self.model.extend((0..=(number % 2) as u32).map(|place| ((number, place), waiting)));
                 }
-                Err(StoreError::Full) => assert!(self.store.is_full()),
+                Err(StoreError::Full) if self.store.is_full() => {}
+                Err(StoreError::Full | StoreError::Io(_)) if self.faults.met() => {}
                 other => panic!("{number}: {other:?}"),
             }
         }
@@ -171,7 +186,7 @@ impl Walk {
         }
         let which = self.dice.below(self.leased.len() as u64) as usize;
         let one = self.leased.swap_remove(which);
-        let mut batch = Vec::new();
+        let (before, mut batch) = (self.model.clone(), Vec::new());
         let mut told = format!("complete {}:", one.message.as_u128());
         for place in 0..one.recipients.len() {
             let id = (one.message.as_u128(), one.recipients[place].index);
@@ -190,7 +205,12 @@ impl Walk {
             }
             batch.push(Completion { at: at(self.now), ..completion(&one, place, next, kind) });
         }
-        self.store.complete(batch).await.unwrap();
+        if let Err(error) = self.store.complete(batch).await {
+            assert!(self.faults.met(), "{error}");
+            // All of it is as before, the leases too.
+            self.model = before;
+            self.leased.push(one);
+        }
         told
     }
 
@@ -206,6 +226,9 @@ impl Walk {
             Ok(_) => {}
             // It was refused, or forgotten since.
             Err(StoreError::NotFound(_)) => assert!(self.model.keys().all(|(known, _)| *known != number)),
+            Err(StoreError::Full | StoreError::Io(_)) if self.faults.met() => {
+                return format!("{change:?} {number} failed");
+            }
             Err(error) => panic!("{number}: {error}"),
         }
         let now = self.now;
@@ -260,6 +283,24 @@ impl Walk {
         format!("{told}, crash at {point:?}")
     }
 
+    /// A step during which a write fails, where it comes to one.
+    async fn fail(&mut self) -> String {
+        let point = [Point::Writing, Point::Appending][self.dice.below(2) as usize];
+        let kind = [ErrorKind::Interrupted, ErrorKind::StorageFull][self.dice.below(2) as usize];
+        *self.faults.met.lock().unwrap() = false;
+        *self.faults.broken.lock().unwrap() = Some((point, kind));
+        let told = self.step().await;
+        *self.faults.broken.lock().unwrap() = None;
+        format!("{told}, {kind} at {point:?}: {}", self.faults.met())
+    }
+
+    /// The disk is full for a while, or is not any more.
+    fn fill(&mut self) -> String {
+        let mut full = self.faults.full.lock().unwrap();
+        *full = !*full;
+        format!("full: {full}")
+    }
+
     /// What the store says is queued.
     async fn found(&self) -> Vec<(u128, String, u32, bool)> {
         let mut found = Vec::new();
@@ -304,7 +345,13 @@ fn view(model: &Model) -> Vec<(u128, String, u32, bool)> {
 async fn walk(seed: u64, trace: &Mutex<Vec<String>>) {
     let mut walk = Walk::begin(seed);
     for _ in 0..STEPS {
-        let told = if walk.dice.below(4) == 0 { walk.crash().await } else { walk.step().await };
+        *walk.faults.met.lock().unwrap() = false;
+        let told = match walk.dice.below(12) {
+            0..3 => walk.crash().await,
+            3..6 => walk.fail().await,
+            6 => walk.fill(),
+            _ => walk.step().await,
+        };
         trace.lock().unwrap().push(told);
         walk.check().await;
     }
