@@ -98,7 +98,7 @@ impl Reporting {
     }
 
     /// Writes a report for each message of these cases, and puts it beside the completion of its first recipient. Each
-    /// case comes with the place of its completion in the batch; all of one message must be in the same batch.
+    /// case comes with the place of its completion in the batch.
     pub async fn attach(&self, store: &dyn Store, cases: &[(usize, Case)], batch: &mut [Completion]) {
         let mut messages: Vec<(usize, &Case, Vec<Told>)> = Vec::new();
         for (place, case) in cases {

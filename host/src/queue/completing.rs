@@ -1,6 +1,6 @@
 //! Telling the store what came of leases, in batches, and printing the events once they are durable.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
-use super::policy::{Attempt, Schedules};
+use super::policy::{Attempt, Schedules, later};
+use super::scheduler::WINDOW;
 use super::sites::Item;
 use crate::bounce::{self, Case, Fact};
 use crate::event::mail_log::{self, Circumstances, Via};
@@ -26,6 +27,10 @@ const REPORTS: usize = 32;
 const GATHERING: Duration = Duration::from_millis(4);
 /// Wait before what the store could not take is told again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Recipients that may wait until there is room for their reports: of those leased at once, so that leasing goes on.
+const LATE: usize = WINDOW / 2;
+/// When those beyond them are attempted again.
+const PUT_BACK: Duration = Duration::from_secs(15 * 60);
 /// How often it is told again while stopping. What is not told then is due again at the next start.
 const LAST_TRIES: u32 = 3;
 
@@ -169,8 +174,15 @@ impl Completions {
     /// `stopping` says whether the host is about to end.
     pub(super) async fn run(mut self, store: Arc<dyn Store>, completed: impl Fn(usize), stopping: impl Fn() -> bool) {
         let schedules = self.schedules.clone();
-        let mut recorder =
-            Recorder { store, schedules, completed, stopping, late: VecDeque::new(), again: Instant::now() };
+        let mut recorder = Recorder {
+            store,
+            schedules,
+            completed,
+            stopping,
+            late: VecDeque::new(),
+            waiting: 0,
+            again: Instant::now(),
+        };
         let mut stopped = false;
         let mut told = Vec::with_capacity(BATCH);
         while !stopped {
@@ -192,19 +204,10 @@ impl Completions {
                     told.push(more);
                 }
             }
-            let mut batch = Batch::with_capacity(told.len());
-            for one in told.drain(..) {
-                match one {
-                    Told::Completion(completion, around, case) => {
-                        if batch.is_full_for(&completion) {
-                            recorder.record(std::mem::take(&mut batch)).await;
-                        }
-                        batch.push(*completion, *around, case.map(|case| *case));
-                    }
-                    Told::Stop => stopped = true,
-                }
+            stopped = told.iter().any(|one| matches!(one, Told::Stop));
+            for batch in Batch::of(told.drain(..)) {
+                recorder.record(batch).await;
             }
-            recorder.record(batch).await;
         }
         recorder.finish().await;
     }
@@ -217,8 +220,8 @@ struct Batch {
     around: Vec<Circumstances>,
     /// Of whom a sender is to be told, with the places of their completions.
     cases: Vec<(usize, Case)>,
-    /// What that comes to, where all of a message stand together.
-    reports: usize,
+    /// The messages that these are about, each with one report.
+    reports: HashSet<Uuid>,
 }
 
 impl Batch {
@@ -227,21 +230,40 @@ impl Batch {
         Batch { completions, around, ..Batch::default() }
     }
 
-    /// Whether this completion belongs in the next batch.
-    fn is_full_for(&self, completion: &Completion) -> bool {
-        self.reports >= REPORTS && !self.tells_of(completion.message)
+    /// Sorts what was told into batches, in its order. Recipients of one message that come far apart may be told of in two
+    /// reports; each is told of once, in the batch of its completion.
+    fn of(told: impl ExactSizeIterator<Item = Told>) -> Vec<Batch> {
+        let (mut batches, mut batch) = (Vec::new(), Batch::with_capacity(told.len()));
+        for one in told {
+            let Told::Completion(completion, around, case) = one else { continue };
+            if case.is_some() && batch.is_full_for(completion.message) {
+                batches.push(std::mem::take(&mut batch));
+            }
+            batch.push(*completion, *around, case.map(|case| *case));
+        }
+        batches.push(batch);
+        batches
     }
 
-    /// Whether the last report is about this message.
-    fn tells_of(&self, message: Uuid) -> bool {
-        self.cases.last().is_some_and(|(_, case)| case.message == message)
+    /// Whether a report about this message belongs in the next batch.
+    fn is_full_for(&self, message: Uuid) -> bool {
+        self.reports.len() >= REPORTS && !self.reports.contains(&message)
     }
 
     fn push(&mut self, completion: Completion, around: Circumstances, case: Option<Case>) {
-        self.reports += usize::from(case.as_ref().is_some_and(|case| !self.tells_of(case.message)));
+        self.reports.extend(case.as_ref().map(|case| case.message));
         self.cases.extend(case.map(|case| (self.completions.len(), case)));
         self.completions.push(completion);
         self.around.push(around);
+    }
+
+    /// Takes recipients in as if nothing had come of their attempts: they are attempted again later.
+    fn put_back(&mut self, others: Batch) {
+        for (mut completion, around) in others.completions.into_iter().zip(others.around) {
+            completion.next = Next::Retry(later(completion.at, PUT_BACK));
+            completion.events.clear();
+            self.push(completion, around, None);
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -281,8 +303,10 @@ struct Recorder<C, S> {
     schedules: Arc<RwLock<Arc<Schedules>>>,
     completed: C,
     stopping: S,
-    /// Without their reports. Bounded: their recipients are leased until then.
+    /// Without their reports. Their recipients are leased until then: at most `LATE`.
     late: VecDeque<Batch>,
+    /// Recipients of these.
+    waiting: usize,
     /// When the first of them is tried again.
     again: Instant,
 }
@@ -297,9 +321,8 @@ impl<C: Fn(usize), S: Fn() -> bool> Recorder<C, S> {
                 return self.ended(&batch, true);
             }
             if !batch.cases.is_empty() {
-                let (unreported, reported) = batch.split();
-                self.late.extend(reported);
-                self.again = Instant::now() + AGAIN;
+                let (mut unreported, reported) = batch.split();
+                reported.into_iter().for_each(|batch| self.wait(batch, &mut unreported));
                 batch = unreported;
                 continue;
             }
@@ -313,12 +336,30 @@ impl<C: Fn(usize), S: Fn() -> bool> Recorder<C, S> {
         }
     }
 
+    /// Lets a batch wait for room; where too much does, its recipients go to what is recorded without reports.
+    fn wait(&mut self, batch: Batch, unreported: &mut Batch) {
+        let count = batch.completions.len();
+        if self.waiting + count > LATE {
+            tracing::warn!(
+                count,
+                "there is no room for reports of failures: these recipients are attempted again later"
+            );
+            return unreported.put_back(batch);
+        }
+        self.waiting += count;
+        self.late.push_back(batch);
+        self.again = Instant::now() + AGAIN;
+    }
+
     /// The next of those that were late; whether the store took it. One that it did not take waits behind the others.
     async fn record_late(&mut self) -> bool {
         let Some(mut batch) = self.late.pop_front() else { return false };
         let recorded = self.try_to_record(&mut batch).await;
         match recorded {
-            true => self.ended(&batch, true),
+            true => {
+                self.waiting = self.waiting.saturating_sub(batch.completions.len());
+                self.ended(&batch, true);
+            }
             false => {
                 batch.completions.iter_mut().for_each(|completion| completion.report = None);
                 self.late.push_back(batch);
@@ -366,5 +407,72 @@ impl<C: Fn(usize), S: Fn() -> bool> Recorder<C, S> {
             }
         }
         (self.completed)(batch.completions.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::BTreeMap;
+
+    use mail::{Address, Stream};
+
+    use super::*;
+    use crate::store::BodyRef;
+
+    /// A failure that is to be told of.
+    fn failed(number: u128, index: u32) -> Told {
+        let (message, at) = (Uuid::from_u128(number), Timestamp::UNIX_EPOCH);
+        let address = Address::parse("x@a.test").unwrap();
+        let event = Event { kind: EventKind::Failed, recipient: address.clone(), attempt: None, reason: None };
+        let request: Arc<mail::dsn::Request> = Arc::default();
+        let case = Case {
+            message,
+            tenant: "default".to_owned(),
+            sender: address,
+            body: BodyRef(String::new()),
+            size_bytes: 1,
+            accepted_at: at,
+            request: request.clone(),
+            told: bounce::told(&request, index, &event, Action::Failed, at, at),
+        };
+        let events = vec![event];
+        let completion = Completion { message, index, next: Next::Done, events, at, report: None, tells_delay: false };
+        let around = Circumstances {
+            tenant: "default".to_owned(),
+            stream: Stream::Transactional,
+            accepted_at: at,
+            at,
+            via: None,
+        };
+        Told::Completion(Box::new(completion), Box::new(around), Some(Box::new(case)))
+    }
+
+    /// Each may hold a whole message, so few are in memory at once, however what was told is mixed.
+    #[test]
+    fn reports_are_few_in_a_batch_and_stand_with_their_completions() {
+        const MESSAGES: u128 = 100;
+        let one_by_one: Vec<(u128, u32)> = (0..MESSAGES).flat_map(|number| [(number, 0), (number, 1)]).collect();
+        let far_apart: Vec<(u128, u32)> = (0..2).flat_map(|index| (0..MESSAGES).map(move |it| (it, index))).collect();
+        for (order, reports_each) in [(one_by_one, 1), (far_apart, 2)] {
+            let told: Vec<Told> = order.iter().map(|(number, index)| failed(*number, *index)).collect();
+            let batches = Batch::of(told.into_iter());
+            let mut reports: BTreeMap<Uuid, usize> = BTreeMap::new();
+            let mut ended = Vec::new();
+            for batch in &batches {
+                assert!(batch.reports.len() <= REPORTS, "{}", batch.reports.len());
+                batch.reports.iter().for_each(|message| *reports.entry(*message).or_default() += 1);
+                let places: Vec<usize> = batch.cases.iter().map(|(place, _)| *place).collect();
+                assert_eq!(places, (0..batch.completions.len()).collect::<Vec<_>>());
+                for (completion, (_, case)) in batch.completions.iter().zip(&batch.cases) {
+                    assert_eq!(completion.message, case.message);
+                    ended.push((completion.message.as_u128(), completion.index));
+                }
+            }
+            assert_eq!(ended, order, "each once, in order");
+            assert_eq!(batches.len(), (MESSAGES as usize * reports_each).div_ceil(REPORTS));
+            assert!(reports.values().all(|count| *count == reports_each), "{reports:?}");
+        }
     }
 }

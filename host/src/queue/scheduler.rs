@@ -24,7 +24,7 @@ use crate::metrics::metrics;
 use crate::store::{Leased, Pick, Rest, Store, StoreError};
 
 /// Recipients leased at once, and so held in memory.
-const WINDOW: usize = 16 * 1024;
+pub(super) const WINDOW: usize = 16 * 1024;
 /// Recipients taken by one lease. Leasing goes on when the window has room for so many.
 const LEASE: usize = 256;
 /// Recipients that may wait for sites: never the whole window, so that there is room for those of another site.

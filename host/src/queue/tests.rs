@@ -36,6 +36,10 @@ struct Net {
     /// Domains whose lookup fails for now.
     lost: HashSet<String>,
     dead_sites: HashSet<String>,
+    /// Sites whose peers say nothing at all.
+    silent_sites: HashSet<String>,
+    /// Sites that bounce all recipients.
+    bouncing: HashSet<String>,
     /// Sites whose transactions wait for a permit each.
     held: HashMap<String, Arc<Semaphore>>,
     /// Recipients at whom a session breaks.
@@ -104,8 +108,11 @@ impl Courier for Courierly {
     }
 
     async fn connect(&self, site: &Site) -> Result<Box<dyn Session>, Box<Outcome>> {
+        *self.0.seen.lock().unwrap().connects.entry(site.key.to_string()).or_default() += 1;
+        if self.0.silent_sites.contains(&*site.key) {
+            std::future::pending::<()>().await;
+        }
         let mut seen = self.0.seen.lock().unwrap();
-        *seen.connects.entry(site.key.to_string()).or_default() += 1;
         if self.0.dead_sites.contains(&*site.key) {
             return Err(Box::new(outcome(Verdict::Deferred)));
         }
@@ -137,7 +144,8 @@ impl Session for NetSession {
             *attempt += 1;
             let script = self.net.verdicts.get(recipient);
             let verdict = script.and_then(|script| script.get(*attempt - 1).or(script.last()));
-            outcome(verdict.copied().unwrap_or(Verdict::Delivered))
+            let bounces = self.net.bouncing.contains(&self.site);
+            outcome(verdict.copied().unwrap_or(if bounces { Verdict::Bounced } else { Verdict::Delivered }))
         };
         recipients.iter().map(verdict).collect()
     }
