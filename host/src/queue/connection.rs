@@ -71,6 +71,7 @@ pub(super) async fn run(inner: Arc<Inner>, site: Site) {
     let mut slot = Slot { inner: inner.clone(), key: site.key.clone(), stage: Stage::Connecting };
     let opened = tokio::select! {
         opened = inner.courier.connect(&site) => opened,
+        () = unwanted(&inner, &mut slot) => return,
         () = inner.shutdown.cancelled() => return,
     };
     metrics().connected(opened.is_ok());
@@ -83,6 +84,17 @@ pub(super) async fn run(inner: Arc<Inner>, site: Site) {
         Err(outcome) => {
             tally.attempted(began.elapsed(), [outcome.verdict]);
             inner.refused(&site.key, &outcome);
+        }
+    }
+}
+
+/// Waits until a connection that is being opened has to stop for one of another tenant's.
+async fn unwanted(inner: &Inner, slot: &mut Slot) {
+    let signal = inner.sites().unwanted_signal(&slot.key);
+    loop {
+        signal.notified().await;
+        if inner.sites().is_unwanted(&slot.key, &mut slot.stage) {
+            return;
         }
     }
 }

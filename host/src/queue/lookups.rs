@@ -11,7 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 use mail::{Domain, Outcome, Stream, Verdict};
 
 use super::Site;
-use super::sites::{Item, Pace};
+use super::pace::Pace;
+use super::sites::Item;
 
 /// How long a site that was found is used for further messages.
 const ROUTE_AGE: SignedDuration = SignedDuration::from_secs(60);

@@ -13,6 +13,7 @@ pub mod advice;
 mod completing;
 mod connection;
 mod lookups;
+mod pace;
 pub mod policy;
 mod scheduler;
 mod sites;

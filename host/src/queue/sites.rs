@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::Site;
+use super::pace::Pace;
 use crate::store::{BodyRef, LeasedRecipient};
 
 /// Recipients of one transaction: the least that every server must take (RFC 5321 s4.5.3.1.8).
@@ -61,8 +62,9 @@ pub(super) struct Sites {
     connections: usize,
     /// Recipients that wait, for all sites.
     recipients: usize,
-    /// Connections of each source.
+    /// Connections of each source, and those that were opened for each tenant.
     by_source: HashMap<String, usize>,
+    by_tenant: HashMap<String, usize>,
     /// Sites that wait for a connection of another to end.
     starved: VecDeque<Arc<str>>,
     /// Lanes that were put off and may come again.
@@ -114,6 +116,11 @@ struct Waiting {
     connecting: usize,
     fresh: usize,
     idle: usize,
+    /// The tenants that they were opened for.
+    tenants: Vec<String>,
+    /// Of those that are being opened: how many are to end for a tenant that has fewer, and what tells them.
+    unwanted: usize,
+    unwanted_signal: Arc<Notify>,
     /// Whether a connection was opened since the last refusal. Until then one tries at a time.
     proven: bool,
     refusal: Option<Refusal>,
@@ -156,6 +163,7 @@ impl Sites {
             connections: 0,
             recipients: 0,
             by_source: HashMap::new(),
+            by_tenant: HashMap::new(),
             starved: VecDeque::new(),
             roused: Vec::new(),
             leaving: 0,
@@ -207,17 +215,71 @@ impl Sites {
         let wanted = waiting.items.len().saturating_sub(waiting.idle + waiting.connecting + waiting.fresh);
         let wanted = wanted.min(allowed.saturating_sub(waiting.connections));
         let opened = wanted.min(room);
-        if opened < wanted && waiting.connections == 0 && !self.starved.contains(key) {
-            self.starved.push_back(key.clone());
-            self.make_room.notify_waiters();
-        }
+        let is_starved = opened < wanted && waiting.connections == 0 && !self.starved.contains(key);
         waiting.connections += opened;
         waiting.connecting += opened;
         self.connections += opened;
         if let Some(egress) = waiting.site.plan.egress.as_ref().filter(|_| opened > 0) {
             *self.by_source.entry(egress.source.name.clone()).or_default() += opened;
         }
-        (opened > 0).then(|| (waiting.site.clone(), opened))
+        if let Some(tenant) = waiting.turns.next().map(|lane| &lane.0).filter(|_| opened > 0) {
+            *self.by_tenant.entry(tenant.clone()).or_default() += opened;
+            waiting.tenants.extend(std::iter::repeat_n(tenant.clone(), opened));
+        }
+        let grown = (opened > 0).then(|| (waiting.site.clone(), opened));
+        if is_starved {
+            self.starved.push_back(key.clone());
+            self.make_room.notify_waiters();
+            self.stop_one_for(key);
+        }
+        grown
+    }
+
+    /// Connections that were opened for the tenant whose turn it is at a site.
+    fn of_tenant(&self, key: &str) -> usize {
+        let lane = self.sites.get(key).and_then(|waiting| waiting.turns.next());
+        lane.and_then(|lane| self.by_tenant.get(&lane.0)).copied().unwrap_or(0)
+    }
+
+    /// Where another tenant has more connections than the one that waits for this site, has one of the other's stop that
+    /// is still being opened: its peer may be silent, and hundreds of such peers are no reason for anybody else to wait.
+    fn stop_one_for(&mut self, key: &str) {
+        let own = self.of_tenant(key);
+        let Some((largest, count)) = self.by_tenant.iter().max_by_key(|(_, count)| **count) else { return };
+        if *count <= own + 1 {
+            return;
+        }
+        // Those that stop already stop for others that wait.
+        let stopping = self.leaving + self.sites.values().map(|waiting| waiting.unwanted).sum::<usize>();
+        if count.saturating_sub(stopping) <= own + stopping + 1 {
+            return;
+        }
+        let is_full = self.connections >= self.limits.in_all.max(1);
+        let source = self.sites.get(key).and_then(Waiting::source).map(str::to_owned);
+        let is_meant = |waiting: &&mut Waiting| {
+            waiting.connecting > waiting.unwanted
+                && waiting.tenants.first() == Some(largest)
+                && (is_full || source.is_some() && waiting.source() == source.as_deref())
+        };
+        if let Some(waiting) = self.sites.values_mut().find(is_meant) {
+            waiting.unwanted += 1;
+            waiting.unwanted_signal.notify_one();
+        }
+    }
+
+    /// What tells a connection of a site that is being opened that it may have to stop.
+    pub(super) fn unwanted_signal(&self, key: &str) -> Arc<Notify> {
+        self.sites.get(key).map(|waiting| waiting.unwanted_signal.clone()).unwrap_or_default()
+    }
+
+    /// Whether a connection that is being opened has to stop; then it counts as leaving.
+    pub(super) fn is_unwanted(&mut self, key: &str, stage: &mut Stage) -> bool {
+        let Some(waiting) = self.sites.get_mut(key).filter(|waiting| waiting.unwanted > 0) else { return false };
+        waiting.unwanted -= 1;
+        waiting.count(*stage, -1);
+        self.leaving += 1;
+        *stage = Stage::Leaving;
+        true
     }
 
     /// How many connections more there may be, in all and from the site's source.
@@ -233,7 +295,7 @@ impl Sites {
     /// A connection of the site greeted us.
     pub(super) fn connected(&mut self, key: &str) {
         if let Some(waiting) = self.sites.get_mut(key) {
-            waiting.connecting = waiting.connecting.saturating_sub(1);
+            waiting.count(Stage::Connecting, -1);
             waiting.fresh += 1;
             waiting.proven = true;
             waiting.refusal = None;
@@ -327,6 +389,14 @@ impl Sites {
         if let Some(waiting) = self.sites.get_mut(key) {
             waiting.count(stage, -1);
             waiting.connections = waiting.connections.saturating_sub(1);
+            if let Some(tenant) = waiting.tenants.pop()
+                && let Some(used) = self.by_tenant.get_mut(&tenant)
+            {
+                *used = used.saturating_sub(1);
+                if *used == 0 {
+                    self.by_tenant.remove(&tenant);
+                }
+            }
             let source = waiting.site.plan.egress.as_ref().map(|egress| &egress.source.name);
             if let Some(used) = source.and_then(|name| self.by_source.get_mut(name)) {
                 *used = used.saturating_sub(1);
@@ -337,12 +407,13 @@ impl Sites {
         next
     }
 
-    /// The starved site that has room now, if any.
+    /// The starved site that has room now, if any: that of the tenant with the fewest connections, then the first.
     fn next_starved(&mut self) -> Vec<Arc<str>> {
         // What a starved site had may be gone meanwhile; then it is the next one's turn.
         self.starved.retain(|starved| self.sites.get(starved).is_some_and(|waiting| !waiting.items.is_empty()));
         // Room at one source is none at another.
-        let place = self.starved.iter().position(|starved| self.room(starved) > 0);
+        let with_room = self.starved.iter().enumerate().filter(|(_, starved)| self.room(starved) > 0);
+        let place = with_room.min_by_key(|(_, starved)| self.of_tenant(starved)).map(|(place, _)| place);
         place.and_then(|place| self.starved.remove(place)).into_iter().collect()
     }
 
@@ -376,6 +447,9 @@ impl Waiting {
             connecting: 0,
             fresh: 0,
             idle: 0,
+            tenants: Vec::new(),
+            unwanted: 0,
+            unwanted_signal: Arc::new(Notify::new()),
             proven: false,
             refusal: None,
             enough_until: Timestamp::MIN,
@@ -396,6 +470,7 @@ impl Waiting {
             Stage::Used | Stage::Leaving => return,
         };
         *counted = counted.saturating_add_signed(by);
+        self.unwanted = self.unwanted.min(self.connecting);
     }
 
     /// Recipients that wait, as far as mail of a stream has them before it.
@@ -476,6 +551,11 @@ impl Turns {
         }
     }
 
+    /// The lane whose turn it is, or will be soon.
+    fn next(&self) -> Option<&Lane> {
+        self.transactional.front().or_else(|| self.broadcast.front())
+    }
+
     fn pop(&mut self) -> Option<Lane> {
         let is_broadcasts_turn = self.since_broadcast >= TURNS_BEFORE_BROADCAST;
         let first = if is_broadcasts_turn { self.broadcast.pop_front() } else { None };
@@ -483,44 +563,6 @@ impl Turns {
         let has_waited = lane.2 == Stream::Transactional && !self.broadcast.is_empty();
         self.since_broadcast = if has_waited { self.since_broadcast + 1 } else { 0 };
         Some(lane)
-    }
-}
-
-/// How fast recipients are taken by a site, or by lookups, and up to when the slots of the postponed reach.
-#[derive(Default)]
-pub(super) struct Pace {
-    since_ms: i64,
-    count: u32,
-    /// Of the last whole span.
-    per_second: f64,
-    slot_ms: f64,
-}
-
-/// The span over which the pace is measured.
-const SPAN_MS: i64 = 2000;
-/// Nobody is postponed less, or more. The upper bound is what a site that recovers may cost.
-const LEAST_WAIT_MS: f64 = 1000.0;
-const MOST_WAIT_MS: f64 = 60_000.0;
-
-impl Pace {
-    pub(super) fn took(&mut self, recipients: usize, now: Timestamp) {
-        let now_ms = now.as_millisecond();
-        if now_ms - self.since_ms >= SPAN_MS {
-            let span = (now_ms - self.since_ms).max(1);
-            self.per_second = f64::from(self.count) * 1000.0 / span as f64;
-            (self.since_ms, self.count) = (now_ms, 0);
-        }
-        self.count = self.count.saturating_add(u32::try_from(recipients).unwrap_or(u32::MAX));
-    }
-
-    /// When so many more may come: behind those postponed before, at twice the pace seen, so that the site never
-    /// waits for us where it becomes faster.
-    pub(super) fn slot(&mut self, recipients: usize, now: Timestamp) -> Timestamp {
-        let now_ms = now.as_millisecond() as f64;
-        let each_ms = 1000.0 / (2.0 * self.per_second.max(1.0));
-        let earliest = self.slot_ms.max(now_ms + LEAST_WAIT_MS);
-        self.slot_ms = (earliest + each_ms * recipients as f64).min(now_ms + MOST_WAIT_MS);
-        Timestamp::from_millisecond(earliest.min(now_ms + MOST_WAIT_MS) as i64).unwrap_or(now)
     }
 }
 

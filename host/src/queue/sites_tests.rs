@@ -284,6 +284,40 @@ fn more_connections_allowed_are_used_by_who_had_none() {
     assert!(sites.grow(&"two".into(), at(0)).is_some());
 }
 
+/// Eight sites of one tenant whose peers are silent, and as many that wait; then come as many of another tenant's.
+#[test]
+fn a_tenant_that_has_most_connections_gives_up_those_that_are_being_opened() {
+    let mut sites = sites(1, 8);
+    let keys = |tenant: &str| -> Vec<Arc<str>> { (0..16).map(|number| format!("{tenant}{number}").into()).collect() };
+    let mut message = 0;
+    let mut ask = |sites: &mut Sites, tenant: &str| {
+        for key in keys(tenant) {
+            message += 1;
+            add(sites, &key, message, tenant, "x@a.test");
+            sites.grow(&key, at(0));
+        }
+    };
+    ask(&mut sites, "silent");
+    assert_eq!(sites.by_tenant["silent"], 8);
+    assert!(keys("silent").iter().all(|key| sites.sites[key].unwanted == 0), "nobody else waits");
+    ask(&mut sites, "other");
+    let unwanted: Vec<Arc<str>> = keys("silent").into_iter().filter(|key| sites.sites[key].unwanted > 0).collect();
+    assert_eq!(unwanted.len(), 4, "half of them");
+    for key in unwanted {
+        let mut stage = Stage::Connecting;
+        assert!(sites.is_unwanted(&key, &mut stage));
+        assert!(!sites.is_unwanted(&key, &mut Stage::Connecting), "once");
+        sites.closed(&key, stage).iter().for_each(|key| drop(sites.grow(key, at(0))));
+    }
+    assert_eq!((sites.by_tenant["silent"], sites.by_tenant["other"], sites.leaving), (4, 4, 0));
+    // Whoever ends, its tenant goes on with its share.
+    let ends = keys("other").into_iter().find(|key| sites.sites[key].connections > 0).unwrap();
+    sites.connected(&ends);
+    assert!(take_at(&mut sites, &ends, at(0)).is_some());
+    assert!(sites.closed(&ends, Stage::Used)[0].starts_with("other"));
+    assert_eq!(sites.by_tenant["other"], 3);
+}
+
 #[test]
 fn a_starved_site_gets_the_next_free_connection() {
     let mut sites = sites(2, 1);

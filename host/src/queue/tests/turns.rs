@@ -91,3 +91,19 @@ async fn a_message_that_breaks_its_session_waits_for_its_turn() {
     let (net, _store) = running.stop().await;
     assert_eq!(net.seen.lock().unwrap().transactions.len(), 2, "each once");
 }
+
+#[tokio::test]
+async fn a_tenant_whose_peers_are_silent_leaves_connections_to_others() {
+    let folder = folder();
+    let silent_sites: HashSet<String> = (0..50).map(|number| format!("s{number}")).collect();
+    let peers: Vec<String> = silent_sites.iter().map(|site| format!("x@{site}.test")).collect();
+    let running = start(folder.path(), Net { silent_sites, ..Net::default() }, config());
+    running.accept(1, &peers.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let connects = |this: &Running| this.net.seen.lock().unwrap().connects.values().sum::<usize>();
+    running.until("all connections to be taken", async |this: &Running| connects(this) == config().connections).await;
+    for number in 0..20 {
+        running.accept_of("other", 100 + number, &[&format!("x@good{number}.test")], Timestamp::now()).await;
+    }
+    running.until("the other's mail", async |this: &Running| this.transactions() == 20).await;
+    running.stop().await;
+}
