@@ -1,18 +1,29 @@
-//! Pages of `store.db` go from the WAL to their places behind the writer's back. One thread.
+//! What the WAL of `store.db` needs behind the writer's back: its pages go to their places, commits that were left unsynced
+//! are synced, and it is read ahead of the writer. One thread.
 //!
 //! A commit that moved them itself would keep everybody in its group waiting for tens of milliseconds. Moving does not
 //! hinder the writer, but the WAL begins anew only when nothing of it is left: so once it is long, and nearly all of it
 //! was moved here, the writer moves the last pages between two groups.
+//!
+//! A WAL that begins anew overwrites its file, in pieces that do not fit the blocks of the file system: whatever of these
+//! the system has dropped from memory is read first, block by block, while a group waits. So they are read ahead here.
 
+use std::fs::File;
+use std::io;
+use std::num::NonZeroU64;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use rustix::fs::{Advice, fadvise};
 use tokio::sync::mpsc;
 
 use super::embedded::Shared;
+use super::faults::{Faults, Point};
 use super::schema::{self, OpenError};
 use super::writer::Job;
 
@@ -20,10 +31,17 @@ use super::writer::Job;
 const ROWS: u64 = 32 * 1024;
 /// How long fewer rows may wait for it.
 const AT_LATEST: Duration = Duration::from_secs(10);
-/// How often is looked.
+/// How often is looked, and so the longest that an outcome waits to be synced.
 const LOOK: Duration = Duration::from_millis(100);
 /// Pages of a WAL that should begin anew: 32 MiB.
 const LONG: i64 = 8192;
+/// Octets of the WAL that are read ahead: about twice what is written between two looks.
+const AHEAD: NonZeroU64 = NonZeroU64::new(16 << 20).unwrap();
+/// Of a page with its header in the WAL, and of the WAL's own header (https://sqlite.org/walformat.html).
+const FRAME_BYTES: u64 = 4096 + 24;
+const WAL_HEADER_BYTES: u64 = 32;
+/// Where the wal-index tells the newest frame of the WAL.
+const NEWEST_FRAME_AT: u64 = 16;
 
 /// Moves what no reader still needs where it is, without waiting for anybody. How many pages the WAL has, moved or not.
 pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<i64> {
@@ -34,20 +52,35 @@ pub(super) struct Checkpointer {
     connection: Connection,
     jobs: mpsc::Sender<Job>,
     shared: Arc<Shared>,
+    faults: Arc<dyn Faults>,
 }
 
 impl Checkpointer {
-    pub(super) fn new(jobs: mpsc::Sender<Job>, shared: Arc<Shared>) -> Result<Checkpointer, OpenError> {
+    pub(super) fn new(
+        jobs: mpsc::Sender<Job>,
+        shared: Arc<Shared>,
+        faults: Arc<dyn Faults>,
+    ) -> Result<Checkpointer, OpenError> {
         let connection = schema::open_for_writing(&shared.layout.main, schema::MAIN)?;
-        Ok(Checkpointer { connection, jobs, shared })
+        Ok(Checkpointer { connection, jobs, shared, faults })
     }
 
     /// The thread's work: until the other end of `stopped` is gone.
     pub(super) fn run(self, stopped: &std_mpsc::Receiver<()>) {
         let (mut rows_before, mut at) = (0, Instant::now());
+        let mut seen = 0;
         while stopped.recv_timeout(LOOK) == Err(std_mpsc::RecvTimeoutError::Timeout) {
             let rows = self.shared.rows.load(Ordering::Relaxed);
             let new = rows - rows_before;
+            if rows != seen {
+                self.read_ahead();
+            }
+            if self.shared.unsynced.swap(false, Ordering::AcqRel)
+                && let Err(error) = self.sync()
+            {
+                self.shared.poison(&format!("syncing the WAL: {error}"));
+            }
+            seen = rows;
             if new == 0 || (new < ROWS && at.elapsed() < AT_LATEST) {
                 continue;
             }
@@ -58,6 +91,38 @@ impl Checkpointer {
                 Err(error) => tracing::warn!(%error, "pages of the store cannot be moved out of its WAL"),
             }
             (rows_before, at) = (rows, Instant::now());
+        }
+    }
+
+    /// Makes all commits durable.
+    fn sync(&self) -> io::Result<()> {
+        self.faults.at(Point::Following)?;
+        File::open(self.beside("-wal"))?.sync_data()
+    }
+
+    /// A file that SQLite keeps beside the database.
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut path = self.shared.layout.main.clone().into_os_string();
+        path.push(suffix);
+        PathBuf::from(path)
+    }
+
+    /// Has the system read what of the WAL is overwritten next: behind its newest page, and where it begins anew.
+    fn read_ahead(&self) {
+        let read = || -> io::Result<()> {
+            let mut newest = [0; 4];
+            File::open(self.beside("-shm"))?.read_exact_at(&mut newest, NEWEST_FRAME_AT)?;
+            let end = WAL_HEADER_BYTES + u64::from(u32::from_ne_bytes(newest)) * FRAME_BYTES;
+            let wal = File::open(self.beside("-wal"))?;
+            let length = wal.metadata()?.len();
+            for from in [0, end].into_iter().filter(|from| *from < length) {
+                fadvise(&wal, from, Some(AHEAD), Advice::WillNeed)?;
+            }
+            Ok(())
+        };
+        // Without it a group waits longer; nothing else depends on it.
+        if let Err(error) = read() {
+            tracing::debug!(%error, "the WAL of the store is not read ahead");
         }
     }
 

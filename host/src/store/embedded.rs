@@ -97,6 +97,8 @@ pub(super) struct Shared {
     pub(super) changes: AtomicU64,
     /// The segment that bodies are appended to: those before it are closed for good.
     pub(super) segment: AtomicU64,
+    /// Whether the newest commit was left unsynced.
+    pub(super) unsynced: AtomicBool,
     /// Whether the disk had less than its reserve when it was looked at last.
     pub(super) full: AtomicBool,
     /// Held by whoever needs that no segment goes.
@@ -112,6 +114,15 @@ pub(super) struct Shared {
     pub(super) news: Mutex<BTreeSet<i64>>,
     pub(super) told: Notify,
     pub(super) wake: std_mpsc::Sender<Wake>,
+}
+
+impl Shared {
+    /// Has nothing be written any more.
+    pub(super) fn poison(&self, text: &str) {
+        if self.poisoned.set(text.to_owned()).is_ok() {
+            tracing::error!(error = %text, "storage failed: nothing is accepted until the host is restarted");
+        }
+    }
 }
 
 /// The store of one host, in one folder.
@@ -173,6 +184,7 @@ impl Embedded {
             damaged: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             segment: AtomicU64::new(spool.number()),
+            unsynced: AtomicBool::new(false),
             full: AtomicBool::new(false),
             segments_stay: Mutex::default(),
             next_due_ms: AtomicI64::new(i64::MIN),
@@ -191,6 +203,7 @@ impl Embedded {
             faults: faults.clone(),
             reserve_bytes: options.reserve_bytes,
             leases: Leases::new(lanes),
+            syncs: true,
             space_checked: None,
             apart_until: None,
         };
@@ -201,12 +214,12 @@ impl Embedded {
             jobs.clone(),
             readers.clone(),
             shared.clone(),
-            faults,
+            faults.clone(),
             found.latest_due_ms,
             &options,
         )));
         let keeper = housekeeper.clone();
-        let checkpointer = Checkpointer::new(jobs.clone(), shared.clone())?;
+        let checkpointer = Checkpointer::new(jobs.clone(), shared.clone(), faults)?;
         let (checkpoints, stopped) = std_mpsc::channel();
         let threads = vec![
             spawn("store-keeper", move || Housekeeper::run(&keeper, &woken)).map_err(io(folder))?,

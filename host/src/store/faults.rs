@@ -17,6 +17,8 @@ pub enum Point {
     Synced,
     /// The transaction is durable, nobody is answered yet.
     Committed,
+    /// Commits that were left unsynced are about to be synced.
+    Following,
     /// Events and the deliveries of them are durable in `events.db`, and still in the outbox.
     Copied,
     /// A segment's row is gone, its file is not. An error there leaves the file to the next start.

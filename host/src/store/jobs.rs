@@ -123,6 +123,27 @@ impl Job {
         }
     }
 
+    /// Whether all that it does is done again where a machine that stops forgets it: outcomes (an attempt is repeated,
+    /// as when the machine stops before they are recorded) and events that leave the outbox.
+    pub(super) fn is_repeatable(&self) -> bool {
+        match self {
+            Job::Complete { .. } => !self.has_bodies(),
+            Job::Forget { .. } => true,
+            Job::Accept { .. }
+            | Job::Reschedule { .. }
+            | Job::Cancel { .. }
+            | Job::Record { .. }
+            | Job::Change { .. }
+            | Job::Tend { .. }
+            | Job::ForgetMessages { .. }
+            | Job::Move { .. }
+            | Job::Retire { .. }
+            | Job::Checkpoint { .. }
+            | Job::Rest { .. }
+            | Job::Lease { .. } => false,
+        }
+    }
+
     /// Rows and octets it adds to its group.
     pub(super) fn weight(&self) -> (usize, usize) {
         match self {

@@ -9,9 +9,10 @@ use std::collections::{HashMap, HashSet};
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 
-use super::StoreError;
 use super::lease::place;
 use super::segment::{Place, digest};
+use super::writer::{GroupError, Writer};
+use super::{StoreError, accepting};
 
 /// The part of a segment that may be live and still be moved.
 const LIVE_SHARE: u64 = 4;
@@ -210,4 +211,25 @@ impl Ended {
     pub(super) fn forget(&mut self, number: i64) {
         self.done.remove(&number);
     }
+}
+
+/// Writes bodies anew, inside the group's transaction. What is leased stays: its holder knows where it is.
+pub(super) fn move_bodies(writer: &mut Writer, from: i64, bodies: &[MovedBody]) -> Result<(), GroupError> {
+    let Writer { connection, spool, counters, leases, .. } = writer;
+    for MovedBody { key, id, body, digest } in bodies {
+        let is_there = "SELECT 1 FROM message WHERE key = ?1 AND segment = ?2";
+        if leases.holds_any(*key) || !connection.prepare_cached(is_there)?.exists([*key, from])? {
+            continue;
+        }
+        let first_message = counters.message + 1;
+        accepting::note_segment(connection, counters, spool.number(), first_message)?;
+        let place = spool.append(*id, body, *digest).map_err(GroupError::write)?;
+        let (segment, position) = (place.segment.cast_signed(), place.position.cast_signed());
+        connection
+            .prepare_cached("UPDATE message SET segment = ?2, position = ?3 WHERE key = ?1")?
+            .execute([*key, segment, position])?;
+        connection.prepare_cached("DELETE FROM moved WHERE segment = ?1 AND message = ?2")?.execute([from, *key])?;
+        connection.prepare_cached("INSERT INTO moved (segment, message) VALUES (?1, ?2)")?.execute([segment, *key])?;
+    }
+    Ok(())
 }

@@ -1,9 +1,9 @@
 //! Spool segments: files that bodies are appended to, each body in a checked frame.
 //!
 //! Synchronous. The database says which frames count: what lies behind the last committed one is free space, and a
-//! torn tail is overwritten by the next append. A segment whose bodies nobody needs is renamed to become a later one,
-//! because overwriting blocks that exist already takes half the time of growing a file. Each frame names its segment's
-//! number, so that a leftover of the file's earlier life is never taken for a body.
+//! torn tail is overwritten by the next append. Overwriting blocks that exist already takes half the time of growing a
+//! file: so a segment grows in steps, and one whose bodies nobody needs is renamed to become a later one. Each frame
+//! names its segment's number, so that a leftover of the file's earlier life is never taken for a body.
 //!
 //! A frame: magic (4), length of the body (4), segment (8), message id (16), XXH3 of the body (8), XXH3 of all that
 //! (8), body. Integers are little-endian.
@@ -24,6 +24,12 @@ const MAGIC: [u8; 4] = *b"PHB1";
 const HEADER_BYTES: usize = 48;
 /// Bodies up to this size are gathered and written together; larger ones go to the file by themselves.
 const GATHER_BYTES: usize = 256 * 1024;
+/// What a segment grows by, in zeros: a sync of a file that grew waits for the file system's own records too. At most a
+/// part of a whole segment.
+const STEP_BYTES: u64 = 256 * 1024;
+const STEP_SHARE: u64 = 16;
+/// What is written ends with a whole block of the file system: the rest of one would be read first.
+const BLOCK_BYTES: u64 = 4096;
 /// Emptied segments kept to be used again.
 const KEPT_FREE: usize = 2;
 /// Where space lacks, a segment that holds this part of a whole one is closed, so that it can go.
@@ -167,6 +173,8 @@ pub(super) struct Spool {
     segment_bytes: u64,
     number: u64,
     file: File,
+    /// Of the file, as far as it is known to be written.
+    length: u64,
     /// Where the next frame goes, behind what is gathered.
     position: u64,
     gathered: Vec<u8>,
@@ -206,8 +214,8 @@ impl Spool {
             Some(number) => private::file(&path_of(folder, number))?,
             None => begin(folder, number, free.pop())?,
         };
-        let mut spool =
-            Spool { folder: folder.to_owned(), segment_bytes, number, file, position, gathered: Vec::new(), free };
+        let (folder, length, gathered) = (folder.to_owned(), file.metadata()?.len(), Vec::new());
+        let mut spool = Spool { folder, segment_bytes, number, file, length, position, gathered, free };
         // Numbers of leftovers are never given out again: a reference may name them.
         if newest > spool.number {
             spool.roll_to(newest + 1)?;
@@ -266,7 +274,21 @@ impl Spool {
 
     /// Hands all frames of the group to the system, without waiting for the disk.
     pub(super) fn write(&mut self) -> io::Result<()> {
-        self.flush(self.position)
+        let (end, gathered) = (self.position, self.gathered.len());
+        let padded = if end > self.length {
+            let step = STEP_BYTES.min(self.segment_bytes / STEP_SHARE).max(1);
+            end.next_multiple_of(step).min(self.segment_bytes).max(end)
+        } else {
+            end.next_multiple_of(BLOCK_BYTES).min(self.length)
+        };
+        self.gathered.resize(gathered + (padded - end) as usize, 0);
+        if self.flush(padded).is_ok() {
+            self.length = self.length.max(padded);
+            return Ok(());
+        }
+        // Without the padding, where the disk has no room for it.
+        self.gathered.truncate(gathered);
+        self.flush(end)
     }
 
     /// Makes the written frames durable.
@@ -306,6 +328,7 @@ impl Spool {
 
     fn roll_to(&mut self, number: u64) -> io::Result<()> {
         self.file = begin(&self.folder, number, self.free.pop())?;
+        self.length = self.file.metadata()?.len();
         self.number = number;
         self.position = 0;
         Ok(())
@@ -390,6 +413,30 @@ mod tests {
         assert_eq!(next.position, kept.end());
         assert_eq!(read(folder.path(), kept).unwrap(), b"kept");
         assert_eq!(read(folder.path(), next).unwrap(), b"next");
+    }
+
+    #[test]
+    fn a_segment_grows_in_steps_and_not_beyond_its_size() {
+        const STEP: u64 = BIG / STEP_SHARE;
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(folder.path(), BIG, None, &[]).unwrap();
+        let length = |spool: &Spool| std::fs::metadata(path_of(folder.path(), spool.number())).unwrap().len();
+        let first = put(&mut spool, b"first");
+        assert_eq!(length(&spool), STEP);
+        let second = put(&mut spool, &[b'x'; 5000]);
+        assert_eq!(length(&spool), STEP, "there was room");
+        let third = put(&mut spool, &vec![b'y'; BIG as usize - 6000]);
+        assert_eq!(length(&spool), BIG, "a part of a step");
+        let fourth = put(&mut spool, &[b'z'; 2000]);
+        assert_eq!(length(&spool), fourth.end(), "a group may exceed it, no padding does");
+        drop(spool);
+        let mut spool = Spool::open(folder.path(), BIG, Some(second), &[second.segment]).unwrap();
+        let again = put(&mut spool, b"over what was not committed");
+        assert_eq!(again.position, third.position);
+        for (place, body) in [(first, &b"first"[..]), (second, &[b'x'; 5000]), (again, b"over what was not committed")]
+        {
+            assert_eq!(read(folder.path(), place).unwrap(), body);
+        }
     }
 
     #[test]

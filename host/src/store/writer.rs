@@ -1,7 +1,8 @@
 //! The one writer: a thread that owns the writing connection, the segment being written, and the leases.
 //!
 //! Jobs that wait are done as one group: all bodies are appended and synced, then everything is committed in one
-//! transaction, then all are answered. After a group that could not be written, new mail and each report are groups apart
+//! transaction, then all are answered. A group that a machine may forget when it stops (`Job::is_repeatable`) leaves the
+//! sync of its commit to the next one that syncs, or to the thread of `checkpointing`. After a group that could not be written, new mail and each report are groups apart
 //! for a while: a full disk must not keep outcomes from being recorded. Invariants: nothing is answered before its group
 //! is committed; nothing is committed before the bodies it names are synced; after a failed sync nothing is written any
 //! more, because the system may have dropped the pages it could not write.
@@ -30,7 +31,7 @@ pub(super) use super::jobs::{Change, GroupError, Job};
 use super::jobs::{Effects, Pending, without_result};
 use super::lanes::{Lane, domain_number};
 use super::lease::Leases;
-use super::retention::{self, MovedBody};
+use super::retention;
 use super::segment::{Place, Spool};
 use super::{
     Accepted, Completion, Leased, NewMessage, Next, QueueChange, QueueFilter, Rest, StoreError, Tended, requests,
@@ -55,6 +56,8 @@ pub(super) struct Writer {
     /// Free space below which nothing is accepted.
     pub(super) reserve_bytes: u64,
     pub(super) leases: Leases,
+    /// Whether commits are synced, as the connection is set.
+    pub(super) syncs: bool,
     pub(super) space_checked: Option<(Instant, bool)>,
     /// Until when bodies are written apart.
     pub(super) apart_until: Option<Instant>,
@@ -139,13 +142,14 @@ impl Writer {
             tracing::warn!(%error, "a spool segment could not be closed");
         }
         let has_bodies = jobs.iter().any(Job::has_bodies);
+        let syncs = !jobs.iter().all(Job::is_repeatable);
         let mut jobs = jobs.into_iter();
         let mut work = || -> Result<bool, GroupError> {
             if has_bodies {
                 self.spool.roll_if_full().map_err(GroupError::write)?;
             }
             self.shared.segment.store(self.spool.number(), Ordering::Release);
-            self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+            self.begin(syncs)?;
             let before = self.spool.position();
             for job in jobs.by_ref() {
                 self.write(job, full, effects)?;
@@ -167,6 +171,16 @@ impl Writer {
         self.commit().map(|()| (synced, began.elapsed()))
     }
 
+    /// Begins a transaction whose commit is synced, or not.
+    fn begin(&mut self, syncs: bool) -> Result<(), GroupError> {
+        if self.syncs != syncs {
+            self.connection.pragma_update(None, "synchronous", if syncs { "FULL" } else { "NORMAL" })?;
+            self.syncs = syncs;
+        }
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(())
+    }
+
     fn sync(&mut self) -> Result<(), GroupError> {
         let poisoned = |error: io::Error| GroupError::Poisoned(format!("syncing the spool segment: {error}"));
         self.faults.at(Point::Appended).map_err(poisoned)?;
@@ -181,6 +195,7 @@ impl Writer {
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => return Err(GroupError::Full),
             Err(error) => return Err(GroupError::Poisoned(format!("committing: {error}"))),
         }
+        self.shared.unsynced.store(!self.syncs, Ordering::Release);
         self.faults.at(Point::Committed).map_err(|error| GroupError::Poisoned(error.to_string()))
     }
 
@@ -224,7 +239,7 @@ impl Writer {
             Job::ForgetMessages { keys, answer } => {
                 (Pending::Done(answer), retention::forget_messages(&self.connection, &keys).map_err(GroupError::from))
             }
-            Job::Move { from, bodies, answer } => (Pending::Done(answer), self.move_bodies(from, &bodies)),
+            Job::Move { from, bodies, answer } => (Pending::Done(answer), retention::move_bodies(self, from, &bodies)),
             Job::Retire { segment, answer } => (Pending::Done(answer), self.retire(segment, effects)),
             Job::Checkpoint { .. } | Job::Rest { .. } | Job::Lease { .. } => return Ok(()),
         };
@@ -419,30 +434,6 @@ impl Writer {
         Ok(told)
     }
 
-    /// Writes bodies anew. What is leased stays: its holder knows where it is.
-    fn move_bodies(&mut self, from: i64, bodies: &[MovedBody]) -> Result<(), GroupError> {
-        for MovedBody { key, id, body, digest } in bodies {
-            let is_there = "SELECT 1 FROM message WHERE key = ?1 AND segment = ?2";
-            if self.leases.holds_any(*key) || !self.connection.prepare_cached(is_there)?.exists([*key, from])? {
-                continue;
-            }
-            let (connection, counters) = (&self.connection, &mut self.counters);
-            accepting::note_segment(connection, counters, self.spool.number(), counters.message + 1)?;
-            let place = self.spool.append(*id, body, *digest).map_err(GroupError::write)?;
-            let (segment, position) = (place.segment.cast_signed(), place.position.cast_signed());
-            connection
-                .prepare_cached("UPDATE message SET segment = ?2, position = ?3 WHERE key = ?1")?
-                .execute([*key, segment, position])?;
-            connection
-                .prepare_cached("DELETE FROM moved WHERE segment = ?1 AND message = ?2")?
-                .execute([from, *key])?;
-            connection
-                .prepare_cached("INSERT INTO moved (segment, message) VALUES (?1, ?2)")?
-                .execute([segment, *key])?;
-        }
-        Ok(())
-    }
-
     fn retire(&mut self, segment: u64, effects: &mut Effects) -> Result<(), GroupError> {
         if segment != self.spool.number() {
             self.connection
@@ -506,11 +497,7 @@ impl Writer {
         match error {
             GroupError::Full => tracing::error!("the disk is full: mail is refused until there is space"),
             GroupError::Failed(text) => tracing::error!(error = %text, "a group of writes failed"),
-            GroupError::Poisoned(text) => {
-                if self.shared.poisoned.set(text.clone()).is_ok() {
-                    tracing::error!(error = %text, "storage failed: nothing is accepted until the host is restarted");
-                }
-            }
+            GroupError::Poisoned(text) => self.shared.poison(text),
         }
     }
 
@@ -566,7 +553,7 @@ impl Writer {
             return Ok(now_ms);
         }
         let mut work = || -> Result<i64, GroupError> {
-            self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+            self.begin(true)?;
             let until_ms = scheduling::send_due(&self.connection, &mut self.counters, now_ms)?;
             self.commit()?;
             Ok(until_ms)

@@ -85,11 +85,33 @@ pub fn fsyncs_per_second(folder: &Path) -> Result<f64> {
 
 /// How long a sync of the same takes, where nobody else has work: the floor under every relay's latency.
 pub fn sync_times(folder: &Path, time: Duration) -> Result<SyncTimes> {
-    let mut taken = syncs(folder, time)?;
-    taken.sort_unstable();
-    let at = |share: f64| taken.get(((taken.len() as f64 * share) as usize).min(taken.len().saturating_sub(1)));
-    let ms = |share: f64| at(share).copied().unwrap_or_default().as_secs_f64() * 1000.0;
-    Ok(SyncTimes { p50_ms: ms(0.5), p99_ms: ms(0.99), p999_ms: ms(0.999), most_ms: ms(1.0) })
+    Ok(SyncTimes::of(syncs(folder, time)?))
+}
+
+/// From the time that each of so many a second is due until two files are synced, by a program that does nothing else:
+/// what a relay that stores a body and its envelope takes at least at that pace.
+pub fn paced_syncs(folder: &Path, per_second: f64, time: Duration) -> Result<SyncTimes> {
+    let paths = ["paced-body", "paced-envelope"].map(|name| folder.join(name));
+    let files = paths.each_ref().map(|path| File::create(path).context("cannot write the probe"));
+    let block = vec![b'x'; 10 * 1024];
+    let (start, mut taken) = (Instant::now(), Vec::new());
+    let [body, envelope] = files;
+    let (mut body, mut envelope) = (body?, envelope?);
+    loop {
+        let due = start + Duration::from_secs_f64(taken.len() as f64 / per_second);
+        if due.duration_since(start) >= time {
+            break;
+        }
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        for file in [&mut body, &mut envelope] {
+            file.seek(SeekFrom::Start(0))?;
+            file.write_all(&block)?;
+            file.sync_data()?;
+        }
+        taken.push(due.elapsed());
+    }
+    paths.iter().try_for_each(fs::remove_file)?;
+    Ok(SyncTimes::of(taken))
 }
 
 /// In milliseconds.
@@ -99,6 +121,15 @@ pub struct SyncTimes {
     pub p99_ms: f64,
     pub p999_ms: f64,
     pub most_ms: f64,
+}
+
+impl SyncTimes {
+    fn of(mut taken: Vec<Duration>) -> SyncTimes {
+        taken.sort_unstable();
+        let at = |share: f64| taken.get(((taken.len() as f64 * share) as usize).min(taken.len().saturating_sub(1)));
+        let ms = |share: f64| at(share).copied().unwrap_or_default().as_secs_f64() * 1000.0;
+        SyncTimes { p50_ms: ms(0.5), p99_ms: ms(0.99), p999_ms: ms(0.999), most_ms: ms(1.0) }
+    }
 }
 
 fn syncs(folder: &Path, time: Duration) -> Result<Vec<Duration>> {

@@ -102,13 +102,17 @@ fn measure(options: &Options, contestants: &[Relay], sink: &mut Sink) -> Result<
     Ok(rows)
 }
 
-/// Each relay's at half of its own full rate; and ours at half of Postfix', where that one is there, which is not judged.
+/// Each relay's at half of its own full rate; and ours at half of Postfix', where that one is there, which is not judged,
+/// with what the disk alone takes at that pace.
 fn latencies(options: &Options, contestants: &[Relay], sink: &mut Sink) -> Result<Vec<(&'static str, Latency)>> {
     let mut found = Vec::new();
     if options.latency.is_zero() {
         return Ok(found);
     }
-    println!("{}", report::sync_line(machine::sync_times(sink.folder(), options.latency / 2)?));
+    println!(
+        "{}",
+        report::sync_line("one sync of 10 KB, alone", machine::sync_times(sink.folder(), options.latency / 2)?)
+    );
     for relay in contestants {
         let full = latency::measure(relay, None, options.latency / 2)?;
         sink.settle(full.messages)?;
@@ -122,6 +126,8 @@ fn latencies(options: &Options, contestants: &[Relay], sink: &mut Sink) -> Resul
         let same = latency::measure(ours, Some(rate), options.latency)?;
         sink.settle(same.messages)?;
         println!("{}", report::latency_line(ours.name, &same, "Postfix' load"));
+        let what = format!("two syncs of 10 KB at {rate:.0}/s, alone");
+        println!("{}", report::sync_line(&what, machine::paced_syncs(sink.folder(), rate, options.latency)?));
     }
     Ok(found)
 }

@@ -51,11 +51,9 @@ pub fn latency_line(relay: &str, seen: &Latency, load: &str) -> String {
     )
 }
 
-/// What the disk itself takes, before any relay's work.
-pub fn sync_line(SyncTimes { p50_ms, p99_ms, p999_ms, most_ms }: SyncTimes) -> String {
-    format!(
-        "one sync of 10 KB, alone: p50 {p50_ms:.2} ms  p99 {p99_ms:.2} ms  p99.9 {p999_ms:.2} ms  most {most_ms:.2} ms"
-    )
+/// What the disk itself takes, without a relay.
+pub fn sync_line(what: &str, SyncTimes { p50_ms, p99_ms, p999_ms, most_ms }: SyncTimes) -> String {
+    format!("{what}: p50 {p50_ms:.2} ms  p99 {p99_ms:.2} ms  p99.9 {p999_ms:.2} ms  most {most_ms:.2} ms")
 }
 
 /// One line for each relay and way of using sessions: the medians of its rounds.

@@ -199,3 +199,25 @@ async fn a_crash_while_scheduled_mail_is_sent_tells_it_once() {
         assert_eq!(kinds(&store, 1).await, all);
     }
 }
+
+#[tokio::test]
+async fn an_outcome_is_synced_soon_and_where_that_fails_nothing_is_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let faults = Arc::new(At::new(Point::Following, folder.path().to_owned(), None));
+    let store = Embedded::open_with(folder.path(), still(), faults.clone()).unwrap();
+    accept(&store, message(1, 0, 1)).await.unwrap();
+    let leased = store.lease(at(0), 9).await.unwrap();
+    faults.arm();
+    store.complete(vec![completion(&leased[0], 0, Next::Done, Some(EventKind::Delivered))]).await.unwrap();
+    // Nothing tells that the thread has looked but asking again.
+    let began = std::time::Instant::now();
+    while store.failure().is_none() {
+        assert!(began.elapsed() < Duration::from_secs(30), "the outcome was never synced");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(store.failure().unwrap().contains("the disk is on fire"), "{:?}", store.failure());
+    assert!(accept(&store, message(2, 0, 1)).await.is_err());
+    drop(store);
+    let store = Embedded::open(folder.path(), still()).unwrap();
+    assert_eq!(kinds(&store, 1).await, [EventKind::Sent, EventKind::Delivered]);
+}

@@ -70,6 +70,8 @@ impl Way {
             Point::Synced | Point::Committed => true,
             Point::Copied => self == Way::MoveEvents,
             Point::Deleting => self == Way::Retire,
+            // Of no way by itself: `crashes.rs` stops there.
+            Point::Following => false,
         }
     }
 
