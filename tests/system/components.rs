@@ -127,7 +127,7 @@ fn a_bad_canary_goes_by_itself_and_a_good_one_is_activated() {
     let (setup, product, key) = start();
     component(&setup, &["push", &kept()]).unwrap();
     let said = component(&setup, &["push", "--canary", "50", &misbehave()]).unwrap();
-    assert!(said.contains("version 2") && said.contains(") is canary, "), "{said}");
+    assert!(said.contains("version 2") && said.contains(") is a canary for "), "{said}");
     let is_over = || states(&setup) == ["active", "rolled_back"];
     let mut refused = 0;
     // Some hundred of its calls fail before it is judged; half of the requests are the active one's.

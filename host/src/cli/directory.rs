@@ -4,6 +4,7 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::{Failure, say};
+use crate::DEFAULT_TENANT;
 
 /// One tenant, or all where none is named.
 #[derive(Clone, Debug, Args)]
@@ -17,6 +18,14 @@ impl OfTenant {
     pub(super) fn query(&self) -> String {
         self.tenant.as_ref().map_or(String::new(), |tenant| format!("?tenant={}", encode(tenant)))
     }
+}
+
+/// The one tenant that is meant.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ForTenant {
+    /// The tenant: lower-case letters, digits, `-` and `_`.
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_TENANT)]
+    pub(super) tenant: String,
 }
 
 /// Escapes what a user typed for a place in a path or query.

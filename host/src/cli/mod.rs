@@ -317,7 +317,8 @@ mod tests {
         check("posthaste component canary --data d --stage signer --off", true);
         check("posthaste component shadow --data d --stage signer --number 3", true);
         check("posthaste component grant --data d --stage signer --http keys.example.com --http b.test:8443", true);
-        check("posthaste component limit --data d --tenant acme --cpu-percent 50", true);
+        check("posthaste component limit --data d --tenant acme --cpu-percent 50 --time-ms none", true);
+        check("posthaste component limit --data d --cpu-percent half", false);
         check("posthaste component inspect a.wasm", true);
         check("posthaste component test a.wasm --stage validator --time-ms 500", true);
         check("posthaste component test a.wasm --stage sorter", false);

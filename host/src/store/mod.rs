@@ -334,7 +334,8 @@ pub trait Store: Send + Sync + 'static {
     /// of the next retry. `now` is the caller's clock. One caller at a time is woken.
     async fn wait_due(&self, now: Timestamp);
 
-    /// Ends leases: outcomes and events in one transaction.
+    /// Ends leases: outcomes and events in one transaction. Reports in it are durable with the answer; outcomes survive the
+    /// process then, and soon after the machine: until then an attempt may be repeated.
     async fn complete(&self, batch: Vec<Completion>) -> Result<(), StoreError>;
 
     /// The bytes of a message. `NotFound` where they are gone or damaged, which is for good.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use tests::authors;
 use tests::product::root;
 
 use super::{build_javascript, build_python, build_rust, conforms, posthaste, workplace};
@@ -32,6 +33,26 @@ fn new_rust_projects_build_and_conform() {
 #[test]
 fn new_javascript_projects_build_and_conform() {
     projects("javascript", &["validator", "signer"], build_javascript);
+}
+
+/// An author reads why a call failed, and where the source is no JavaScript.
+#[test]
+fn faults_of_javascript_are_told() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("throwing");
+    let path = folder.display().to_string();
+    posthaste(&["component", "new", "--lang", "javascript", "--stage", "validator", &path]).unwrap();
+    let source = folder.join("src/validator.js");
+    let good = std::fs::read_to_string(&source).unwrap();
+    std::fs::write(&source, good.replace("  validate(input) {", "  validate(input) {\n    input.nothing.here;"))
+        .unwrap();
+    let file = build_javascript(&workplace(&folder, "throwing").unwrap());
+    let error = posthaste(&["component", "test", &file.display().to_string()]).unwrap_err().to_string();
+    assert!(error.contains("can't access property \"here\""), "{error}");
+
+    std::fs::write(&source, format!("{good}\nimport (((")).unwrap();
+    let error = authors::build_javascript(&workplace(&folder, "throwing").unwrap()).unwrap_err().to_string();
+    assert!(error.contains("src/validator.js:") && error.contains("SyntaxError"), "{error}");
 }
 
 #[test]

@@ -1,17 +1,18 @@
 //! Putting components to work for a tenant, and taking them back: `push`, `list`, `rollback`, `activate`, `canary`,
 //! `shadow`, `remove`, `grant`, `limit`.
 
+use std::cmp::Reverse;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use http::Method;
 
-use crate::DEFAULT_TENANT;
 use crate::api::control::components::{
     CallsView, FetchComponent, NameView, NewCanary, ShadowView, StageAnswer, TenantComponents, VersionView,
     WhichVersion,
 };
-use crate::cli::directory::{OfTenant, day, encode, table};
+use crate::cli::directory::{ForTenant, day, encode, table};
 use crate::cli::link::Link;
 use crate::cli::{Failure, Target, say};
 use crate::edge::{POSITIONS, Place, Stage};
@@ -26,7 +27,7 @@ pub(crate) struct OfStage {
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
-    of: OfTenant,
+    of: ForTenant,
     /// The stage: validator, renderer, transformer, signer or shaper.
     #[arg(long)]
     stage: Stage,
@@ -54,7 +55,7 @@ pub(crate) enum Deploy {
         /// Hexadecimal SHA-256 of the file at the URL.
         #[arg(long, value_name = "DIGEST")]
         sha256: Option<String>,
-        /// Only for this share of requests, watched, and taken back by itself where it does badly.
+        /// Only for this share of the requests, 1 to 99, watched, and taken back by itself where it does badly.
         #[arg(long, value_name = "PERCENT", conflicts_with = "shadow")]
         canary: Option<u8>,
         /// Only beside what answers now: its answers are compared and never used.
@@ -66,33 +67,37 @@ pub(crate) enum Deploy {
         #[command(flatten)]
         target: Target,
         #[command(flatten)]
-        of: OfTenant,
+        of: ForTenant,
     },
     /// Take back what was changed last: a canary, or the active version for the one before it.
     Rollback(Which),
-    /// Make a version that was pushed the active one; left out, the newest.
+    /// Make a version that was pushed the active one.
     Activate {
         #[command(flatten)]
         which: Which,
+        /// The version's number, as `component list` shows it. Default: the newest.
         #[arg(long, value_name = "VERSION")]
         number: Option<u32>,
     },
-    /// Let a version that was pushed answer a share of the requests; left out, the newest.
+    /// Let a version that was pushed answer a share of the requests, or end that with --off.
     Canary {
         #[command(flatten)]
         which: Which,
+        /// Its share of the requests: 1 to 99.
         #[arg(long, value_name = "PERCENT", required_unless_present = "off", conflicts_with = "off")]
         percent: Option<u8>,
+        /// The version's number, as `component list` shows it. Default: the newest.
         #[arg(long, value_name = "VERSION", conflicts_with = "off")]
         number: Option<u32>,
         /// End the trial: the active version answers all requests again.
         #[arg(long)]
         off: bool,
     },
-    /// Let a version that was pushed run beside what answers now; left out, the newest.
+    /// Let a version that was pushed run beside what answers now, or end that with --off.
     Shadow {
         #[command(flatten)]
         which: Which,
+        /// The version's number, as `component list` shows it. Default: the newest.
         #[arg(long, value_name = "VERSION", conflicts_with = "off")]
         number: Option<u32>,
         /// End the trial.
@@ -118,7 +123,7 @@ pub(crate) enum Deploy {
         #[arg(long, value_enum)]
         on_failure: Option<OnFailure>,
     },
-    /// Limit what a tenant's own components take. Without options: show it.
+    /// Limit what a tenant's own components take; `none` takes a limit away. Without options: show it.
     Limit(Limit),
 }
 
@@ -128,22 +133,50 @@ pub(crate) struct Limit {
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
-    of: OfTenant,
-    /// Of one call, in milliseconds.
+    of: ForTenant,
+    /// Time of one call, in milliseconds.
     #[arg(long, value_name = "NUMBER")]
-    time_ms: Option<u64>,
+    time_ms: Option<Change<u64>>,
     /// Memory of one instance, in bytes.
     #[arg(long, value_name = "NUMBER")]
-    memory_bytes: Option<usize>,
-    /// Of one answer, in bytes.
+    memory_bytes: Option<Change<usize>>,
+    /// Size of one answer, in bytes.
     #[arg(long, value_name = "NUMBER")]
-    output_bytes: Option<usize>,
+    output_bytes: Option<Change<usize>>,
     /// Calls of one stage at once.
     #[arg(long, value_name = "NUMBER")]
-    calls: Option<usize>,
-    /// Of one core, all stages together.
+    calls: Option<Change<usize>>,
+    /// Share of one core that all stages together take on average: 100 is a whole core.
     #[arg(long, value_name = "NUMBER")]
-    cpu_percent: Option<usize>,
+    cpu_percent: Option<Change<usize>>,
+}
+
+/// What becomes of a limit: a number sets it, `none` takes it away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change<T> {
+    Set(T),
+    Remove,
+}
+
+impl<T: FromStr> FromStr for Change<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Change<T>, String> {
+        match text {
+            "none" => Ok(Change::Remove),
+            _ => text.parse().map(Change::Set).map_err(|_| "write a whole number, or `none`".to_owned()),
+        }
+    }
+}
+
+impl<T> Change<T> {
+    fn apply(change: Option<Change<T>>, before: Option<T>) -> Option<T> {
+        match change {
+            Some(Change::Set(value)) => Some(value),
+            Some(Change::Remove) => None,
+            None => before,
+        }
+    }
 }
 
 impl Which {
@@ -159,8 +192,8 @@ impl Which {
     }
 }
 
-fn components(of: &OfTenant) -> String {
-    format!("tenants/{}/components", encode(of.tenant.as_deref().unwrap_or(DEFAULT_TENANT)))
+fn components(of: &ForTenant) -> String {
+    format!("tenants/{}/components", encode(&of.tenant))
 }
 
 impl Deploy {
@@ -202,6 +235,10 @@ async fn push(
             let fetch = FetchComponent { url: file, sha256, canary, shadow };
             link.call(Method::PUT, &which.path(""), &fetch).await?
         }
+        None if file.contains("://") => {
+            let text = "the host fetches no URL without the digest of its file: add --sha256 DIGEST";
+            return Err(Failure::Refused(format!("{file}: {text}")));
+        }
         None => {
             let path = PathBuf::from(&file);
             let bytes = tokio::fs::read(&path).await.map_err(Failure::io(format!("cannot read {file}")))?;
@@ -211,9 +248,19 @@ async fn push(
             which.link().await?.upload(&which.path(&query), bytes).await?
         }
     };
-    let VersionView { stage, version, digest, state, activated_ms, .. } = made;
+    say(became(&made))
+}
+
+/// What a pushed version is now.
+fn became(made: &VersionView) -> String {
+    let VersionView { stage, version, digest, state, percent, activated_ms, .. } = made;
+    let state = match percent {
+        Some(percent) => format!("a canary for {percent} % of the requests"),
+        None if state == "shadow" => "a shadow".to_owned(),
+        None => state.clone(),
+    };
     let after = activated_ms.map_or(String::new(), |ms| format!(", {ms} ms after its checks"));
-    say(format_args!("{stage} version {version} ({}) is {state}{after}", short(&digest)))
+    format!("{stage} version {version} ({}) is {state}{after}", short(digest))
 }
 
 /// Changes a stage and shows what it is then.
@@ -222,7 +269,7 @@ async fn change(which: &Which, method: Method, below: &str, body: &impl serde::S
     show(&found)
 }
 
-async fn list(target: &Target, of: &OfTenant) -> Result<(), Failure> {
+async fn list(target: &Target, of: &ForTenant) -> Result<(), Failure> {
     let found: TenantComponents = Link::open(target).await?.call(Method::GET, &components(of), &()).await?;
     show(&found)
 }
@@ -236,13 +283,20 @@ fn show(found: &TenantComponents) -> Result<(), Failure> {
         return Ok(());
     }
     say("")?;
-    let rows = found.versions.iter().rev().map(|version| {
+    let rows = by_place(&found.versions).into_iter().map(|version| {
         let VersionView { stage, version, digest, source, pushed_at, state, percent, note, .. } = version.clone();
         let state = percent.map_or(state.clone(), |percent| format!("{state} {percent} %"));
         let digest = short(&digest).to_owned();
         [stage, version.to_string(), state, digest, day(pushed_at), source, note.unwrap_or_default()]
     });
     table(["STAGE", "VERSION", "STATE", "DIGEST", "PUSHED", "FILE", "NOTE"], rows)
+}
+
+/// In the order of calls, each place with its newest version first.
+fn by_place(versions: &[VersionView]) -> Vec<&VersionView> {
+    let mut sorted: Vec<&VersionView> = versions.iter().collect();
+    sorted.sort_by_key(|version| (version.stage.parse::<Place>().ok(), Reverse(version.version)));
+    sorted
 }
 
 /// What is called for a stage, in order: a row each, and each trial in the row of its position.
@@ -326,14 +380,14 @@ impl Limit {
     async fn run(self) -> Result<(), Failure> {
         let Limit { target, of, time_ms, memory_bytes, output_bytes, calls, cpu_percent } = self;
         let link = Link::open(&target).await?;
-        let path = format!("tenants/{}/component-limits", encode(of.tenant.as_deref().unwrap_or(DEFAULT_TENANT)));
+        let path = format!("tenants/{}/component-limits", encode(&of.tenant));
         let before: TenantLimits = link.call(Method::GET, &path, &()).await?;
         let mut limits = TenantLimits {
-            time_ms: time_ms.or(before.time_ms),
-            memory_bytes: memory_bytes.or(before.memory_bytes),
-            output_bytes: output_bytes.or(before.output_bytes),
-            calls: calls.or(before.calls),
-            cpu_percent: cpu_percent.or(before.cpu_percent),
+            time_ms: Change::apply(time_ms, before.time_ms),
+            memory_bytes: Change::apply(memory_bytes, before.memory_bytes),
+            output_bytes: Change::apply(output_bytes, before.output_bytes),
+            calls: Change::apply(calls, before.calls),
+            cpu_percent: Change::apply(cpu_percent, before.cpu_percent),
         };
         if limits != before {
             limits = link.call(Method::PUT, &path, &limits).await?;
@@ -379,6 +433,57 @@ mod tests {
             canary: None,
             shadow: None,
         }
+    }
+
+    fn pushed(stage: &str, version: u32, state: &str) -> VersionView {
+        VersionView {
+            stage: stage.to_owned(),
+            version,
+            digest: "d".repeat(64),
+            size_bytes: 1,
+            source: "acme.wasm".to_owned(),
+            pushed_at: jiff::Timestamp::UNIX_EPOCH,
+            state: state.to_owned(),
+            percent: None,
+            note: None,
+            activated_ms: None,
+        }
+    }
+
+    #[test]
+    fn a_push_tells_what_its_version_is_now() {
+        let check = |state: &str, percent, expect: &str| {
+            let made = VersionView { percent, activated_ms: Some(3), ..pushed("validator-2", 4, state) };
+            assert_eq!(
+                became(&made),
+                format!("validator-2 version 4 (dddddddddddd) is {expect}, 3 ms after its checks")
+            );
+        };
+        check("active", None, "active");
+        check("canary", Some(5), "a canary for 5 % of the requests");
+        check("shadow", None, "a shadow");
+    }
+
+    #[test]
+    fn versions_are_listed_by_place_and_the_newest_first() {
+        let versions = [("validator", 1), ("renderer", 1), ("validator-2", 1), ("validator", 2)]
+            .map(|(stage, version)| pushed(stage, version, "retired"));
+        let listed: Vec<(&str, u32)> =
+            by_place(&versions).into_iter().map(|version| (&*version.stage, version.version)).collect();
+        assert_eq!(listed, [("renderer", 1), ("validator", 2), ("validator", 1), ("validator-2", 1)]);
+    }
+
+    #[test]
+    fn a_limit_is_set_kept_or_taken_away() {
+        let check = |text: Option<&str>, expect: Option<u64>| {
+            let change = text.map(|text| text.parse::<Change<u64>>().expect("a change"));
+            assert_eq!(Change::apply(change, Some(7)), expect, "{text:?}");
+        };
+        check(None, Some(7));
+        check(Some("9"), Some(9));
+        check(Some("none"), None);
+        let refused = "many".parse::<Change<u64>>();
+        assert_eq!(refused, Err("write a whole number, or `none`".to_owned()));
     }
 
     #[test]

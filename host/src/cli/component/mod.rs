@@ -14,25 +14,25 @@ use crate::edge::Stage;
 /// What can be done with components.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Component {
-    #[command(flatten)]
-    Deploy(deploy::Deploy),
     /// Start a project for a component: sources, contract, README; it builds as it is.
     New(new::New),
-    /// Show what a component file is: exports, imports, size, digest, and what it would need. No host is asked.
-    Inspect(inspect::Inspect),
     /// Give a component file the cases that every component of its stage must stand. No host is asked.
     ///
     /// Prints a line a case with time and memory. Exit code 1 where one failed.
     Test(test::Test),
+    /// Show what a component file is: exports, imports, size, digest, and what it would need. No host is asked.
+    Inspect(inspect::Inspect),
+    #[command(flatten)]
+    Deploy(deploy::Deploy),
 }
 
 impl Component {
     pub async fn run(self) -> Result<(), Failure> {
         match self {
-            Component::Deploy(deploy) => deploy.run().await,
             Component::New(new) => new.run(),
-            Component::Inspect(inspect) => inspect.run(),
             Component::Test(test) => test.run().await,
+            Component::Inspect(inspect) => inspect.run(),
+            Component::Deploy(deploy) => deploy.run().await,
         }
     }
 }

@@ -13,7 +13,7 @@ use clap::Args;
 use http::Method;
 
 use self::manifest::{Part, Parts};
-use super::directory::{OfTenant, encode};
+use super::directory::{ForTenant, encode};
 use super::link::Link;
 use super::{Failure, Target, say};
 use crate::DEFAULT_TENANT;
@@ -37,7 +37,7 @@ pub(crate) struct SpinManifest {
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
-    of: OfTenant,
+    of: ForTenant,
     /// The folder with the edge's own components, as `cargo xtask build` leaves them.
     #[arg(long, value_name = "DIR", default_value = "target/components")]
     components: PathBuf,
@@ -55,7 +55,7 @@ struct Chosen {
 impl SpinManifest {
     pub async fn run(self) -> Result<(), Failure> {
         let SpinManifest { target, of, components, out } = self;
-        let tenant = of.tenant.unwrap_or_else(|| DEFAULT_TENANT.to_owned());
+        let tenant = of.tenant;
         let out = out.unwrap_or_else(|| format!("spin-{tenant}.toml").into());
         let link = Link::open(&target).await?;
         let path = format!("tenants/{}/components", encode(&tenant));

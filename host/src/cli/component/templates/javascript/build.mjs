@@ -6,8 +6,8 @@ const source = await readFile('src/@STAGE@.js', 'utf8');
 const { component } = await componentize(source, {
   witWorld: await readFile('wit/@STAGE@.wit', 'utf8'),
   worldName: '@WORLD@',
-  // Stages are pure: without these the component imports nothing from its host but what the contract names.
-  disableFeatures: ['random', 'stdio', 'clocks', 'http', 'fetch-event'],
+  // Stages are pure. What remains is stderr: without it nobody reads why an exception ended a call.
+  disableFeatures: ['random', 'clocks', 'http', 'fetch-event'],
 });
 await writeFile('@ARTIFACT@', component);
 console.log(`@ARTIFACT@: ${component.length} bytes`);
