@@ -21,6 +21,7 @@ const EDGE_GUESTS: &[&str] = &[
     "guest-stage",
     "guest-signer",
     "guest-trigger",
+    "guest-changer",
     "misbehave",
     "submit",
     "render",

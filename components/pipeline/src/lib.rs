@@ -5,6 +5,7 @@
 //! components. What each stage error becomes for the sender (HTTP status, SMTP reply) stands in `refusal` alone.
 
 pub mod attributes;
+pub mod promises;
 mod raw;
 pub mod refusal;
 mod road;

@@ -9,15 +9,13 @@ use contract::{
 };
 use mail::compose::{Draft, compose};
 use mail::message::{self, Parsed};
-use mail::{Domain, dkim, header, seven_bit};
+use mail::{Domain, dkim, header};
 
 use crate::raw::{self, Prepared};
-use crate::{Content, Limits, Ready, Refusal, Stages, Submission, attributes, refusal, signatures};
+use crate::{Content, Limits, Ready, Refusal, Stages, Submission, attributes, promises, refusal, signatures};
 
 /// Warnings of one stage that are kept.
 const WARNINGS: usize = 16;
-/// Subject, HTML and text of one template together, in bytes.
-const RENDERED_BYTES: usize = 5 << 20;
 
 /// Takes a submission through every stage in order: render, compose, validate, transform, sign.
 pub async fn run(stages: &impl Stages, submission: Submission) -> Result<Ready, Refusal> {
@@ -114,23 +112,11 @@ async fn render(
 ) -> Result<(), Refusal> {
     let had_subject = template.subject.is_some();
     let input = RendererInput { attributes: notes.attributes.clone(), ..template };
-    let Rendered { subject, html, text, warnings, attributes } =
-        stages.render(input).await.map_err(|error| Refusal::from_stage("renderer", in_template(error)))?;
-    let bytes: usize = [&subject, &html, &text].into_iter().flatten().map(String::len).sum();
-    let fault = if subject.is_some() != had_subject {
-        Some("the subject is not there exactly when its source is")
-    } else if subject.as_ref().is_some_and(|subject| subject.contains(['\r', '\n'])) {
-        Some("the subject holds a line break")
-    } else if html.is_none() && text.is_none() {
-        Some("neither HTML nor text came out")
-    } else if bytes > RENDERED_BYTES {
-        Some("the result is too large")
-    } else {
-        None
-    };
-    if let Some(fault) = fault {
+    let rendered = stages.render(input).await.map_err(|error| Refusal::from_stage("renderer", in_template(error)))?;
+    if let Some(fault) = promises::rendered(had_subject, &rendered) {
         return Err(Refusal::nonsense("renderer", fault));
     }
+    let Rendered { subject, html, text, warnings, attributes } = rendered;
     if let Some(subject) = subject {
         draft.subject = subject;
     }
@@ -219,25 +205,14 @@ async fn transform(
     let transformed = stages.transform(input).await.map_err(|error| Refusal::from_stage("transformer", error))?;
     notes.add(transformed.warnings, transformed.attributes);
     let Some(message) = transformed.message else { return Ok((message, before)) };
-    let mut after = None;
-    let fault = if message.len() as u64 > limits.message_bytes {
-        Some(format!("its message has {} bytes: at most {} are allowed", message.len(), limits.message_bytes))
-    } else if !seven_bit::is_seven_bit(&message) {
-        Some("its message is not 7-bit".to_owned())
-    } else {
-        let format = header::check_format(&message).and_then(|()| header::split(&message));
-        match format {
-            Ok((fields, body)) => {
-                after = author(&message::parse(message.get(..body).unwrap_or_default()));
-                raw::one_from(&fields).err().map(|refusal| refusal.text())
-            }
-            Err(error) => Some(error.to_string()),
-        }
-    };
-    match fault {
-        Some(fault) => Err(Refusal::nonsense("transformer", fault)),
-        None => Ok((message, after)),
+    let nonsense = |fault| Refusal::nonsense("transformer", fault);
+    if message.len() as u64 > limits.message_bytes {
+        let text = format!("its message has {} bytes: at most {} are allowed", message.len(), limits.message_bytes);
+        return Err(nonsense(text));
     }
+    let body = promises::transformed(&message).map_err(nonsense)?;
+    let after = author(&message::parse(message.get(..body).unwrap_or_default()));
+    Ok((message, after))
 }
 
 /// Puts signatures in front. The second value says whether there are any.

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use contract::{
-    Acceptance, Attributes, HttpRequest, Rendered, RendererInput, ShaperInput, Signatures, SignerInput, StageError,
-    Transformed, TransformerInput, ValidatorInput, Wants,
+    Acceptance, Attributes, CHECK_ATTRIBUTE, HttpRequest, Rendered, RendererInput, ShaperInput, Signatures,
+    SignerInput, StageError, Transformed, TransformerInput, ValidatorInput, Wants,
 };
 use pipeline::attributes::{COUNT, NAME_BYTES, VALUE_BYTES};
+use pipeline::promises;
 use wasmtime::Trap;
 
 use super::component::Stage;
@@ -35,6 +36,11 @@ pub trait Call: Clone + Send + Sync + 'static {
 
     /// Asks a live instance. `Err`: the instance is dead.
     fn ask(&self, instance: &mut Instance) -> impl Future<Output = Called<Self::Answer>> + Send;
+
+    /// What is wrong with the answer to this question, in words for the component's author.
+    fn fault(&self, _answer: &Self::Answer) -> Option<String> {
+        None
+    }
 }
 
 /// An answer that has limits.
@@ -87,6 +93,12 @@ impl Call for RendererInput {
         let Exports::Renderer(stage) = &instance.exports else { return mismatch() };
         stage.posthaste_renderer_renderer().call_render(&mut instance.store, self).await
     }
+
+    fn fault(&self, answer: &Rendered) -> Option<String> {
+        // What is only checked makes no message.
+        let is_check = self.attributes.iter().any(|(name, _)| name == CHECK_ATTRIBUTE);
+        promises::rendered(self.subject.is_some(), answer).filter(|_| !is_check).map(str::to_owned)
+    }
 }
 
 impl Call for TransformerInput {
@@ -96,6 +108,11 @@ impl Call for TransformerInput {
     async fn ask(&self, instance: &mut Instance) -> Called<Transformed> {
         let Exports::Transformer(stage) = &instance.exports else { return mismatch() };
         stage.posthaste_transformer_transformer().call_transform(&mut instance.store, self).await
+    }
+
+    /// Here and not at the end of the road alone: the next transformer must not pay for what this one made.
+    fn fault(&self, answer: &Transformed) -> Option<String> {
+        promises::transformed(answer.message.as_deref()?).err()
     }
 }
 

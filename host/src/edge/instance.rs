@@ -1,8 +1,8 @@
 //! Live instances of stages: made, kept between calls, never shared between tenants.
 //!
 //! A tenant may have so many calls of one stage at once; more wait. An instance serves one call at a time and goes back
-//! to the shelf only when the call ended well; after a trap, a time-out or a limit it is dropped. It is kept for the set
-//! of components that it was made for: another set never gets it.
+//! to the shelf only when the call ended well; after a trap, a time-out or a limit it is dropped. It is kept for the seat
+//! in the set of components that it was made for: another set never gets it, nor the same file in another seat.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,12 +67,12 @@ impl Instance {
     }
 }
 
-/// Whose an idle instance is: a tenant's, of one set, made of one component.
+/// Whose an idle instance is: a tenant's, of one set, of one seat in it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     pub tenant: Arc<str>,
     pub set: u64,
-    pub slot: u64,
+    pub seat: u64,
 }
 
 /// How many idle instances are kept, and their memory in bytes.

@@ -17,7 +17,7 @@ use super::confine::Bounds;
 use super::grants::{Grants, Ways};
 use super::meter::Meter;
 use super::place::Place;
-use super::set::{Against, Components, Plan, Set, Source, Trial};
+use super::set::{Against, Components, Part, Plan, Seat, Set, Source, Trial};
 use super::slot::{Capacity, Loader, Slot};
 use super::trial::{Canary, Shadow};
 use crate::config::{self, ComponentFiles, StageLimits};
@@ -296,7 +296,7 @@ impl Library {
         for (place, version) in assignment.live(stage) {
             let slot = self.pushed(stage, &version.digest);
             match version.state {
-                VersionState::Active => drop(pushed.insert(place.position, slot)),
+                VersionState::Active => drop(pushed.insert(place.position, Seat::pushed(slot, Part::Own, place))),
                 VersionState::Canary(percent) => {
                     let known = before.and_then(|before| before.canary.as_ref()).map(|trial| &trial.canary);
                     let known = known.filter(|known| known.place == place && known.version == version.version);
@@ -316,18 +316,23 @@ impl Library {
         let shadow = shadow.map(|shadow: Arc<Shadow>| {
             // At an empty position it stands behind the last.
             let beside = pushed.get(&shadow.place.position).or_else(|| pushed.values().next_back());
-            (shadow, beside.map_or(Against::All, |slot| Against::One(slot.id)))
+            (shadow, beside.map_or(Against::All, |seat| Against::One(seat.id)))
         });
         let of = |stages: &Stages| stages.get(&stage).cloned().filter(|slots| !slots.is_empty());
-        let fallback = self.built_in.get(&stage).cloned();
-        let pushed: Vec<Arc<Slot>> = pushed.into_values().collect();
+        let configured = |slots: Vec<Arc<Slot>>, source: Source| {
+            let seats = slots.into_iter().map(|slot| Seat::configured(slot, Part::Own, stage, source.is_of_tenant()));
+            (seats.collect(), source)
+        };
+        let fallback = self.built_in.get(&stage).map(|slot| Seat::built_in(slot.clone(), stage));
+        let pushed: Vec<Arc<Seat>> = pushed.into_values().collect();
         let (own, source) = Some((pushed, Source::Pushed))
-            .filter(|(slots, _)| !slots.is_empty())
-            .or_else(|| self.configured.get(tenant).and_then(of).map(|slots| (slots, Source::Tenant)))
-            .or_else(|| of(&self.shared).map(|slots| (slots, Source::Shared)))
+            .filter(|(seats, _)| !seats.is_empty())
+            .or_else(|| self.configured.get(tenant).and_then(of).map(|slots| configured(slots, Source::Tenant)))
+            .or_else(|| of(&self.shared).map(|slots| configured(slots, Source::Shared)))
             .unwrap_or_else(|| (fallback.iter().cloned().collect(), Source::BuiltIn));
+        let always = of(&self.always).unwrap_or_default();
         Plan {
-            always: of(&self.always).unwrap_or_default(),
+            always: always.into_iter().map(|slot| Seat::configured(slot, Part::Always, stage, false)).collect(),
             own,
             source,
             canary,
@@ -361,15 +366,15 @@ impl Set {
 }
 
 /// What the requests of a canary are answered by, beside what else was pushed.
-fn trial(percent: u8, canary: Arc<Canary>, pushed: &BTreeMap<u8, Arc<Slot>>) -> Trial {
+fn trial(percent: u8, canary: Arc<Canary>, pushed: &BTreeMap<u8, Arc<Seat>>) -> Trial {
     let position = canary.place.position;
     let instead_of = match pushed.get(&position) {
-        Some(slot) => Against::One(slot.id),
+        Some(seat) => Against::One(seat.id),
         None if pushed.is_empty() => Against::All,
         None => Against::Nobody,
     };
     let mut list = pushed.clone();
-    list.insert(position, canary.slot.clone());
+    list.insert(position, Seat::pushed(canary.slot.clone(), Part::Canary, canary.place));
     Trial { percent, canary, list: list.into_values().collect(), instead_of }
 }
 
@@ -389,12 +394,11 @@ fn components(plans: &[Plan; 5]) -> Components {
     let mut are_configured = false;
     for (stage, plan) in Stage::ALL.into_iter().zip(plans).filter(|(stage, _)| OF_SUBMISSIONS.contains(stage)) {
         are_configured |= plan.source != Source::BuiltIn || !plan.always.is_empty() || plan.canary.is_some();
-        digests.update(format!("{stage}"));
-        let canary = plan.canary.as_ref().map(|trial| &trial.canary.slot);
-        for slot in plan.always.iter().chain(&plan.own).chain(canary) {
-            digests.update(format!(" {}", slot.digest));
+        // With what each is: whoever changes places with the one on trial makes another set of the same files.
+        let tried = plan.canary.iter().flat_map(|trial| &trial.list).filter(|seat| seat.part == Part::Canary);
+        for seat in plan.always.iter().chain(&plan.own).chain(tried) {
+            digests.update(format!("{stage} {:?} {} {}\n", seat.part, seat.place.position, seat.slot.digest));
         }
-        digests.update("\n");
     }
     let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(digests.finalize());
     Components { are_configured, revision: u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 11 }

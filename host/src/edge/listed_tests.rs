@@ -1,15 +1,16 @@
-//! Several pushed validators of one tenant: each position has versions and trials of its own.
+//! Several pushed validators or transformers of one tenant: each position has versions and trials of its own, and whatever
+//! file stands there is a component of its own.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 
-use contract::{Header, StageError, ValidatorInput};
+use contract::{Header, StageError, TransformerInput, ValidatorInput};
 use pipeline::Stages as _;
 
 use super::pushed_tests::{Field, refusal, saying};
-use super::tests::{Setup, bytes, told};
+use super::tests::{Setup, ask, bytes, guest, told};
 use super::*;
-use crate::store::VersionState;
+use crate::store::{OnFailure, StageSettings, TenantLimits, VersionState};
 
 async fn push(field: &Field, position: u8, file: Vec<u8>) {
     field.try_push_at(position, file, VersionState::Active).await.unwrap();
@@ -61,7 +62,7 @@ async fn at_an_empty_position_a_canary_is_compared_with_nobody() {
         let _ = field.edge.stages("acme").validate(subject("fine")).await;
     }
     let view = field.registry.stages("acme").into_iter().find(|view| view.stage == Stage::Validator).unwrap();
-    let (_, canary, active) = view.canary.unwrap();
+    let (canary, active) = view.canary.unwrap().counted;
     assert!((1..100).contains(&canary.made), "{}", canary.made);
     assert_eq!(active.made, 0, "the first has a place of its own");
 }
@@ -81,7 +82,7 @@ async fn a_position_is_tried_beside_the_others() {
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["told to wait 2", "told to wait 3"]);
     let view = field.registry.stages("acme").into_iter().find(|view| view.stage == Stage::Validator).unwrap();
-    let (_, canary, active) = view.canary.unwrap();
+    let (canary, active) = view.canary.unwrap().counted;
     // Each request asked the second position once: the first refused the other question.
     assert_eq!((canary.made + active.made, canary.failed, active.failed), (200, 0, 0), "the first is not counted");
     let other = field.try_push_at(1, saying("wait 4"), VersionState::Canary(5)).await.unwrap_err().to_string();
@@ -93,5 +94,133 @@ async fn a_position_is_tried_beside_the_others() {
     field.edge.stages("acme").validate(told("refuse")).await.unwrap_err();
     drop(field.edge.inner.shadows.acquire_many(u32::try_from(SHADOWS).unwrap()).await.unwrap());
     let view = field.registry.stages("acme").into_iter().find(|view| view.stage == Stage::Validator).unwrap();
-    assert_eq!(view.shadow.unwrap().1, [1, 0, 0, 0]);
+    assert_eq!(view.shadow.unwrap(), OnTrial { place: second, version: 3, counted: [1, 0, 0, 0] });
+}
+
+async fn put(field: &Field, tenant: &str, place: Place, file: Vec<u8>, state: VersionState) {
+    let (tenant, source) = (tenant.to_owned(), "acme.wasm".to_owned());
+    field.registry.push(Pushed { tenant, place, source, file: file.into(), state }).await.unwrap();
+}
+
+fn view(field: &Field, stage: Stage) -> StageView {
+    field.registry.stages("acme").into_iter().find(|view| view.stage == stage).unwrap()
+}
+
+/// The instances tell: each counts the calls that it has seen.
+#[tokio::test]
+async fn the_same_file_in_two_seats_is_two_components() {
+    let mut setup = Setup::new();
+    setup.always.validator = vec![guest("guest_stage")];
+    let field = Field::new(&setup).await;
+    let file = || bytes("guest_stage").to_vec();
+    push(&field, 1, file()).await;
+    push(&field, 2, file()).await;
+    for expect in ["1", "2"] {
+        assert_eq!(ask(&field.edge.stages("acme"), "accept").await, expect);
+    }
+    // What stands behind for every tenant is nobody's: not the operator's, not the other position's, not another tenant's.
+    put(&field, "other", Stage::Validator.into(), file(), VersionState::Active).await;
+    assert_eq!(ask(&field.edge.stages("other"), "accept").await, "1");
+    let limits = TenantLimits { memory_bytes: Some(8 << 20), ..TenantLimits::default() };
+    field.registry.set_limits("acme", limits).await.unwrap();
+    let failed = field.edge.stages("acme").validate(told("grow")).await.unwrap_err();
+    let is_own = |why: &str| why.starts_with("pushed validator (") && why.contains("more than 8388608 bytes");
+    assert!(matches!(&failed, StageError::Unavailable(why) if is_own(why)), "{failed:?}");
+    let names = view(&field, Stage::Validator).own.into_iter().map(|one| (one.place.to_string(), one.name));
+    let expect = ["validator", "validator-2"].map(|place| (place.to_owned(), "pushed validator".to_owned()));
+    assert_eq!(names.collect::<Vec<_>>(), expect);
+}
+
+#[tokio::test]
+async fn a_trial_is_told_from_the_same_file_at_another_position() {
+    let second = Place::new(Stage::Validator, 2).unwrap();
+    let file = || bytes("guest_stage").to_vec();
+    for (active, canary) in [(saying("wait 2"), file()), (file(), saying("wait 3"))] {
+        let field = Field::new(&Setup::new()).await;
+        push(&field, 1, file()).await;
+        push(&field, 2, active).await;
+        put(&field, "acme", second, canary, VersionState::Canary(50)).await;
+        for _ in 0..100 {
+            ask(&field.edge.stages("acme"), "accept").await;
+        }
+        let OnTrial { place, counted: (canary, active), .. } = view(&field, Stage::Validator).canary.unwrap();
+        assert_eq!((place, canary.made + active.made), (second, 100), "the first position is not counted");
+    }
+}
+
+#[tokio::test]
+async fn failures_at_two_positions_are_two() {
+    let field = Field::new(&Setup::new()).await;
+    let mut notices = field.edge.notices().unwrap();
+    let file = || bytes("misbehave").to_vec();
+    push(&field, 1, file()).await;
+    push(&field, 2, file()).await;
+    let settings = StageSettings { on_failure: Some(OnFailure::Fallback), ..StageSettings::default() };
+    field.registry.set_settings("acme", Stage::Validator, settings).await.unwrap();
+    field.edge.stages("acme").validate(subject("trap")).await.unwrap();
+    for expect in ["validator", "validator-2"] {
+        let Ok(Notice::FellBack { place, .. }) = notices.try_recv() else { panic!("{expect} was not told") };
+        assert_eq!(place.to_string(), expect);
+    }
+}
+
+/// Whether a file answers all or is on trial, and where, makes another set of the same files.
+#[tokio::test]
+async fn sets_of_the_same_files_are_told_apart() {
+    let field = Field::new(&Setup::new()).await;
+    let [first, second] = [1, 2].map(|position| Place::new(Stage::Validator, position).unwrap());
+    let mut seen = BTreeSet::new();
+    let mut is_new = |field: &Field| seen.insert(field.edge.components("acme").revision);
+    push(&field, 1, saying("wait 1")).await;
+    assert!(is_new(&field));
+    put(&field, "acme", second, saying("wait 2"), VersionState::Canary(5)).await;
+    assert!(is_new(&field));
+    field.registry.place("acme", second, None, VersionState::Active).await.unwrap();
+    assert!(is_new(&field), "the same two files, and none on trial");
+    field.registry.remove("acme", second).await.unwrap();
+    put(&field, "acme", first, saying("wait 2"), VersionState::Canary(5)).await;
+    assert!(is_new(&field), "the same two files, the second in the place of the first");
+}
+
+/// Headers and a body of a message that its sender did not sign.
+const MESSAGE: &[u8] = b"From: a@src.test\r\nSubject: x\r\n\r\nbody\r\n";
+
+/// Whoever made what is none has failed, and not the one behind it that cannot read it.
+#[tokio::test]
+async fn what_a_transformer_made_is_checked_before_the_next_one_gets_it() {
+    let field = Field::new(&Setup::new()).await;
+    let [first, second] = [1, 2].map(|position| Place::new(Stage::Transformer, position).unwrap());
+    let mut changed = bytes("guest_changer").to_vec();
+    let at = changed.windows(6).position(|six| six == b"word 0").unwrap();
+    changed[at..at + 6].copy_from_slice(b"word 1");
+    put(&field, "acme", first, bytes("guest_changer").to_vec(), VersionState::Active).await;
+    put(&field, "acme", second, bytes("guest_changer").to_vec(), VersionState::Active).await;
+    put(&field, "acme", second, changed, VersionState::Canary(50)).await;
+    let transform = async |what: &str| {
+        let attributes = vec![("do".to_owned(), what.to_owned())];
+        let input = TransformerInput { message: MESSAGE.to_vec(), attributes, ..TransformerInput::default() };
+        field.edge.stages("acme").transform(input).await
+    };
+    let counted = || {
+        let (canary, active) = view(&field, Stage::Transformer).canary.unwrap().counted;
+        (canary.made + active.made, canary.failed + active.failed)
+    };
+    let message = transform("add add").await.unwrap().message.unwrap();
+    assert!(message.starts_with(b"X-Word: word ") && message.ends_with(MESSAGE));
+    assert_eq!(message.len(), MESSAGE.len() + 2 * "X-Word: word 0\r\n".len());
+    assert_eq!(counted(), (1, 0));
+    for what in ["break trust", "empty trust"] {
+        for _ in 0..20 {
+            let failed = transform(what).await.unwrap_err();
+            let StageError::Unavailable(why) = &failed else { panic!("{failed:?}") };
+            assert!(why.starts_with("pushed transformer (") && !why.contains("trapped"), "{why}");
+        }
+    }
+    assert_eq!(counted(), (1, 0), "the second was never called");
+    transform("keep break").await.unwrap_err();
+    assert_eq!(counted(), (2, 1), "its own fault");
+    // It follows what the tenant chose, as with any other failure.
+    let settings = StageSettings { on_failure: Some(OnFailure::Fallback), ..StageSettings::default() };
+    field.registry.set_settings("acme", Stage::Transformer, settings).await.unwrap();
+    assert_eq!(transform("keep break").await.unwrap().message, None, "the message passes unchanged");
 }

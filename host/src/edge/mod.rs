@@ -57,7 +57,7 @@ pub use confine::Bounds;
 pub use grants::{HOSTS as GRANTED_HOSTS, Ways, host as granted_host};
 pub use library::{Assignment, BuiltIn};
 pub use place::{POSITIONS, Place};
-pub use registry::{Named, Pushed, Registry, RegistryError, StageView};
+pub use registry::{Named, OnTrial, Pushed, Registry, RegistryError, StageView};
 pub use set::{Components, Source};
 pub use stages::TenantStages;
 pub use survey::{Survey, survey};
@@ -177,7 +177,7 @@ pub enum Notice {
     /// A canary was found to be bad, and is not called any more.
     CanaryOver { tenant: String, place: Place, version: u32, digest: String, why: String },
     /// A component failed, and the built-in one answered instead.
-    FellBack { tenant: String, stage: Stage, digest: String, why: String },
+    FellBack { tenant: String, place: Place, digest: String, why: String },
 }
 
 impl Inner {

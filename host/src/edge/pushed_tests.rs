@@ -317,7 +317,7 @@ async fn a_bad_canary_is_taken_back_and_a_good_one_is_not() {
     assert_eq!(seen.len(), 2, "{seen:?}");
     assert!(notices.is_empty());
     let view = field.registry.stages("acme").into_iter().find(|view| view.stage == Stage::Validator).unwrap();
-    let (version, canary, active) = view.canary.unwrap();
+    let OnTrial { version, counted: (canary, active), .. } = view.canary.unwrap();
     assert!(version == 3 && canary.made + active.made == 600 && canary.failed == 0);
     field.registry.place("acme", Stage::Validator, None, VersionState::Active).await.unwrap();
     assert_eq!(field.refusal("acme").await, "told to wait 3");
@@ -344,7 +344,8 @@ async fn a_shadow_is_compared_and_never_used() {
     // The active one refuses, the shadow does not.
     shadowed(told("refuse")).await.unwrap_err();
     let view = field.registry.stages("acme").into_iter().find(|view| view.stage == Stage::Validator).unwrap();
-    assert_eq!(view.shadow, Some((1, [0, 2, 1, 0])));
+    let place = Stage::Validator.into();
+    assert_eq!(view.shadow, Some(OnTrial { place, version: 1, counted: [0, 2, 1, 0] }));
     assert_eq!(view.source, Source::BuiltIn);
     field.registry.end_trial("acme", Stage::Validator, false).await.unwrap();
     assert_eq!(field.states().await, [VersionState::RolledBack]);

@@ -19,8 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::component::{self, InspectError, Stage};
 use super::library::Assignment;
 use super::place::Place;
-use super::set::Source;
-use super::slot::Slot;
+use super::set::{Seat, Source};
 use super::trial::Calls;
 use super::{Bounds, Edge, Notice, conformance, grants};
 use crate::store::{
@@ -74,11 +73,21 @@ pub struct Pushed {
     pub state: VersionState,
 }
 
-/// A component in a list: its name and the first digits of its digest.
+/// A component in a list: where it stands, its name and the first digits of its digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
+    /// Of what was not pushed, the first of its stage.
+    pub place: Place,
     pub name: String,
     pub digest: String,
+}
+
+/// A version on trial: where it stands, and what was counted of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnTrial<C> {
+    pub place: Place,
+    pub version: u32,
+    pub counted: C,
 }
 
 /// What a running host calls for one stage of a tenant.
@@ -88,10 +97,10 @@ pub struct StageView {
     pub source: Source,
     pub always: Vec<Named>,
     pub own: Vec<Named>,
-    /// The version, the calls of the canary, and those of the active one beside it.
-    pub canary: Option<(u32, Calls, Calls)>,
-    /// The version, and calls that came to the same, to something else, to a failure, and that were not made.
-    pub shadow: Option<(u32, [u64; 4])>,
+    /// The calls of the canary, and those of the active one beside it.
+    pub canary: Option<OnTrial<(Calls, Calls)>>,
+    /// Calls that came to the same, to something else, to a failure, and that were not made.
+    pub shadow: Option<OnTrial<[u64; 4]>>,
 }
 
 /// Changes the components of tenants.
@@ -101,7 +110,7 @@ pub struct Registry {
     edge: Option<Arc<Edge>>,
     changes: Mutex<()>,
     /// Which components' failures were told when: all tenants'.
-    told: std::sync::Mutex<HashMap<(String, Stage, String), Instant>>,
+    told: std::sync::Mutex<HashMap<(String, Place, String), Instant>>,
 }
 
 impl Registry {
@@ -199,13 +208,13 @@ impl Registry {
                 ];
                 (tenant, TenantEvent::new(TenantEventKind::ComponentRolledBack, data))
             }
-            Notice::FellBack { tenant, stage, digest, why } => {
-                tracing::warn!(tenant, stage = stage.name(), digest, why, "the built-in component answered instead");
-                if !self.is_news(tenant, *stage, digest) {
+            Notice::FellBack { tenant, place, digest, why } => {
+                tracing::warn!(tenant, stage = %place, digest, why, "the built-in component answered instead");
+                if !self.is_news(tenant, *place, digest) {
                     return;
                 }
                 let data = [
-                    ("stage", stage.name().into()),
+                    ("stage", place.to_string().into()),
                     ("digest", digest.as_str().into()),
                     ("reason", why.as_str().into()),
                 ];
@@ -218,14 +227,14 @@ impl Registry {
     }
 
     /// Whether nobody was told of this component's failures in the last `FALLBACK_TOLD`: every message may be one.
-    fn is_news(&self, tenant: &str, stage: Stage, digest: &str) -> bool {
+    fn is_news(&self, tenant: &str, place: Place, digest: &str) -> bool {
         let now = Instant::now();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.retain(|_, at| now.duration_since(*at) < FALLBACK_TOLD);
-        match told.entry((tenant.to_owned(), stage, digest.to_owned())) {
+        match told.entry((tenant.to_owned(), place, digest.to_owned())) {
             Entry::Occupied(_) => false,
-            Entry::Vacant(place) => {
-                place.insert(now);
+            Entry::Vacant(entry) => {
+                entry.insert(now);
                 true
             }
         }
@@ -489,19 +498,26 @@ impl Registry {
     pub fn stages(&self, tenant: &str) -> Vec<StageView> {
         let Some(edge) = &self.edge else { return Vec::new() };
         let set = edge.inner.library.set(tenant);
-        let named = |slots: &[Arc<Slot>]| {
-            slots.iter().map(|slot| Named { name: slot.name.clone(), digest: slot.digest.clone() }).collect()
+        let named = |seats: &[Arc<Seat>]| {
+            let name = |Seat { name, slot, place, .. }: &Seat| Named {
+                place: *place,
+                name: name.clone(),
+                digest: slot.digest.clone(),
+            };
+            seats.iter().map(|seat| name(seat)).collect()
         };
         let view = |stage| {
             let plan = set.plan(stage);
-            let canary = plan.canary.as_ref().map(|trial| &trial.canary).map(|canary| {
-                let (own, active) = canary.counted();
-                (canary.version, own, active)
+            let canary = plan.canary.as_ref().map(|trial| &trial.canary).map(|canary| OnTrial {
+                place: canary.place,
+                version: canary.version,
+                counted: canary.counted(),
             });
             let shadow = plan.shadow.as_ref().map(|(shadow, _)| {
                 let counts = &shadow.counts;
                 let counts = [&counts.same, &counts.different, &counts.failed, &counts.skipped];
-                (shadow.version, counts.map(|count| count.load(Ordering::Relaxed)))
+                let counted = counts.map(|count| count.load(Ordering::Relaxed));
+                OnTrial { place: shadow.place, version: shadow.version, counted }
             });
             StageView { stage, source: plan.source, always: named(&plan.always), own: named(&plan.own), canary, shadow }
         };

@@ -4,11 +4,16 @@
 //! set and puts it in the old one's place; what is under way ends with the set that it has.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use contract::Wants;
+use tokio::sync::OnceCell;
 
 use super::component::Stage;
 use super::confine::Bounds;
 use super::grants::Grants;
 use super::meter::Meter;
+use super::place::Place;
 use super::slot::Slot;
 use super::trial::{Canary, Shadow};
 use crate::store::OnFailure;
@@ -42,18 +47,68 @@ impl Source {
     }
 }
 
+/// What a component is to a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Of `[components.always]`.
+    Always,
+    /// Pushed or configured.
+    Own,
+    Canary,
+    BuiltIn,
+}
+
+/// A component where it is called. What is kept of it is kept for this seat alone: the same file in another seat has
+/// instances, limits and grants of its own.
+pub struct Seat {
+    /// No two have the same.
+    pub id: u64,
+    /// `built-in validator`, `pushed validator`, or the file's path.
+    pub name: String,
+    pub slot: Arc<Slot>,
+    pub part: Part,
+    /// Of what was not pushed, the first of its stage.
+    pub place: Place,
+    /// Whether the tenant brought it: the limits, the account and the grants of the tenant are for those alone.
+    pub is_of_tenant: bool,
+    /// What a validator wants to see; asked once.
+    pub wants: OnceCell<Wants>,
+}
+
+impl Seat {
+    /// Of a version that was pushed.
+    pub fn pushed(slot: Arc<Slot>, part: Part, place: Place) -> Arc<Seat> {
+        Seat::new(format!("pushed {}", place.stage), slot, part, place, true)
+    }
+
+    /// Of a file that the configuration names.
+    pub fn configured(slot: Arc<Slot>, part: Part, stage: Stage, is_of_tenant: bool) -> Arc<Seat> {
+        Seat::new(slot.name.clone(), slot, part, stage.into(), is_of_tenant)
+    }
+
+    pub fn built_in(slot: Arc<Slot>, stage: Stage) -> Arc<Seat> {
+        Seat::new(format!("built-in {stage}"), slot, Part::BuiltIn, stage.into(), false)
+    }
+
+    fn new(name: String, slot: Arc<Slot>, part: Part, place: Place, is_of_tenant: bool) -> Arc<Seat> {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Seat { id, name, slot, part, place, is_of_tenant, wants: OnceCell::new() })
+    }
+}
+
 /// What one stage of a tenant is.
 pub struct Plan {
     /// Called first, for every tenant.
-    pub always: Vec<Arc<Slot>>,
+    pub always: Vec<Arc<Seat>>,
     /// Called in order; empty where the stage does nothing.
-    pub own: Vec<Arc<Slot>>,
+    pub own: Vec<Arc<Seat>>,
     pub source: Source,
     pub canary: Option<Trial>,
     /// With what it is compared with.
     pub shadow: Option<(Arc<Shadow>, Against)>,
     /// The built-in component.
-    pub fallback: Option<Arc<Slot>>,
+    pub fallback: Option<Arc<Seat>>,
     pub on_failure: OnFailure,
     pub grants: Option<Arc<Grants>>,
 }
@@ -63,17 +118,17 @@ pub struct Plan {
 pub enum Against {
     /// Each: nothing else was pushed.
     All,
-    /// The slot with this id.
+    /// The seat with this id.
     One(u64),
     /// Others were pushed, and none to its position.
     Nobody,
 }
 
 impl Against {
-    pub fn is(self, slot: &Slot) -> bool {
+    pub fn is(self, seat: &Seat) -> bool {
         match self {
             Against::All => true,
-            Against::One(id) => id == slot.id,
+            Against::One(id) => id == seat.id,
             Against::Nobody => false,
         }
     }
@@ -85,7 +140,7 @@ pub struct Trial {
     pub percent: u8,
     pub canary: Arc<Canary>,
     /// Takes the place of `own` in these requests: the canary, and what stands before and behind it.
-    pub list: Vec<Arc<Slot>>,
+    pub list: Vec<Arc<Seat>>,
     /// Whose place the canary has.
     pub instead_of: Against,
 }

@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use contract::Wants;
-use tokio::sync::{OnceCell, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use wasmtime::Engine;
 
 use super::component::{self, Compiled, Linkers, Stage};
@@ -43,8 +42,6 @@ pub struct Slot {
     pub name: String,
     /// The first digits of the file's SHA-256, for the log.
     pub digest: String,
-    /// What a validator wants to see; asked once.
-    pub wants: OnceCell<Wants>,
     state: watch::Sender<State>,
     /// Of a pushed component: what it is and where its file lies.
     stored: Option<(Stage, String)>,
@@ -67,7 +64,6 @@ impl Slot {
             id: IDS.fetch_add(1, Ordering::Relaxed),
             name,
             digest: digest.chars().take(DIGITS).collect(),
-            wants: OnceCell::new(),
             state: watch::Sender::new(state),
             stored,
             image_bytes: AtomicUsize::new(0),

@@ -21,8 +21,7 @@ use super::confine::{self, Bounds, Role};
 use super::instance::{Instance, Key};
 use super::meter::{Meter, OverBudget};
 use super::outbound::Outbound;
-use super::set::{Plan, Set, Trial};
-use super::slot::Slot;
+use super::set::{Part, Plan, Seat, Set, Trial};
 use super::trial::Shadow;
 use super::{Inner, Notice};
 use crate::metrics::{Called, metrics};
@@ -42,22 +41,6 @@ pub struct TenantStages {
     set: Arc<Set>,
     /// By stage: whether a canary answers.
     is_tried: [bool; 5],
-}
-
-/// What a component is to a call.
-#[derive(Clone, Copy)]
-enum Part {
-    Always,
-    Own,
-    Canary,
-    Fallback,
-}
-
-/// A component that gets a call.
-#[derive(Clone, Copy)]
-struct Link<'a> {
-    slot: &'a Arc<Slot>,
-    part: Part,
 }
 
 /// A call under way.
@@ -82,37 +65,34 @@ impl TenantStages {
     }
 
     /// The components that get this request's calls of a stage, in order.
-    fn links(&self, stage: Stage) -> Vec<Link<'_>> {
+    fn seats(&self, stage: Stage) -> Vec<&Seat> {
         let plan = self.set.plan(stage);
-        let always = plan.always.iter().map(|slot| Link { slot, part: Part::Always });
-        match plan.canary.as_ref().filter(|_| self.is_tried[stage as usize]) {
-            Some(trial) => {
-                let part = |slot: &Arc<Slot>| if slot.id == trial.canary.slot.id { Part::Canary } else { Part::Own };
-                always.chain(trial.list.iter().map(|slot| Link { slot, part: part(slot) })).collect()
-            }
-            None => always.chain(plan.own.iter().map(|slot| Link { slot, part: Part::Own })).collect(),
-        }
+        let list = match plan.canary.as_ref().filter(|_| self.is_tried[stage as usize]) {
+            Some(trial) => &trial.list,
+            None => &plan.own,
+        };
+        plan.always.iter().chain(list).map(Arc::as_ref).collect()
     }
 
     /// The answer of the one component of a stage.
     async fn ask_one<C: Call>(&self, call: C) -> Result<C::Answer, StageError> {
         let plan = self.set.plan(C::STAGE);
-        match self.links(C::STAGE).last() {
-            Some(link) => self.ask(plan, *link, &call).await,
+        match self.seats(C::STAGE).last() {
+            Some(seat) => self.ask(plan, seat, &call).await,
             None => Err(StageError::Unavailable(format!("there is no {}", C::STAGE))),
         }
     }
 
     /// One bounded call, and what the tenant wants to follow when it fails, told in the log with the component's digest.
     // On the heap: it stands deep inside the futures of a request, which the compiler must lay out as one.
-    fn ask<'a, C: Call>(&'a self, plan: &'a Plan, link: Link<'a>, call: &'a C) -> Asked<'a, C::Answer> {
-        Box::pin(self.try_ask(plan, link, call))
+    fn ask<'a, C: Call>(&'a self, plan: &'a Plan, seat: &'a Seat, call: &'a C) -> Asked<'a, C::Answer> {
+        Box::pin(self.try_ask(plan, seat, call))
     }
 
-    async fn try_ask<C: Call>(&self, plan: &Plan, link: Link<'_>, call: &C) -> Result<C::Answer, StageError> {
-        let (asked, took) = self.attempt(plan, link, call).await;
-        self.watch(plan, link, &asked, took);
-        let Link { slot, part } = link;
+    async fn try_ask<C: Call>(&self, plan: &Plan, seat: &Seat, call: &C) -> Result<C::Answer, StageError> {
+        let (asked, took) = self.attempt(plan, seat, call).await;
+        self.watch(plan, seat, &asked, took);
+        let Seat { name: component, slot, part, place, .. } = seat;
         let called = match &asked {
             Ok(Ok(_)) => Called::Answered,
             Ok(Err(StageError::Refused(_))) => Called::Refused,
@@ -121,7 +101,7 @@ impl TenantStages {
         metrics().stages.called(C::STAGE.name(), &slot.digest, called, took);
         let (failure, is_ours) = match asked {
             Ok(answer) => {
-                if let Some(shadow) = shadow_of(plan, link) {
+                if let Some(shadow) = shadow_of(plan, seat) {
                     self.shadow(shadow, call, &answer);
                 }
                 return answer;
@@ -129,41 +109,40 @@ impl TenantStages {
             Err(Failure::Component(why)) => (why, false),
             Err(Failure::Ours(why)) => (why, true),
         };
-        let (stage, component, digest) = (C::STAGE.name(), &slot.name, &slot.digest);
-        tracing::warn!(tenant = &*self.tenant, stage, component, digest, failure, "a stage failed");
+        let digest = &slot.digest;
+        tracing::warn!(tenant = &*self.tenant, stage = %place, component, digest, failure, "a stage failed");
         let deferred = StageError::Unavailable(format!("{component} ({digest}): {failure}"));
         let on_failure = match part {
             Part::Own | Part::Canary if !is_ours => plan.on_failure,
-            Part::Own | Part::Canary | Part::Always | Part::Fallback => OnFailure::Defer,
+            Part::Own | Part::Canary | Part::Always | Part::BuiltIn => OnFailure::Defer,
         };
         match (on_failure, &plan.fallback) {
             (OnFailure::Defer, _) => Err(deferred),
             (OnFailure::Reject, _) => Err(StageError::Refused(rejection(C::STAGE))),
-            (OnFailure::Fallback, Some(built_in)) if built_in.id != slot.id => {
+            (OnFailure::Fallback, Some(built_in)) => {
                 self.edge.tell(Notice::FellBack {
                     tenant: self.tenant.to_string(),
-                    stage: C::STAGE,
+                    place: *place,
                     digest: digest.clone(),
                     why: failure,
                 });
-                let link = Link { slot: built_in, part: Part::Fallback };
-                match self.attempt(plan, link, call).await.0 {
+                match self.attempt(plan, built_in, call).await.0 {
                     Ok(answer) => answer,
                     Err(Failure::Component(_) | Failure::Ours(_)) => Err(deferred),
                 }
             }
             // The transformer has no built-in one: messages pass unchanged.
-            (OnFailure::Fallback, _) => C::Answer::untouched().ok_or(deferred),
+            (OnFailure::Fallback, None) => C::Answer::untouched().ok_or(deferred),
         }
     }
 
     /// Counts a call where a canary is on trial, and ends the trial where it is bad.
-    fn watch<T>(&self, plan: &Plan, link: Link<'_>, asked: &Result<Result<T, StageError>, Failure>, took: Duration) {
+    fn watch<T>(&self, plan: &Plan, seat: &Seat, asked: &Result<Result<T, StageError>, Failure>, took: Duration) {
         let Some(Trial { canary, instead_of, .. }) = &plan.canary else { return };
-        let of_canary = match link.part {
+        let of_canary = match seat.part {
             Part::Canary => true,
-            Part::Own if instead_of.is(link.slot) => false,
-            Part::Own | Part::Always | Part::Fallback => return,
+            Part::Own | Part::BuiltIn if instead_of.is(seat) => false,
+            Part::Own | Part::BuiltIn | Part::Always => return,
         };
         let failed = match asked {
             Ok(Ok(_) | Err(StageError::Refused(_))) => false,
@@ -181,10 +160,10 @@ impl TenantStages {
     async fn attempt<C: Call>(
         &self,
         plan: &Plan,
-        link: Link<'_>,
+        seat: &Seat,
         call: &C,
     ) -> (Result<Result<C::Answer, StageError>, Failure>, Duration) {
-        let compiled = match link.slot.ready(&self.edge.library.loader).await {
+        let compiled = match seat.slot.ready(&self.edge.library.loader).await {
             Ok(compiled) => compiled,
             Err(why) => return (Err(Failure::Ours(why.to_string())), Duration::ZERO),
         };
@@ -194,12 +173,9 @@ impl TenantStages {
             return (Err(Failure::Ours(why)), Duration::ZERO);
         };
         let started = Instant::now();
-        let key = Key { tenant: self.tenant.clone(), set: self.set.id, slot: link.slot.id };
-        let (is_of_tenant, meter) = match link.part {
-            Part::Canary => (true, self.set.meter.as_deref()),
-            Part::Own if plan.source.is_of_tenant() => (true, self.set.meter.as_deref()),
-            Part::Own | Part::Always | Part::Fallback => (false, None),
-        };
+        let key = Key { tenant: self.tenant.clone(), set: self.set.id, seat: seat.id };
+        let is_of_tenant = seat.is_of_tenant;
+        let meter = self.set.meter.as_deref().filter(|_| is_of_tenant);
         // What the operator chose for all runs under the limits for all.
         let bounds = if is_of_tenant { &self.set.bounds } else { &self.edge.stage_bounds };
         let idle = self.edge.shelf.take(&key);
@@ -239,7 +215,11 @@ impl TenantStages {
                 }
             };
             match call.ask(&mut instance).await {
-                Ok(answer) => Ok((answer, instance)),
+                // On its tenant's account, as the answer's size is what the component chose.
+                Ok(answer) => match answer.as_ref().ok().and_then(|good| call.fault(good)) {
+                    None => Ok((answer, instance)),
+                    Some(fault) => Err(fault),
+                },
                 Err(error) => Err(call::cause(&error, &instance, bounds.time, bounds.memory_bytes)),
             }
         });
@@ -310,16 +290,16 @@ impl TenantStages {
 
     /// What a component of the validator's wants to see. Asked once for each; a failure is not remembered, nor is what
     /// another component answers in its place.
-    async fn wants(&self, plan: &Plan, link: Link<'_>) -> Result<Wants, StageError> {
-        if let Some(known) = link.slot.wants.get() {
+    async fn wants(&self, plan: &Plan, seat: &Seat) -> Result<Wants, StageError> {
+        if let Some(known) = seat.wants.get() {
             return Ok(known.clone());
         }
-        if let (Ok(Ok(wants)), _) = self.attempt(plan, link, &Describe).await {
-            let _ = link.slot.wants.set(wants.clone());
+        if let (Ok(Ok(wants)), _) = self.attempt(plan, seat, &Describe).await {
+            let _ = seat.wants.set(wants.clone());
             return Ok(wants);
         }
         // Asked again: its failure is counted, and has the consequence that the tenant chose.
-        self.ask(plan, link, &Describe).await
+        self.ask(plan, seat, &Describe).await
     }
 
     /// Shapes and signs the request of an event.
@@ -329,12 +309,12 @@ impl TenantStages {
 }
 
 /// The shadow that the answer of this component is compared with, where there is one.
-fn shadow_of<'a>(plan: &'a Plan, link: Link<'_>) -> Option<&'a Arc<Shadow>> {
+fn shadow_of<'a>(plan: &'a Plan, seat: &Seat) -> Option<&'a Arc<Shadow>> {
     let (shadow, beside) = plan.shadow.as_ref()?;
-    let is_beside = match link.part {
-        Part::Own => beside.is(link.slot),
+    let is_beside = match seat.part {
+        Part::Own | Part::BuiltIn => beside.is(seat),
         Part::Canary => plan.canary.as_ref().is_some_and(|trial| trial.canary.place == shadow.place),
-        Part::Always | Part::Fallback => false,
+        Part::Always => false,
     };
     is_beside.then_some(shadow)
 }
@@ -372,8 +352,8 @@ impl pipeline::Stages for TenantStages {
     async fn describe_validator(&self) -> Result<Wants, StageError> {
         let plan = self.set.plan(Stage::Validator);
         let mut all = Wants::default();
-        for link in self.links(Stage::Validator) {
-            let Wants { text, html, raw } = self.wants(plan, link).await?;
+        for seat in self.seats(Stage::Validator) {
+            let Wants { text, html, raw } = self.wants(plan, seat).await?;
             all = Wants { text: all.text | text, html: all.html | html, raw: all.raw | raw };
         }
         Ok(all)
@@ -382,13 +362,13 @@ impl pipeline::Stages for TenantStages {
     /// Each of its validators in order, until one refuses.
     async fn validate(&self, mut input: ValidatorInput) -> Result<Acceptance, StageError> {
         let plan = self.set.plan(Stage::Validator);
-        let links = self.links(Stage::Validator);
-        if let [one] = links.as_slice() {
-            return self.ask(plan, *one, &input).await;
+        let seats = self.seats(Stage::Validator);
+        if let [one] = seats.as_slice() {
+            return self.ask(plan, one, &input).await;
         }
         let mut all = Acceptance::default();
-        for link in links {
-            let Acceptance { warnings, attributes } = self.ask(plan, link, &input).await?;
+        for seat in seats {
+            let Acceptance { warnings, attributes } = self.ask(plan, seat, &input).await?;
             attributes::merge(&mut input.attributes, attributes.clone());
             attributes::merge(&mut all.attributes, attributes);
             all.warnings.extend(warnings);
@@ -397,19 +377,19 @@ impl pipeline::Stages for TenantStages {
     }
 
     fn transforms(&self) -> bool {
-        !self.links(Stage::Transformer).is_empty()
+        !self.seats(Stage::Transformer).is_empty()
     }
 
     /// Each of its transformers in order: what one made is given to the next.
     async fn transform(&self, mut input: TransformerInput) -> Result<Transformed, StageError> {
         let plan = self.set.plan(Stage::Transformer);
-        let links = self.links(Stage::Transformer);
-        if let [one] = links.as_slice() {
-            return self.ask(plan, *one, &input).await;
+        let seats = self.seats(Stage::Transformer);
+        if let [one] = seats.as_slice() {
+            return self.ask(plan, one, &input).await;
         }
         let mut all = Transformed::default();
-        for link in links {
-            let Transformed { message, warnings, attributes } = self.ask(plan, link, &input).await?;
+        for seat in seats {
+            let Transformed { message, warnings, attributes } = self.ask(plan, seat, &input).await?;
             if let Some(message) = message {
                 input.message.clone_from(&message);
                 all.message = Some(message);

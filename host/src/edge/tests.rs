@@ -24,7 +24,8 @@ pub fn guest(name: &str) -> PathBuf {
         let status = Command::new(env!("CARGO"))
             .args(["build", "--release", "--target", "wasm32-wasip2", "--target-dir"])
             .arg(&target)
-            .args(["-p", "guest-stage", "-p", "guest-signer", "-p", "guest-trigger", "-p", "misbehave"])
+            .args(["-p", "guest-stage", "-p", "guest-signer", "-p", "guest-trigger", "-p", "guest-changer"])
+            .args(["-p", "misbehave"])
             .args([
                 "-p", "submit", "-p", "render", "-p", "validate", "-p", "sign", "-p", "shape", "-p", "notify", "-p",
                 "track",

@@ -47,7 +47,13 @@ CREATE TABLE stage_settings (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// Versions kept of one tenant's stage; the oldest that are out of use go.
+/// In which order versions were active. Of those that were before this was kept, the numbers tell.
+pub(super) const ACTIVATIONS: &str = "
+ALTER TABLE component ADD COLUMN activated INTEGER; -- grows within a tenant's stage; NULL: never active, or taken back since
+UPDATE component SET activated = version WHERE state IN (0, 1);
+";
+
+/// Versions kept of one tenant's stage, besides those in use and the one that a roll-back leads to; the oldest others go.
 pub const VERSIONS_KEPT: u32 = 20;
 
 /// Where the limits of a tenant stand among the settings of its stages.
@@ -55,6 +61,10 @@ const OF_TENANT: &str = "";
 
 const VERSION: &str = "SELECT t.name, c.stage, c.version, c.digest, c.size, c.source, c.pushed_ms, c.state, c.percent,
                        c.note FROM component c JOIN tenant t ON t.key = c.tenant";
+
+/// The version that was active before the one that is: on trial meanwhile, perhaps.
+const BEFORE: &str = "SELECT version FROM component WHERE tenant = ?1 AND stage = ?2 AND state <> 1
+                      AND activated IS NOT NULL ORDER BY activated DESC LIMIT 1";
 
 /// What a version does now, or did last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,7 +204,8 @@ pub trait ComponentStore: Announcements {
         state: VersionState,
         note: Option<String>,
     ) -> Result<(), StoreError>;
-    /// Takes the active version back: the last one before it that was active is so again, where there is one.
+    /// Takes the active version back: the one that was active before it is so again, where there is one that was not taken
+    /// back itself. Whatever that one was tried as ends.
     /// `NotFound` where none is active.
     async fn roll_back_component(&self, tenant: &str, stage: &str, note: Option<String>) -> Result<(), StoreError>;
     /// Gives a stage back to the configuration. `NotFound` where nothing of it is live.
@@ -239,6 +250,9 @@ impl ComponentStore for Embedded {
                     percent
                 ],
             )?;
+            if state == VersionState::Active {
+                count_activation(connection, tenant, &stage, version)?;
+            }
             forget_oldest(connection, tenant, &stage)?;
             let _ = told.send(version);
             Ok(())
@@ -265,6 +279,7 @@ impl ComponentStore for Embedded {
             give_way(connection, tenant_key, &stage, state)?;
             match write_state(connection, tenant_key, &stage, version, state, note.as_deref())? {
                 0 => Err(missing()),
+                _ if state == VersionState::Active => Ok(count_activation(connection, tenant_key, &stage, version)?),
                 _ => Ok(()),
             }
         }))
@@ -277,17 +292,16 @@ impl ComponentStore for Embedded {
             let missing = || StoreError::NotFound(format!("an active version of the {stage} of tenant {tenant}"));
             let tenant = tenant_key(connection, &tenant)?.ok_or_else(missing)?;
             let sql = "SELECT version FROM component WHERE tenant = ?1 AND stage = ?2 AND state = 1";
-            let active = connection.query_row(sql, params![tenant, stage], |row| row.get(0)).optional()?;
-            write_state(
-                connection,
-                tenant,
-                &stage,
-                active.ok_or_else(missing)?,
-                VersionState::RolledBack,
-                note.as_deref(),
+            let active: Option<u32> = connection.query_row(sql, params![tenant, stage], |row| row.get(0)).optional()?;
+            let active = active.ok_or_else(missing)?;
+            let before: Option<u32> =
+                connection.query_row(BEFORE, params![tenant, stage], |row| row.get(0)).optional()?;
+            write_state(connection, tenant, &stage, active, VersionState::RolledBack, note.as_deref())?;
+            // Nothing leads back to what was taken back.
+            connection.execute(
+                "UPDATE component SET activated = NULL WHERE tenant = ?1 AND stage = ?2 AND version = ?3",
+                params![tenant, stage, active],
             )?;
-            let sql = "SELECT max(version) FROM component WHERE tenant = ?1 AND stage = ?2 AND state = 0";
-            let before: Option<u32> = connection.query_row(sql, params![tenant, stage], |row| row.get(0))?;
             if let Some(before) = before {
                 write_state(connection, tenant, &stage, before, VersionState::Active, None)?;
             }
@@ -308,6 +322,10 @@ impl ComponentStore for Embedded {
             // What was active before counts no more: a later push and roll-back lead to the configuration again.
             connection.execute(
                 "UPDATE component SET state = 5, percent = 0 WHERE tenant = ?1 AND stage = ?2 AND state IN (0, 1, 2, 3)",
+                params![tenant, stage],
+            )?;
+            connection.execute(
+                "UPDATE component SET activated = NULL WHERE tenant = ?1 AND stage = ?2",
                 params![tenant, stage],
             )?;
             Ok(())
@@ -440,13 +458,25 @@ fn write_state(
     )
 }
 
+/// Makes a version the latest that became active.
+fn count_activation(connection: &Connection, tenant: i64, stage: &str, version: u32) -> rusqlite::Result<()> {
+    connection.execute(
+        "UPDATE component SET activated =
+           (SELECT coalesce(max(activated), 0) + 1 FROM component WHERE tenant = ?1 AND stage = ?2)
+         WHERE tenant = ?1 AND stage = ?2 AND version = ?3",
+        params![tenant, stage, version],
+    )?;
+    Ok(())
+}
+
 /// Removes the oldest versions that are out of use, beyond those that are kept.
 fn forget_oldest(connection: &Connection, tenant: i64, stage: &str) -> rusqlite::Result<()> {
-    connection.execute(
+    let sql = format!(
         "DELETE FROM component WHERE tenant = ?1 AND stage = ?2 AND state NOT IN (1, 2, 3) AND version NOT IN
-           (SELECT version FROM component WHERE tenant = ?1 AND stage = ?2 ORDER BY version DESC LIMIT ?3)",
-        params![tenant, stage, VERSIONS_KEPT],
-    )?;
+           (SELECT version FROM component WHERE tenant = ?1 AND stage = ?2 ORDER BY version DESC LIMIT ?3)
+         AND version IS NOT ({BEFORE})"
+    );
+    connection.execute(&sql, params![tenant, stage, VERSIONS_KEPT])?;
     Ok(())
 }
 

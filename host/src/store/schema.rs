@@ -127,7 +127,8 @@ CREATE TABLE dkim_key (
   UNIQUE (domain, selector)
 ) STRICT;
 ", edges::SCHEMA, super::webhooks::SCHEMA, sending_schema::SCHEMA, queue_schema::SCHEMA, tenants_schema::SCHEMA, tenants_schema::TENANTS,
-    super::components::SCHEMA, key_schema::SCHEMA, super::requests::SCHEMA, super::domain_changes::SCHEMA];
+    super::components::SCHEMA, key_schema::SCHEMA, super::requests::SCHEMA, super::domain_changes::SCHEMA,
+    super::components::ACTIVATIONS];
 
 /// Migrations of `events.db`, oldest first.
 pub(super) const EVENTS: &[&str] = &[

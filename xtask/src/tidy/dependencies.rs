@@ -28,6 +28,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("posthaste", LIBRARIES),
     ("bare", &[]),
     ("misbehave", &["contract"]),
+    ("guest-changer", &["contract"]),
     ("guest-signer", &["contract"]),
     ("guest-stage", &["contract"]),
     ("guest-trigger", &["contract"]),
@@ -35,7 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that do not build natively.
-const WASM_ONLY: &[&str] = &["bare", "misbehave", "guest-signer", "guest-stage", "guest-trigger"];
+const WASM_ONLY: &[&str] = &["bare", "misbehave", "guest-changer", "guest-signer", "guest-stage", "guest-trigger"];
 
 /// Licences whose terms a binary of ours meets, as crates spell them. A new spelling is added when it was read.
 const LICENCES: &[&str] = &[

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Body, Call, Control, File, Made, Problem, Route, audit};
-use crate::edge::{Calls, Place, Pushed, RegistryError, Source, Stage, StageView};
+use crate::edge::{Calls, OnTrial, Place, Pushed, RegistryError, Source, Stage, StageView};
 use crate::store::{ComponentVersion, StageSettings, TenantLimits, VersionState};
 
 /// `PUT tenants/{tenant}/components/{stage}` where the file is to be fetched; the digest says which file is meant.
@@ -74,6 +74,8 @@ pub struct VersionView {
 /// A component that answers: its name and the first digits of its digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NameView {
+    /// With its position where it was pushed to another than the first: `validator-2`.
+    pub stage: String,
     pub name: String,
     pub digest: String,
 }
@@ -90,6 +92,8 @@ pub struct CallsView {
 /// A canary and the active component beside it, since its trial or the host began.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CanaryView {
+    /// With its position where it is not the first: `validator-2`.
+    pub stage: String,
     pub version: u32,
     pub canary: CallsView,
     pub active: CallsView,
@@ -98,6 +102,8 @@ pub struct CanaryView {
 /// A shadow, since its trial or the host began.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ShadowView {
+    /// With its position where it is not the first: `validator-2`.
+    pub stage: String,
     pub version: u32,
     /// Answers like those of the active one, and others.
     pub same: u64,
@@ -158,19 +164,23 @@ impl From<StageView> for StageAnswer {
     fn from(view: StageView) -> StageAnswer {
         let StageView { stage, source, always, own, canary, shadow } = view;
         let named = |all: Vec<crate::edge::Named>| {
-            all.into_iter().map(|one| NameView { name: one.name, digest: one.digest }).collect()
+            let name =
+                |one: crate::edge::Named| NameView { stage: one.place.to_string(), name: one.name, digest: one.digest };
+            all.into_iter().map(name).collect()
         };
         StageAnswer {
             stage: stage.name().to_owned(),
             source: Source::name(source).to_owned(),
             always: named(always),
             components: named(own),
-            canary: canary.map(|(version, canary, active)| CanaryView {
+            canary: canary.map(|OnTrial { place, version, counted: (canary, active) }| CanaryView {
+                stage: place.to_string(),
                 version,
                 canary: canary.into(),
                 active: active.into(),
             }),
-            shadow: shadow.map(|(version, [same, different, failed, skipped])| ShadowView {
+            shadow: shadow.map(|OnTrial { place, version, counted: [same, different, failed, skipped] }| ShadowView {
+                stage: place.to_string(),
                 version,
                 same,
                 different,

@@ -9,12 +9,13 @@ use clap::{Args, Subcommand};
 use http::Method;
 
 use crate::api::control::components::{
-    CallsView, FetchComponent, NameView, NewCanary, StageAnswer, TenantComponents, VersionView, WhichVersion,
+    CallsView, FetchComponent, NameView, NewCanary, ShadowView, StageAnswer, TenantComponents, VersionView,
+    WhichVersion,
 };
 use crate::cli::directory::{ForTenant, day, encode, table};
 use crate::cli::link::Link;
 use crate::cli::{Failure, Target, say};
-use crate::edge::{POSITIONS, Place, Source, Stage};
+use crate::edge::{POSITIONS, Place, Stage};
 use crate::store::{OnFailure, StageSettings, TenantLimits};
 
 /// Digits of a digest that a list shows.
@@ -275,7 +276,7 @@ async fn list(target: &Target, of: &ForTenant) -> Result<(), Failure> {
 
 fn show(found: &TenantComponents) -> Result<(), Failure> {
     if !found.stages.is_empty() {
-        let rows = found.stages.iter().flat_map(|stage| answering(stage, &found.versions));
+        let rows = found.stages.iter().flat_map(answering);
         table(["STAGE", "SOURCE", "COMPONENT", "ON TRIAL"], rows)?;
     }
     if found.versions.is_empty() {
@@ -298,52 +299,50 @@ fn by_place(versions: &[VersionView]) -> Vec<&VersionView> {
     sorted
 }
 
-/// What is called for a stage, in order: a row each.
-fn answering(stage: &StageAnswer, versions: &[VersionView]) -> Vec<[String; 4]> {
-    let row = |name: &str, source: &str, component: &NameView| {
-        let component = format!("{} ({})", component.name, component.digest);
-        [name.to_owned(), source.to_owned(), component, String::new()]
+/// What is called for a stage, in order: a row each, and each trial in the row of its position.
+fn answering(stage: &StageAnswer) -> Vec<[String; 4]> {
+    let row = |source: &str, component: &NameView| {
+        let shown = format!("{} ({})", component.name, component.digest);
+        [component.stage.clone(), source.to_owned(), shown, String::new()]
     };
-    let mut pushed: Vec<(Place, &VersionView)> =
-        versions.iter().filter_map(|version| Some((version.stage.parse().ok()?, version))).collect();
-    pushed.retain(|(place, version)| place.stage.name() == stage.stage && version.state == "active");
-    pushed.sort_by_key(|(place, _)| *place);
-    let always = stage.always.iter().map(|component| row(&stage.stage, "[components.always]", component));
-    let own = stage.components.iter().enumerate().map(|(at, component)| {
-        let place = pushed.get(at).filter(|_| stage.source == Source::Pushed.name());
-        row(place.map_or(&stage.stage, |(_, version)| &version.stage), &stage.source, component)
-    });
-    let mut rows: Vec<[String; 4]> = always.chain(own).collect();
-    if rows.is_empty() {
-        rows.push([
-            stage.stage.clone(),
-            stage.source.clone(),
-            "none: messages pass unchanged".to_owned(),
-            String::new(),
-        ]);
+    let mut own: Vec<[String; 4]> = stage.components.iter().map(|component| row(&stage.source, component)).collect();
+    if own.is_empty() && stage.always.is_empty() {
+        let nothing = "none: messages pass unchanged".to_owned();
+        own.push([stage.stage.clone(), stage.source.clone(), nothing, String::new()]);
     }
-    if let Some([.., trial]) = rows.last_mut() {
-        *trial = trials(stage);
+    for (place, how) in trials(stage) {
+        let at = match own.iter().position(|[known, ..]| known == place) {
+            Some(at) => at,
+            // Nothing but the trial stands there.
+            None => {
+                let position = |name: &str| name.parse::<Place>().map_or(0, |place| place.position);
+                let at = own.partition_point(|[known, ..]| position(known) < position(place));
+                own.insert(at, [place.to_owned(), "pushed".to_owned(), "none".to_owned(), String::new()]);
+                at
+            }
+        };
+        if let Some([.., on_trial]) = own.get_mut(at) {
+            *on_trial = if on_trial.is_empty() { how } else { format!("{on_trial}; {how}") };
+        }
     }
-    rows
+    stage.always.iter().map(|component| row("[components.always]", component)).chain(own).collect()
 }
 
-/// How the trials of a stage go.
-fn trials(stage: &StageAnswer) -> String {
+/// Where the trials of a stage stand, and how they go.
+fn trials(stage: &StageAnswer) -> impl Iterator<Item = (&str, String)> {
     let calls = |calls: &CallsView| {
         format!("{} calls, {} failed, 95 % in {} ms", calls.calls, calls.failed, calls.p95_us as f64 / 1e3)
     };
-    let canary = stage.canary.as_ref().map(|canary| {
-        format!("canary {}: {} (active: {})", canary.version, calls(&canary.canary), calls(&canary.active))
+    let canary = stage.canary.as_ref().map(move |canary| {
+        let how = format!("canary {}: {} (active: {})", canary.version, calls(&canary.canary), calls(&canary.active));
+        (canary.stage.as_str(), how)
     });
     let shadow = stage.shadow.as_ref().map(|shadow| {
-        let (same, different, failed) = (shadow.same, shadow.different, shadow.failed);
-        format!(
-            "shadow {}: {same} same, {different} different, {failed} failed, {} skipped",
-            shadow.version, shadow.skipped
-        )
+        let ShadowView { stage, version, same, different, failed, skipped } = shadow;
+        let how = format!("shadow {version}: {same} same, {different} different, {failed} failed, {skipped} skipped");
+        (stage.as_str(), how)
     });
-    canary.into_iter().chain(shadow).collect::<Vec<_>>().join("; ")
+    canary.into_iter().chain(shadow)
 }
 
 async fn grant(
@@ -414,6 +413,27 @@ fn short(digest: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::control::components::CanaryView;
+    use crate::edge::Source;
+
+    fn stage(always: &[(&str, &str)], own: &[(&str, &str)], source: Source) -> StageAnswer {
+        let named = |all: &[(&str, &str)]| {
+            let name = |(stage, name): &(&str, &str)| NameView {
+                stage: (*stage).to_owned(),
+                name: (*name).to_owned(),
+                digest: "0".to_owned(),
+            };
+            all.iter().map(name).collect()
+        };
+        StageAnswer {
+            stage: "validator".to_owned(),
+            source: source.name().to_owned(),
+            always: named(always),
+            components: named(own),
+            canary: None,
+            shadow: None,
+        }
+    }
 
     fn pushed(stage: &str, version: u32, state: &str) -> VersionView {
         VersionView {
@@ -468,31 +488,45 @@ mod tests {
 
     #[test]
     fn each_component_that_is_called_has_a_row_with_its_source() {
-        let check = |always: &[&str], own: &[&str], source: Source, expect: &[(&str, &str, &str)]| {
-            let named = |all: &[&str]| {
-                all.iter().map(|name| NameView { name: (*name).to_owned(), digest: "0".to_owned() }).collect()
-            };
-            let stage = StageAnswer {
-                stage: "validator".to_owned(),
-                source: source.name().to_owned(),
-                always: named(always),
-                components: named(own),
-                canary: None,
-                shadow: None,
-            };
-            let versions = [
-                pushed("validator", 1, "retired"),
-                pushed("validator-3", 1, "active"),
-                pushed("validator-2", 7, "active"),
-                pushed("transformer", 1, "active"),
-            ];
-            let rows = answering(&stage, &versions);
+        let check = |always: &[(&str, &str)], own: &[(&str, &str)], source: Source, expect: &[(&str, &str, &str)]| {
+            let rows = answering(&stage(always, own, source));
             let rows: Vec<(&str, &str, &str)> = rows.iter().map(|[a, b, c, _]| (&**a, &**b, &**c)).collect();
             assert_eq!(rows, expect);
         };
+        let x = ("validator", "x");
         let (first, second) = (("validator", "[components.always]", "x (0)"), ("validator-2", "pushed", "y (0)"));
-        check(&["x"], &["y", "z"], Source::Pushed, &[first, second, ("validator-3", "pushed", "z (0)")]);
-        check(&["x"], &["y"], Source::Shared, &[first, ("validator", "[components]", "y (0)")]);
+        let own = [("validator-2", "y"), ("validator-3", "z")];
+        check(&[x], &own, Source::Pushed, &[first, second, ("validator-3", "pushed", "z (0)")]);
+        check(&[x], &[("validator", "y")], Source::Shared, &[first, ("validator", "[components]", "y (0)")]);
+        check(&[x], &[], Source::BuiltIn, &[first]);
         check(&[], &[], Source::BuiltIn, &[("validator", "built-in", "none: messages pass unchanged")]);
+    }
+
+    #[test]
+    fn each_trial_stands_at_its_own_position() {
+        let check = |always: &[(&str, &str)], own: &[(&str, &str)], trials: (&str, &str), expect: &[(&str, &str)]| {
+            let calls = || CallsView { calls: 7, failed: 0, p95_us: 1000 };
+            let (canary, shadow) = (trials.0.to_owned(), trials.1.to_owned());
+            let stage = StageAnswer {
+                canary: Some(CanaryView { stage: canary, version: 4, canary: calls(), active: calls() }),
+                shadow: Some(ShadowView { stage: shadow, version: 5, same: 1, different: 0, failed: 0, skipped: 0 }),
+                ..stage(always, own, Source::Pushed)
+            };
+            let rows = answering(&stage);
+            let short = |on_trial: &str| {
+                let words = on_trial.split("; ").map(|one| one.split(':').next().unwrap_or_default().to_owned());
+                words.collect::<Vec<_>>().join(" ")
+            };
+            let rows: Vec<(&str, String)> = rows.iter().map(|[place, .., trial]| (&**place, short(trial))).collect();
+            let rows: Vec<(&str, &str)> = rows.iter().map(|(place, trial)| (*place, &**trial)).collect();
+            assert_eq!(rows, expect, "{trials:?}");
+        };
+        let (x, one, two) = (("validator", "x"), ("validator", "y"), ("validator-2", "z"));
+        let (first, second) = ("validator", "validator-2");
+        check(&[x], &[one, two], (first, second), &[(first, ""), (first, "canary 4"), (second, "shadow 5")]);
+        check(&[], &[one, two], (first, first), &[(first, "canary 4 shadow 5"), (second, "")]);
+        check(&[x], &[two], (first, second), &[(first, ""), (first, "canary 4"), (second, "shadow 5")]);
+        check(&[], &[one], ("validator-3", second), &[(first, ""), (second, "shadow 5"), ("validator-3", "canary 4")]);
+        check(&[x], &[], (first, first), &[(first, ""), (first, "canary 4 shadow 5")]);
     }
 }

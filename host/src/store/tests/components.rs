@@ -57,6 +57,48 @@ async fn versions_replace_each_other_and_come_back() {
     assert!(matches!(missing, Err(StoreError::NotFound(_))), "{missing:?}");
 }
 
+/// Not what was pushed last: what was active before the change that is taken back.
+#[tokio::test]
+async fn a_roll_back_leads_to_what_was_active_before() {
+    use VersionState::{Active, Canary, Retired, RolledBack, Shadow};
+    let (folder, store) = fresh();
+    for digest in ["d1", "d2", "d3"] {
+        push(&store, digest, Active).await;
+    }
+    let place = async |version, state| store.place_component("acme", "validator", version, state, None).await.unwrap();
+    let roll_back = async || store.roll_back_component("acme", "validator", None).await.unwrap();
+    place(1, Active).await;
+    roll_back().await;
+    assert_eq!(states(&store).await, [(1, RolledBack), (2, Retired), (3, Active)]);
+    place(1, Active).await;
+    place(2, Active).await;
+    roll_back().await;
+    assert_eq!(states(&store).await, [(1, Active), (2, RolledBack), (3, Retired)], "1 was active before 2 was again");
+    // The one before is on trial meanwhile, or was.
+    place(3, Shadow).await;
+    roll_back().await;
+    assert_eq!(states(&store).await, [(1, RolledBack), (2, RolledBack), (3, Active)]);
+    place(1, Active).await;
+    place(3, Canary(5)).await;
+    place(3, RolledBack).await;
+    roll_back().await;
+    assert_eq!(states(&store).await, [(1, RolledBack), (2, RolledBack), (3, Active)]);
+    // However many were tried since, the one before is kept.
+    for number in 0..VERSIONS_KEPT + 5 {
+        push(&store, &format!("tried {number}"), Canary(5)).await;
+    }
+    push(&store, "new", Active).await;
+    drop(store);
+    let store = open(folder.path());
+    store.roll_back_component("acme", "validator", None).await.unwrap();
+    assert_eq!(states(&store).await[0], (3, Active));
+    assert_eq!(store.component_file("d3").await.unwrap(), b"file d3");
+    store.remove_components("acme", "validator").await.unwrap();
+    push(&store, "d9", Active).await;
+    store.roll_back_component("acme", "validator", None).await.unwrap();
+    assert!(states(&store).await.iter().all(|(_, state)| !state.is_live() || matches!(state, Canary(_))));
+}
+
 /// A change that fails leaves everything as it was.
 #[tokio::test]
 async fn a_version_that_is_not_there_takes_no_place() {

@@ -12,13 +12,16 @@ use super::super::segment::{Place, Spool, digest};
 use super::*;
 
 /// Schemas that have been released, each with that of `events.db` of its time.
-const RELEASED: [(usize, usize); 11] =
-    [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 2), (7, 3), (8, 3), (9, 3), (10, 3), (11, 3)];
+const RELEASED: [(usize, usize); 12] =
+    [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 2), (7, 3), (8, 3), (9, 3), (10, 3), (11, 3), (12, 3)];
 
 /// The first schema in which a key has a stream, a message a request, and a DKIM key a state.
 const WITH_STREAMS: usize = 9;
 const WITH_REQUESTS: usize = 10;
 const WITH_KEY_STATES: usize = 11;
+/// The first schema that knows components, and the first that knows in which order they were active.
+const WITH_COMPONENTS: usize = 8;
+const WITH_ACTIVATIONS: usize = 12;
 
 const SEGMENT: &str = "0000000001.seg";
 
@@ -95,6 +98,14 @@ fn write(version: usize, events: usize, to: &Path) {
         main.push_str("UPDATE domain SET check_ms = 4;\n");
         main.push_str("INSERT INTO used_selector VALUES (1, 'example.com', 'old', x'03');\n");
     }
+    if version >= WITH_ACTIVATIONS {
+        for (number, state, activated) in [(1, 0, 3), (2, 0, 2), (3, 1, 4)] {
+            main.push_str(&format!(
+                "INSERT INTO component (tenant, stage, version, digest, size, source, pushed_ms, state, percent, activated)
+                 VALUES (1, 'validator', {number}, 'd{number}', 1, 'a.wasm', 1, {state}, 0, {activated});\n"
+            ));
+        }
+    }
     let mut moved = format!("{}PRAGMA user_version = {events};\n", EVENTS[..events].join("\n"));
     for (message, seq, kind) in [(1, 1, 1), (2, 2, 1), (2, 3, 2)] {
         moved.push_str(&event("event", message, seq, kind));
@@ -103,6 +114,16 @@ fn write(version: usize, events: usize, to: &Path) {
     std::fs::write(to.join("store.sql"), main).unwrap();
     std::fs::write(to.join("events.sql"), moved).unwrap();
     std::fs::copy(spool.path().join("spool").join(SEGMENT), to.join(SEGMENT)).unwrap();
+}
+
+/// The fixtures of their schemas have no components.
+fn push_three(store: &Path) {
+    let sql = "INSERT INTO component (tenant, stage, version, digest, size, source, pushed_ms, state, percent)
+               VALUES (1, 'validator', ?1, 'd', 1, 'a.wasm', 1, ?2, 0)";
+    let database = rusqlite::Connection::open(store).unwrap();
+    for (number, state) in [(1, 0), (2, 0), (3, 1)] {
+        database.execute(sql, (number, state)).unwrap();
+    }
 }
 
 #[tokio::test]
@@ -119,6 +140,9 @@ async fn data_folders_of_earlier_versions_open_and_go_on() {
         for name in ["store", "events"] {
             let database = rusqlite::Connection::open(folder.path().join(format!("{name}.db"))).unwrap();
             database.execute_batch(&std::fs::read_to_string(kept.join(format!("{name}.sql"))).unwrap()).unwrap();
+        }
+        if (WITH_COMPONENTS..WITH_ACTIVATIONS).contains(&version) {
+            push_three(&folder.path().join("store.db"));
         }
         let store = open(folder.path());
         let has_schedule = version >= 4;
@@ -150,6 +174,13 @@ async fn data_folders_of_earlier_versions_open_and_go_on() {
         // A key of a schema without states signs.
         let state = if version >= WITH_KEY_STATES { KeyState::Retiring { since, until } } else { KeyState::Active };
         assert_eq!(domains[0].keys[0].state, state, "{version}");
+        if version >= WITH_COMPONENTS {
+            store.roll_back_component("default", "validator", None).await.unwrap();
+            let versions = store.component_versions(None).await.unwrap();
+            let active = versions.iter().find(|one| one.state == VersionState::Active).map(|one| one.version);
+            // A schema without the order has the numbers alone.
+            assert_eq!(active, Some(if version >= WITH_ACTIVATIONS { 1 } else { 2 }), "{version}");
+        }
         let streams: Vec<_> = store.keys(None).await.unwrap().into_iter().map(|key| key.stream).collect();
         let expect = (version >= WITH_STREAMS).then_some(Some(mail::Stream::Broadcast));
         assert_eq!(streams, Vec::from_iter(expect), "{version}");
