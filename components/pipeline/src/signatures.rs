@@ -13,23 +13,26 @@ const STAGE: &str = "signer";
 
 /// The fields as they are put in front: `Name:value`, folds included, without the last CRLF.
 pub(crate) fn fields(headers: Vec<RawHeader>) -> Result<Vec<String>, Refusal> {
-    let bytes: usize = headers.iter().map(|header| header.name.len() + header.value.len() + 3).sum();
-    if bytes > BYTES {
-        return Err(nonsense(format!("the signatures have {bytes} bytes: at most {BYTES} are allowed")));
-    }
-    headers.into_iter().map(field).collect()
+    check(&headers).map_err(|text| Refusal::nonsense(STAGE, text))?;
+    let field = |RawHeader { name, value }| format!("{name}:{}", String::from_utf8_lossy(&value));
+    Ok(headers.into_iter().map(field).collect())
 }
 
-fn field(header: RawHeader) -> Result<String, Refusal> {
-    let RawHeader { name, value } = header;
-    if !is_signature_name(&name) {
-        return Err(nonsense(format!("`{}` is not the name of a signature field", name.escape_debug())));
+/// Whether all are signatures. Errors: which is not, and why.
+pub(crate) fn check(headers: &[RawHeader]) -> Result<(), String> {
+    let bytes: usize = headers.iter().map(|header| header.name.len() + header.value.len() + 3).sum();
+    if bytes > BYTES {
+        return Err(format!("the signatures have {bytes} bytes: at most {BYTES} are allowed"));
     }
-    if !is_value(&name, &value) {
-        return Err(nonsense(format!("the value of `{name}` is not that of a header field")));
-    }
-    let value = String::from_utf8(value).map_err(|_| nonsense(format!("the value of `{name}` is not ASCII")))?;
-    Ok(format!("{name}:{value}"))
+    headers.iter().try_for_each(|RawHeader { name, value }| {
+        if !is_signature_name(name) {
+            return Err(format!("`{}` is not the name of a signature field", name.escape_debug()));
+        }
+        match is_value(name, value) {
+            true => Ok(()),
+            false => Err(format!("the value of `{name}` is not that of a header field")),
+        }
+    })
 }
 
 /// `DKIM-Signature`, those of ARC (RFC 8617) and private ones: never one that says who sends what to whom.
@@ -49,10 +52,6 @@ fn is_value(name: &str, value: &[u8]) -> bool {
         let is_clean = line.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
         is_fold && is_clean && !line.trim().is_empty() && before + line.len() <= LINE_OCTETS
     })
-}
-
-fn nonsense(text: String) -> Refusal {
-    Refusal::nonsense(STAGE, text)
 }
 
 #[cfg(test)]

@@ -124,6 +124,10 @@ impl Call for SignerInput {
         let Exports::Signer(stage) = &instance.exports else { return mismatch() };
         stage.posthaste_signer_signer().call_sign(&mut instance.store, self).await
     }
+
+    fn fault(&self, answer: &Signatures) -> Option<String> {
+        promises::signed(answer)
+    }
 }
 
 impl Call for ShaperInput {
@@ -133,6 +137,10 @@ impl Call for ShaperInput {
     async fn ask(&self, instance: &mut Instance) -> Called<HttpRequest> {
         let Exports::Shaper(stage) = &instance.exports else { return mismatch() };
         stage.posthaste_shaper_shaper().call_shape(&mut instance.store, self).await
+    }
+
+    fn fault(&self, answer: &HttpRequest) -> Option<String> {
+        promises::shaped(answer)
     }
 }
 

@@ -107,7 +107,7 @@ impl Keys for Vault {
             algorithm: Algorithm::Ed25519Sha256,
             key_id: format!("{tenant}-{selector}"),
         };
-        Ok(vec![identity("s1"), identity("s2")])
+        Ok(vec![identity("x-s1"), identity("x-s2")])
     }
 
     async fn sign_digest(&self, tenant: &str, key_id: &str, digest: &[u8]) -> Result<Vec<u8>, KeyError> {
@@ -221,7 +221,7 @@ async fn a_trigger_reaches_the_backend_and_its_tenants_stages() {
     assert_eq!(status, 200, "{text}");
     assert!(text.starts_with("[http://delivery.internal/auth b\"acme\"] Ok(Acceptance"), "{text}");
     assert!(text.contains(r#"("calls", "1")"#), "{text}");
-    let expect = ["s1", "s2"].map(|selector| RawHeader {
+    let expect = ["x-s1", "x-s2"].map(|selector| RawHeader {
         name: selector.to_owned(),
         value: format!("acme acme-{selector} []").into_bytes(),
     });
