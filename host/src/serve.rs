@@ -404,10 +404,8 @@ async fn edge(
     let delivery = Delivery::new(opened.store.clone(), opened.keyring.clone(), intake, terms);
     let sending = Sending::new(opened.store.clone(), opened.store.clone());
     let resources = Arc::new(resources(config, opened, any_domain, sizes)?);
-    let ways = Ways {
-        public: Some(resources.web.clone()),
-        private: Some(Arc::new(web::Web::new(&config.dns, Reachable::All)?)),
-    };
+    let private = Some(Arc::new(web::Web::new(&config.dns, Reachable::All)?));
+    let ways = Ways { public: Some(resources.web.clone()), private };
     let delivery = Arc::new(delivery.with(resources.clone()));
     let webhooks = Webhooks::new(
         opened.store.clone(),
@@ -418,7 +416,7 @@ async fn edge(
     );
     let events = Events::new(opened.store.clone(), opened.store.clone());
     let backend = Arc::new(Seam::new(delivery.clone(), sending).with(resources).telling(webhooks, events));
-    let keys = opened.keyring.clone();
+    let (keys, sizes) = (opened.keyring.clone(), sizes.clone());
     if BuiltIn::embedded().submit.is_none() {
         tracing::error!(
             "no components are built into this binary: it takes no mail; build it with `cargo xtask build`"
@@ -432,6 +430,7 @@ async fn edge(
             tenants: &config.tenants,
             limits: &config.limits,
             stages: &config.stages,
+            sizes: &sizes,
             ways: &ways,
         };
         Ok(Arc::new(Edge::new(&settings, BuiltIn::embedded(), backend, keys)?))

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+/// Octets by which trace fields, a date, a Message-ID and transfer encodings may take a message over its limit.
+const ADDED_OCTETS: u64 = 64 * 1024;
+
 /// Limits of one message, shared by all who ask for them.
 #[derive(Debug)]
 pub struct Sizes {
@@ -18,6 +21,11 @@ impl Sizes {
 
     pub fn message_bytes(&self) -> u64 {
         self.message_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Of a message that is stored: the host adds to what came in.
+    pub fn stored_bytes(&self) -> u64 {
+        self.message_bytes().saturating_add(ADDED_OCTETS)
     }
 
     pub fn recipients(&self) -> usize {

@@ -37,8 +37,9 @@ pub trait Call: Clone + Send + Sync + 'static {
     /// Asks a live instance. `Err`: the instance is dead.
     fn ask(&self, instance: &mut Instance) -> impl Future<Output = Called<Self::Answer>> + Send;
 
-    /// What is wrong with the answer to this question, in words for the component's author.
-    fn fault(&self, _answer: &Self::Answer) -> Option<String> {
+    /// What is wrong with the answer to this question, in words for the component's author. `message_bytes`: the most that a
+    /// message may have.
+    fn fault(&self, _answer: &Self::Answer, _message_bytes: u64) -> Option<String> {
         None
     }
 }
@@ -94,7 +95,7 @@ impl Call for RendererInput {
         stage.posthaste_renderer_renderer().call_render(&mut instance.store, self).await
     }
 
-    fn fault(&self, answer: &Rendered) -> Option<String> {
+    fn fault(&self, answer: &Rendered, _message_bytes: u64) -> Option<String> {
         // What is only checked makes no message.
         let is_check = self.attributes.iter().any(|(name, _)| name == CHECK_ATTRIBUTE);
         promises::rendered(self.subject.is_some(), answer).filter(|_| !is_check).map(str::to_owned)
@@ -111,8 +112,14 @@ impl Call for TransformerInput {
     }
 
     /// Here and not at the end of the road alone: the next transformer must not pay for what this one made.
-    fn fault(&self, answer: &Transformed) -> Option<String> {
-        promises::transformed(answer.message.as_deref()?).err()
+    fn fault(&self, answer: &Transformed, message_bytes: u64) -> Option<String> {
+        let message = answer.message.as_deref()?;
+        // Before it is read through.
+        let bytes = message.len();
+        if bytes as u64 > message_bytes {
+            return Some(format!("its message has {bytes} bytes: at most {message_bytes} are allowed"));
+        }
+        promises::transformed(message).err()
     }
 }
 
@@ -125,7 +132,7 @@ impl Call for SignerInput {
         stage.posthaste_signer_signer().call_sign(&mut instance.store, self).await
     }
 
-    fn fault(&self, answer: &Signatures) -> Option<String> {
+    fn fault(&self, answer: &Signatures, _message_bytes: u64) -> Option<String> {
         promises::signed(answer)
     }
 }
@@ -139,7 +146,7 @@ impl Call for ShaperInput {
         stage.posthaste_shaper_shaper().call_shape(&mut instance.store, self).await
     }
 
-    fn fault(&self, answer: &HttpRequest) -> Option<String> {
+    fn fault(&self, answer: &HttpRequest, _message_bytes: u64) -> Option<String> {
         promises::shaped(answer)
     }
 }

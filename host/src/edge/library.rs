@@ -205,7 +205,11 @@ impl Library {
         let is_common = assignment.is_empty() && !self.configured.contains_key(tenant);
         let set = match is_common {
             true => self.common.clone(),
-            false => Arc::new(self.make(tenant, assignment, Some(&before))),
+            // What all have in common is nobody's to go on with: its accounts would be shared.
+            false => {
+                let own = Some(before.as_ref()).filter(|_| !Arc::ptr_eq(&before, &self.common));
+                Arc::new(self.make(tenant, assignment, own))
+            }
         };
         let id = set.id;
         let mut sets = self.sets.write().unwrap_or_else(PoisonError::into_inner);

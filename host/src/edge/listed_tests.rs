@@ -182,6 +182,23 @@ async fn sets_of_the_same_files_are_told_apart() {
     assert!(is_new(&field), "the same two files, the second in the place of the first");
 }
 
+/// What one tenant's shadow computes is on that tenant's account, from the first thing that is pushed for it.
+#[tokio::test]
+async fn shadows_have_accounts_of_their_own() {
+    let field = Field::new(&Setup::new()).await;
+    let place = Stage::Validator.into();
+    let meters = async |tenant: &str| {
+        put(&field, tenant, place, saying("wait 1"), VersionState::Shadow).await;
+        let first = field.edge.inner.library.set(tenant).shadow_meter.clone().unwrap();
+        put(&field, tenant, place, saying("wait 2"), VersionState::Shadow).await;
+        (first, field.edge.inner.library.set(tenant).shadow_meter.clone().unwrap())
+    };
+    let (acme, later) = meters("acme").await;
+    assert!(Arc::ptr_eq(&acme, &later), "pushing fills it with nothing");
+    let (other, _) = meters("other").await;
+    assert!(!Arc::ptr_eq(&acme, &other));
+}
+
 /// Headers and a body of a message that its sender did not sign.
 const MESSAGE: &[u8] = b"From: a@src.test\r\nSubject: x\r\n\r\nbody\r\n";
 
@@ -196,11 +213,12 @@ async fn what_a_transformer_made_is_checked_before_the_next_one_gets_it() {
     put(&field, "acme", first, bytes("guest_changer").to_vec(), VersionState::Active).await;
     put(&field, "acme", second, bytes("guest_changer").to_vec(), VersionState::Active).await;
     put(&field, "acme", second, changed, VersionState::Canary(50)).await;
-    let transform = async |what: &str| {
+    let transform_message = async |what: &str, message: Vec<u8>| {
         let attributes = vec![("do".to_owned(), what.to_owned())];
-        let input = TransformerInput { message: MESSAGE.to_vec(), attributes, ..TransformerInput::default() };
+        let input = TransformerInput { message, attributes, ..TransformerInput::default() };
         field.edge.stages("acme").transform(input).await
     };
+    let transform = async |what: &str| transform_message(what, MESSAGE.to_vec()).await;
     let counted = || {
         let (canary, active) = view(&field, Stage::Transformer).canary.unwrap().counted;
         (canary.made + active.made, canary.failed + active.failed)
@@ -219,8 +237,18 @@ async fn what_a_transformer_made_is_checked_before_the_next_one_gets_it() {
     assert_eq!(counted(), (1, 0), "the second was never called");
     transform("keep break").await.unwrap_err();
     assert_eq!(counted(), (2, 1), "its own fault");
+    let most = usize::try_from(field.edge.inner.sizes.stored_bytes()).unwrap();
+    let line = b"a line of the body\r\n";
+    let full = [MESSAGE, &line.repeat((most - MESSAGE.len()) / line.len())].concat();
+    let failed = transform_message("keep add", full).await.unwrap_err();
+    assert!(matches!(&failed, StageError::Unavailable(why) if why.contains("are allowed")), "{failed:?}");
+    assert_eq!(counted(), (3, 2), "what is too large is a failure too");
+    let mut notices = field.edge.notices().unwrap();
+    while notices.try_recv().is_ok() {}
     // It follows what the tenant chose, as with any other failure.
     let settings = StageSettings { on_failure: Some(OnFailure::Fallback), ..StageSettings::default() };
     field.registry.set_settings("acme", Stage::Transformer, settings).await.unwrap();
     assert_eq!(transform("keep break").await.unwrap().message, None, "the message passes unchanged");
+    let told = notices.try_recv();
+    assert!(matches!(&told, Ok(Notice::FellBack { place, .. }) if *place == second), "{told:?}");
 }

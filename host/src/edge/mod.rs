@@ -67,6 +67,7 @@ use crate::api::fault;
 use crate::config::{ComponentFiles, Limits, StageLimits, Tenant};
 use crate::event::notifier;
 use crate::keyring::Keyring;
+use crate::sizes::Sizes;
 use crate::web::{Limits as WebLimits, Web};
 use component::Pre;
 use instance::{Room, Shelf};
@@ -135,6 +136,8 @@ pub struct Settings<'a> {
     pub tenants: &'a BTreeMap<String, Tenant>,
     pub limits: &'a Limits,
     pub stages: &'a StageLimits,
+    /// What a message may have.
+    pub sizes: &'a Arc<Sizes>,
     /// How stages that were granted hosts reach them.
     pub ways: &'a Ways,
 }
@@ -163,6 +166,7 @@ pub struct Inner {
     triggers: Semaphore,
     trigger_bounds: Bounds,
     stage_bounds: Bounds,
+    sizes: Arc<Sizes>,
     notifies: Semaphore,
     shadows: Arc<Semaphore>,
     notices: mpsc::Sender<Notice>,
@@ -227,6 +231,7 @@ impl Edge {
                 triggers: Semaphore::new(triggers),
                 trigger_bounds,
                 stage_bounds,
+                sizes: settings.sizes.clone(),
                 notifies: Semaphore::new(NOTIFIES),
                 shadows: Arc::new(Semaphore::new(SHADOWS)),
                 notices,

@@ -101,7 +101,7 @@ impl TenantStages {
         metrics().stages.called(C::STAGE.name(), &slot.digest, called, took);
         let (failure, is_ours) = match asked {
             Ok(answer) => {
-                if let Some(shadow) = shadow_of(plan, seat) {
+                if let Some(shadow) = shadow_of(plan, seat, self.is_tried[C::STAGE as usize]) {
                     self.shadow(shadow, call, &answer);
                 }
                 return answer;
@@ -116,23 +116,20 @@ impl TenantStages {
             Part::Own | Part::Canary if !is_ours => plan.on_failure,
             Part::Own | Part::Canary | Part::Always | Part::BuiltIn => OnFailure::Defer,
         };
-        match (on_failure, &plan.fallback) {
-            (OnFailure::Defer, _) => Err(deferred),
-            (OnFailure::Reject, _) => Err(StageError::Refused(rejection(C::STAGE))),
-            (OnFailure::Fallback, Some(built_in)) => {
-                self.edge.tell(Notice::FellBack {
-                    tenant: self.tenant.to_string(),
-                    place: *place,
-                    digest: digest.clone(),
-                    why: failure,
-                });
-                match self.attempt(plan, built_in, call).await.0 {
-                    Ok(answer) => answer,
-                    Err(Failure::Component(_) | Failure::Ours(_)) => Err(deferred),
-                }
-            }
+        match on_failure {
+            OnFailure::Defer => return Err(deferred),
+            OnFailure::Reject => return Err(StageError::Refused(rejection(C::STAGE))),
+            OnFailure::Fallback => {}
+        }
+        let (tenant, digest) = (self.tenant.to_string(), digest.clone());
+        self.edge.tell(Notice::FellBack { tenant, place: *place, digest, why: failure });
+        match &plan.fallback {
+            Some(built_in) => match self.attempt(plan, built_in, call).await.0 {
+                Ok(answer) => answer,
+                Err(Failure::Component(_) | Failure::Ours(_)) => Err(deferred),
+            },
             // The transformer has no built-in one: messages pass unchanged.
-            (OnFailure::Fallback, None) => C::Answer::untouched().ok_or(deferred),
+            None => C::Answer::untouched().ok_or(deferred),
         }
     }
 
@@ -216,10 +213,12 @@ impl TenantStages {
             };
             match call.ask(&mut instance).await {
                 // On its tenant's account, as the answer's size is what the component chose.
-                Ok(answer) => match answer.as_ref().ok().and_then(|good| call.fault(good)) {
-                    None => Ok((answer, instance)),
-                    Some(fault) => Err(fault),
-                },
+                Ok(answer) => {
+                    match answer.as_ref().ok().and_then(|good| call.fault(good, self.edge.sizes.stored_bytes())) {
+                        None => Ok((answer, instance)),
+                        Some(fault) => Err(fault),
+                    }
+                }
                 Err(error) => Err(call::cause(&error, &instance, bounds.time, bounds.memory_bytes)),
             }
         });
@@ -308,12 +307,14 @@ impl TenantStages {
     }
 }
 
-/// The shadow that the answer of this component is compared with, where there is one.
-fn shadow_of<'a>(plan: &'a Plan, seat: &Seat) -> Option<&'a Arc<Shadow>> {
+/// The shadow that the answer of this component is compared with, where there is one. `is_tried`: a canary gets the
+/// request, and with it the shadow of its position.
+fn shadow_of<'a>(plan: &'a Plan, seat: &Seat, is_tried: bool) -> Option<&'a Arc<Shadow>> {
     let (shadow, beside) = plan.shadow.as_ref()?;
+    let is_of_canary = || plan.canary.as_ref().is_some_and(|trial| trial.canary.place == shadow.place);
     let is_beside = match seat.part {
-        Part::Own | Part::BuiltIn => beside.is(seat),
-        Part::Canary => plan.canary.as_ref().is_some_and(|trial| trial.canary.place == shadow.place),
+        Part::Own | Part::BuiltIn => beside.is(seat) && !(is_tried && is_of_canary()),
+        Part::Canary => is_of_canary(),
         Part::Always => false,
     };
     is_beside.then_some(shadow)

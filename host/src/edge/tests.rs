@@ -12,6 +12,7 @@ use pipeline::Stages;
 
 use super::*;
 use crate::config::{ComponentFiles, Limits, OnFailure, StageLimits, Tenant};
+use crate::sizes::Sizes;
 
 /// One call's limit: far more than a good call takes on a busy machine.
 pub const TIME: Duration = Duration::from_secs(2);
@@ -178,6 +179,7 @@ impl Setup {
             tenants: &self.tenants,
             limits: &limits,
             stages: &self.stages,
+            sizes: &Sizes::new(limits.message_bytes, limits.recipients),
             ways: &self.ways,
         };
         Edge::new(&settings, built_in, backend, keys).map(Arc::new)

@@ -38,9 +38,6 @@ const TRUSTED_TENANT: &str = "default";
 /// Received fields of a message that goes in circles (RFC 5321 s6.3).
 const MAX_HOPS: usize = 100;
 
-/// Octets by which trace fields, a date, a Message-ID and transfer encodings may take a message over its limit.
-const ADDED_OCTETS: u64 = 64 * 1024;
-
 /// From this size on a message is worked on beside the reactor: parsing and hashing it would hold up everybody else.
 const LARGE_OCTETS: usize = 256 * 1024;
 
@@ -195,8 +192,7 @@ where
             trace: vec![received(&facts, &self.hostname, id, now)],
         };
         // What is added to a message that just fits must not make it too large.
-        let message_bytes = self.sizes.message_bytes().saturating_add(ADDED_OCTETS);
-        let limits = Limits { message_bytes, recipients: self.sizes.recipients() };
+        let limits = Limits { message_bytes: self.sizes.stored_bytes(), recipients: self.sizes.recipients() };
         let submission = Submission {
             envelope,
             content,

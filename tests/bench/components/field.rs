@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use contract::{Header, ValidatorInput};
 use posthaste::config::Config;
 use posthaste::edge::{BuiltIn, Edge, Pushed, Registry, Settings, Stage, Ways};
+use posthaste::sizes::Sizes;
 use posthaste::store::{Embedded, VersionState};
 use tempfile::TempDir;
 use tests::product::root;
@@ -63,6 +64,7 @@ impl Field {
             tenants: &BTreeMap::new(),
             limits: &config.limits,
             stages: &config.stages,
+            sizes: &Sizes::new(config.limits.message_bytes, config.limits.recipients),
             ways: &Ways::default(),
         };
         // The test component stands for the built-in one too, so that the same work is compared.

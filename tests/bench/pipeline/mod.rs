@@ -111,6 +111,7 @@ fn edge(runtime: &Runtime, cache: &Path, keys: Arc<NativeKeys>, built_in: BuiltI
             drain: Duration::from_secs(1),
         },
         stages: &config.stages,
+        sizes: &posthaste::sizes::Sizes::new(25 << 20, 1000),
         ways: &Ways::default(),
     };
     if built_in.signer.is_none() {
