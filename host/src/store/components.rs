@@ -50,7 +50,10 @@ CREATE TABLE stage_settings (
 /// In which order versions were active. Of those that were before this was kept, the numbers tell.
 pub(super) const ACTIVATIONS: &str = "
 ALTER TABLE component ADD COLUMN activated INTEGER; -- grows within a tenant's stage; NULL: never active, or taken back since
-UPDATE component SET activated = version WHERE state IN (0, 1);
+UPDATE component SET activated = version WHERE state = 0;
+UPDATE component SET activated =
+  (SELECT max(o.version) + 1 FROM component o WHERE o.tenant = component.tenant AND o.stage = component.stage)
+WHERE state = 1;
 ";
 
 /// Versions kept of one tenant's stage, besides those in use and the one that a roll-back leads to; the oldest others go.

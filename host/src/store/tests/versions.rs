@@ -64,7 +64,7 @@ fn write(version: usize, events: usize, to: &Path) {
              VALUES ({key}, 0, 'r0@a.test', {attempts}, {due}, {done}{number});\n"
         ));
     }
-    segment.write().unwrap();
+    segment.write(true).unwrap();
     let event = |table, message, seq, kind| {
         format!(
             "INSERT INTO {table} (message, seq, id, kind, at_ms, recipient)
@@ -121,7 +121,7 @@ fn push_three(store: &Path) {
     let sql = "INSERT INTO component (tenant, stage, version, digest, size, source, pushed_ms, state, percent)
                VALUES (1, 'validator', ?1, 'd', 1, 'a.wasm', 1, ?2, 0)";
     let database = rusqlite::Connection::open(store).unwrap();
-    for (number, state) in [(1, 0), (2, 0), (3, 1)] {
+    for (number, state) in [(1, 0), (2, 1), (3, 0)] {
         database.execute(sql, (number, state)).unwrap();
     }
 }
@@ -175,10 +175,17 @@ async fn data_folders_of_earlier_versions_open_and_go_on() {
         let state = if version >= WITH_KEY_STATES { KeyState::Retiring { since, until } } else { KeyState::Active };
         assert_eq!(domains[0].keys[0].state, state, "{version}");
         if version >= WITH_COMPONENTS {
+            if version < WITH_ACTIVATIONS {
+                let (tenant, stage) = ("default".to_owned(), "validator".to_owned());
+                let (digest, source) = ("new".to_owned(), "new.wasm".to_owned());
+                let state = VersionState::Active;
+                let new = NewVersion { tenant, stage, digest, source, pushed_at: at(1), state };
+                store.add_component(new, Bytes::from_static(b"new")).await.unwrap();
+            }
             store.roll_back_component("default", "validator", None).await.unwrap();
             let versions = store.component_versions(None).await.unwrap();
             let active = versions.iter().find(|one| one.state == VersionState::Active).map(|one| one.version);
-            // A schema without the order has the numbers alone.
+            // A schema without the order has the numbers alone, and knows which one is active.
             assert_eq!(active, Some(if version >= WITH_ACTIVATIONS { 1 } else { 2 }), "{version}");
         }
         let streams: Vec<_> = store.keys(None).await.unwrap().into_iter().map(|key| key.stream).collect();
