@@ -92,10 +92,12 @@ pub(super) async fn run(inner: Arc<Inner>, site: Site) {
 async fn unwanted(inner: &Inner, slot: &mut Slot) {
     let signal = inner.sites().unwanted_signal(&slot.key);
     loop {
-        signal.notified().await;
+        // Asked before it waits: two that are called at once may find one call.
+        let called = signal.notified();
         if inner.sites().is_unwanted(&slot.key, &mut slot.stage) {
             return;
         }
+        called.await;
     }
 }
 

@@ -121,6 +121,8 @@ struct Waiting {
     /// Of those that are being opened: how many are to end for a tenant that has fewer, and what tells them.
     unwanted: usize,
     unwanted_signal: Arc<Notify>,
+    /// Connections that ended so, ever: it is not always the same site's turn.
+    stopped: usize,
     /// Whether a connection was opened since the last refusal. Until then one tries at a time.
     proven: bool,
     refusal: Option<Refusal>,
@@ -261,8 +263,9 @@ impl Sites {
                 && waiting.tenants.first() == Some(largest)
                 && (is_full || source.is_some() && waiting.source() == source.as_deref())
         };
-        if let Some(waiting) = self.sites.values_mut().find(is_meant) {
+        if let Some(waiting) = self.sites.values_mut().filter(is_meant).min_by_key(|waiting| waiting.stopped) {
             waiting.unwanted += 1;
+            waiting.stopped += 1;
             waiting.unwanted_signal.notify_one();
         }
     }
@@ -450,6 +453,7 @@ impl Waiting {
             tenants: Vec::new(),
             unwanted: 0,
             unwanted_signal: Arc::new(Notify::new()),
+            stopped: 0,
             proven: false,
             refusal: None,
             enough_until: Timestamp::MIN,
