@@ -11,14 +11,13 @@
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use rustix::fs::{Advice, fadvise};
 use tokio::sync::mpsc;
 
@@ -32,7 +31,7 @@ const ROWS: u64 = 32 * 1024;
 /// How long fewer rows may wait for it.
 const AT_LATEST: Duration = Duration::from_secs(10);
 /// How often is looked, and so the longest that an outcome waits to be synced.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 /// Pages of a WAL that should begin anew: 32 MiB.
 const LONG: i64 = 8192;
 /// Octets of the WAL that are read ahead: about twice what is written between two looks.
@@ -40,8 +39,6 @@ const AHEAD: NonZeroU64 = NonZeroU64::new(16 << 20).unwrap();
 /// Of a page with its header in the WAL, and of the WAL's own header (https://sqlite.org/walformat.html).
 const FRAME_BYTES: u64 = 4096 + 24;
 const WAL_HEADER_BYTES: u64 = 32;
-/// Where the wal-index tells the newest frame of the WAL.
-const NEWEST_FRAME_AT: u64 = 16;
 
 /// Moves what no reader still needs where it is, without waiting for anybody. How many pages the WAL has, moved or not.
 pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<i64> {
@@ -53,6 +50,8 @@ pub(super) struct Checkpointer {
     jobs: mpsc::Sender<Job>,
     shared: Arc<Shared>,
     faults: Arc<dyn Faults>,
+    /// The WAL, once there is one: an error of writing is told to those who had it open then.
+    wal: Option<File>,
 }
 
 impl Checkpointer {
@@ -61,32 +60,43 @@ impl Checkpointer {
         shared: Arc<Shared>,
         faults: Arc<dyn Faults>,
     ) -> Result<Checkpointer, OpenError> {
-        let connection = schema::open_for_writing(&shared.layout.main, schema::MAIN)?;
-        Ok(Checkpointer { connection, jobs, shared, faults })
+        let connection = schema::open_again(&shared.layout.main)?;
+        Ok(Checkpointer { connection, jobs, shared, faults, wal: None })
     }
 
-    /// The thread's work: until the other end of `stopped` is gone.
-    pub(super) fn run(self, stopped: &std_mpsc::Receiver<()>) {
+    /// The thread's work: until the other end of `stopped` is gone, or something could not be written.
+    pub(super) fn run(mut self, stopped: &std_mpsc::Receiver<()>) {
         let (mut rows_before, mut at) = (0, Instant::now());
         let mut seen = 0;
         while stopped.recv_timeout(LOOK) == Err(std_mpsc::RecvTimeoutError::Timeout) {
             let rows = self.shared.rows.load(Ordering::Relaxed);
             let new = rows - rows_before;
-            if rows != seen {
-                self.read_ahead();
+            if rows != seen
+                && let Err(error) = self.read_ahead()
+            {
+                // A group waits longer; nothing else depends on it.
+                tracing::debug!(%error, "the WAL of the store is not read ahead");
             }
+            seen = rows;
             if self.shared.unsynced.swap(false, Ordering::AcqRel)
                 && let Err(error) = self.sync()
             {
                 self.shared.poison(&format!("syncing the WAL: {error}"));
             }
-            seen = rows;
+            if self.shared.poisoned.get().is_some() {
+                // What could not be written may be gone from memory: it must not be moved to its place.
+                return;
+            }
             if new == 0 || (new < ROWS && at.elapsed() < AT_LATEST) {
                 continue;
             }
             match checkpoint(&self.connection) {
                 Ok(pages) if pages >= LONG => self.finish(),
                 Ok(_) => {}
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) => {
+                    self.shared.poison(&format!("moving pages out of the WAL: {error}"));
+                    return;
+                }
                 // The WAL grows meanwhile; nothing is lost.
                 Err(error) => tracing::warn!(%error, "pages of the store cannot be moved out of its WAL"),
             }
@@ -95,35 +105,33 @@ impl Checkpointer {
     }
 
     /// Makes all commits durable.
-    fn sync(&self) -> io::Result<()> {
+    fn sync(&mut self) -> io::Result<()> {
         self.faults.at(Point::Following)?;
-        File::open(self.beside("-wal"))?.sync_data()
+        self.wal()?.sync_data()
     }
 
-    /// A file that SQLite keeps beside the database.
-    fn beside(&self, suffix: &str) -> PathBuf {
-        let mut path = self.shared.layout.main.clone().into_os_string();
-        path.push(suffix);
-        PathBuf::from(path)
+    /// The WAL is the same file for as long as the database is open.
+    fn wal(&mut self) -> io::Result<&File> {
+        if self.wal.is_none() {
+            let mut path = self.shared.layout.main.clone().into_os_string();
+            path.push("-wal");
+            self.wal = Some(File::open(PathBuf::from(path))?);
+        }
+        self.wal.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Has the system read what of the WAL is overwritten next: behind its newest page, and where it begins anew.
-    fn read_ahead(&self) {
-        let read = || -> io::Result<()> {
-            let mut newest = [0; 4];
-            File::open(self.beside("-shm"))?.read_exact_at(&mut newest, NEWEST_FRAME_AT)?;
-            let end = WAL_HEADER_BYTES + u64::from(u32::from_ne_bytes(newest)) * FRAME_BYTES;
-            let wal = File::open(self.beside("-wal"))?;
-            let length = wal.metadata()?.len();
-            for from in [0, end].into_iter().filter(|from| *from < length) {
-                fadvise(&wal, from, Some(AHEAD), Advice::WillNeed)?;
-            }
-            Ok(())
-        };
-        // Without it a group waits longer; nothing else depends on it.
-        if let Err(error) = read() {
-            tracing::debug!(%error, "the WAL of the store is not read ahead");
+    fn read_ahead(&mut self) -> io::Result<()> {
+        // The wal-index tells too, but to open and close it would let go of SQLite's locks on it.
+        let pages = self.connection.query_row("PRAGMA main.wal_checkpoint(NOOP)", [], |row| row.get::<_, i64>(1));
+        let pages = pages.map_err(io::Error::other)?;
+        let end = WAL_HEADER_BYTES + pages.max(0).cast_unsigned() * FRAME_BYTES;
+        let wal = self.wal()?;
+        let length = wal.metadata()?.len();
+        for from in [0, end].into_iter().filter(|from| *from < length) {
+            fadvise(wal, from, Some(AHEAD), Advice::WillNeed)?;
         }
+        Ok(())
     }
 
     /// Has the writer move the rest, and waits.

@@ -205,6 +205,7 @@ impl Embedded {
             space: Space::new(options.reserve_bytes),
             leases: Leases::new(lanes),
             syncs: true,
+            unsynced_since: None,
         };
         let readers = Arc::new(Readers::new(layout.clone()));
         let (jobs, waiting) = mpsc::channel(WAITING_JOBS);

@@ -197,7 +197,8 @@ impl Layout {
     }
 }
 
-/// Opens a database for writing, creates it where it lacks and brings its schema up to date.
+/// Opens a database for writing, creates it where it lacks and brings its schema up to date. Only for a database that this
+/// process has no connection to: the system lets go of a process' locks on a file when any of its handles is closed.
 pub(super) fn open_for_writing(path: &Path, migrations: &[&str]) -> Result<Connection, OpenError> {
     let failed = |source| OpenError::Database { path: path.display().to_string(), source };
     // What SQLite lays beside it gets the rights of this file.
@@ -205,6 +206,14 @@ pub(super) fn open_for_writing(path: &Path, migrations: &[&str]) -> Result<Conne
     let mut connection = Connection::open(path).map_err(failed)?;
     prepare_writer(&connection).map_err(failed)?;
     migrate(&mut connection, path, migrations)?;
+    Ok(connection)
+}
+
+/// Opens another connection to a database that is open for writing already.
+pub(super) fn open_again(path: &Path) -> Result<Connection, OpenError> {
+    let failed = |source| OpenError::Database { path: path.display().to_string(), source };
+    let connection = Connection::open(path).map_err(failed)?;
+    prepare_writer(&connection).map_err(failed)?;
     Ok(connection)
 }
 

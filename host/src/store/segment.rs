@@ -272,10 +272,13 @@ impl Spool {
         Ok(place)
     }
 
-    /// Hands all frames of the group to the system, without waiting for the disk.
-    pub(super) fn write(&mut self) -> io::Result<()> {
+    /// Hands all frames of the group to the system, without waiting for the disk. `grows`: the file may take more room than
+    /// they need.
+    pub(super) fn write(&mut self, grows: bool) -> io::Result<()> {
         let (end, gathered) = (self.position, self.gathered.len());
-        let padded = if end > self.length {
+        let padded = if end > self.length && !grows {
+            end
+        } else if end > self.length {
             let step = STEP_BYTES.min(self.segment_bytes / STEP_SHARE).max(1);
             end.next_multiple_of(step).min(self.segment_bytes).max(end)
         } else {
@@ -286,8 +289,9 @@ impl Spool {
             self.length = self.length.max(padded);
             return Ok(());
         }
-        // Without the padding, where the disk has no room for it.
+        // Without the padding, where the disk has no room for it, and without what was written of it.
         self.gathered.truncate(gathered);
+        self.file.set_len(end.max(self.length))?;
         self.flush(end)
     }
 
@@ -327,10 +331,9 @@ impl Spool {
     }
 
     fn roll_to(&mut self, number: u64) -> io::Result<()> {
-        self.file = begin(&self.folder, number, self.free.pop())?;
-        self.length = self.file.metadata()?.len();
-        self.number = number;
-        self.position = 0;
+        let file = begin(&self.folder, number, self.free.pop())?;
+        let length = file.metadata()?.len();
+        (self.file, self.length, self.number, self.position) = (file, length, number, 0);
         Ok(())
     }
 
@@ -381,7 +384,7 @@ mod tests {
 
     fn put(spool: &mut Spool, body: &[u8]) -> Place {
         let place = spool.append(Uuid::from_u128(7), body, digest(body)).unwrap();
-        spool.write().unwrap();
+        spool.write(true).unwrap();
         spool.sync().unwrap();
         place
     }
@@ -395,7 +398,7 @@ mod tests {
             let body: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
             stored.push((spool.append(Uuid::from_u128(size as u128), &body, digest(&body)).unwrap(), body));
         }
-        spool.write().unwrap();
+        spool.write(true).unwrap();
         for (place, body) in &stored {
             assert_eq!(&read(folder.path(), *place).unwrap(), body);
             assert_eq!(place.to_ref().0.parse::<Place>().unwrap(), *place);

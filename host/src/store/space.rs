@@ -1,8 +1,9 @@
 //! What the writer knows of the disk's free space, and what it gives up where that runs short.
 //!
 //! Below twice the reserve no file of a segment is kept to be used again; below the reserve the present segment is closed
-//! too, and no mail is taken. Where there was no room for a group all the same, new mail and each report are groups apart,
-//! until bodies are written again: a full disk must not keep outcomes from being recorded.
+//! too, and no mail is taken. Where a group could not be written all the same, for lack of room or of anything else, new mail
+//! and each report are groups apart, until bodies are written again: what keeps bodies from being written must not keep
+//! outcomes from being recorded.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use super::writer::Writer;
 /// How often the free space of the disk is looked at; sooner where this part of the reserve was written.
 const CHECK: Duration = Duration::from_secs(1);
 const CHECK_SHARE: u64 = 8;
-/// How long after a group that there was no room for bodies are written apart at least: longer than whoever repeats a job
+/// How long after a group that could not be written bodies are written apart at least: longer than whoever repeats a job
 /// waits.
 const APART: Duration = Duration::from_secs(5);
 
@@ -24,7 +25,7 @@ pub(super) struct Space {
     /// Octets of bodies since then.
     written: u64,
     full: bool,
-    /// When there was no room for a group, until bodies are written together again.
+    /// When a group could not be written, until bodies are written together again.
     refused: Option<Instant>,
 }
 
@@ -41,7 +42,7 @@ impl Space {
 
     /// A group failed.
     pub(super) fn failed(&mut self, error: &GroupError) {
-        if matches!(error, GroupError::Full) {
+        if matches!(error, GroupError::Full | GroupError::Failed(_)) {
             self.refused = Some(Instant::now());
         }
     }

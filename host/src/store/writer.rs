@@ -54,6 +54,8 @@ pub(super) struct Writer {
     pub(super) leases: Leases,
     /// Whether commits are synced, as the connection is set.
     pub(super) syncs: bool,
+    /// Since when a commit waits for one that is.
+    pub(super) unsynced_since: Option<Instant>,
 }
 
 impl Writer {
@@ -70,6 +72,9 @@ impl Writer {
                 group.push(job);
             }
             self.serve(group);
+        }
+        if self.shared.poisoned.get().is_some() {
+            return;
         }
         // Leaves a small WAL behind; whatever comes of it, all is committed.
         let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
@@ -128,7 +133,8 @@ impl Writer {
     fn group(&mut self, jobs: Vec<Job>, effects: &mut Effects) -> Result<(Option<Duration>, Duration), GroupError> {
         let full = self.is_full();
         let has_bodies = jobs.iter().any(Job::has_bodies);
-        let syncs = !jobs.iter().all(Job::is_repeatable);
+        let waits_long = self.unsynced_since.is_some_and(|at| at.elapsed() >= checkpointing::LOOK);
+        let syncs = waits_long || !jobs.iter().all(Job::is_repeatable);
         let mut jobs = jobs.into_iter();
         let mut work = || -> Result<u64, GroupError> {
             if has_bodies {
@@ -144,7 +150,7 @@ impl Writer {
             let appended = self.spool.position() - before;
             if appended > 0 {
                 self.faults.at(Point::Appending).map_err(GroupError::write)?;
-                self.spool.write().map_err(GroupError::write)?;
+                self.spool.write(!full).map_err(GroupError::write)?;
             }
             Ok(appended)
         };
@@ -186,7 +192,13 @@ impl Writer {
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => return Err(GroupError::Full),
             Err(error) => return Err(GroupError::Poisoned(format!("committing: {error}"))),
         }
-        self.shared.unsynced.store(!self.syncs, Ordering::Release);
+        // A commit that syncs may have had nothing to write: what came before it is for the next, or the thread.
+        if self.syncs {
+            self.unsynced_since = None;
+        } else {
+            self.unsynced_since.get_or_insert_with(Instant::now);
+            self.shared.unsynced.store(true, Ordering::Release);
+        }
         self.faults.at(Point::Committed).map_err(|error| GroupError::Poisoned(error.to_string()))
     }
 

@@ -209,6 +209,8 @@ async fn an_outcome_is_synced_soon_and_where_that_fails_nothing_is_accepted() {
     let leased = store.lease(at(0), 9).await.unwrap();
     faults.arm();
     store.complete(vec![completion(&leased[0], 0, Next::Done, Some(EventKind::Delivered))]).await.unwrap();
+    // A group that would sync and has nothing to write takes nothing off that.
+    assert!(matches!(accept(&store, message(1, 0, 1)).await, Ok(Accepted::Replayed(_)) | Err(StoreError::Io(_))));
     // Nothing tells that the thread has looked but asking again.
     let began = std::time::Instant::now();
     while store.failure().is_none() {
