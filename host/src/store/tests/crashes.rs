@@ -223,3 +223,28 @@ async fn an_outcome_is_synced_soon_and_where_that_fails_nothing_is_accepted() {
     let store = Embedded::open(folder.path(), still()).unwrap();
     assert_eq!(kinds(&store, 1).await, [EventKind::Sent, EventKind::Delivered]);
 }
+
+/// The system lets go of all locks of a process on a file when one of its handles is closed: another program would find the
+/// database free.
+#[tokio::test]
+async fn whoever_looks_after_the_wal_lets_go_of_no_lock() {
+    use std::os::unix::fs::MetadataExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let faults = Arc::new(At::new(Point::Following, folder.path().to_owned(), None));
+    let store = Embedded::open_with(folder.path(), still(), faults.clone()).unwrap();
+    accept(&store, message(1, 0, 1)).await.unwrap();
+    let leased = store.lease(at(0), 9).await.unwrap();
+    faults.arm();
+    store.complete(vec![completion(&leased[0], 0, Next::Done, None)]).await.unwrap();
+    // It reads ahead, and then it syncs; nothing tells but asking again.
+    let began = std::time::Instant::now();
+    while store.failure().is_none() {
+        assert!(began.elapsed() < Duration::from_secs(30), "the outcome was never synced");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    for name in ["store.db", "store.db-shm"] {
+        let inode = fs::metadata(folder.path().join(name)).unwrap().ino();
+        assert!(locks.contains(&format!(":{inode} ")), "nothing of {name} is locked:\n{locks}");
+    }
+}
