@@ -1,25 +1,12 @@
 //! What a stage promised of its answer, checked by whoever called it. A fault is in words for the component's author.
 
-use contract::{HttpRequest, Rendered, Signatures};
+use contract::{Rendered, Signatures};
 use mail::{header, seven_bit};
 
 use crate::{raw, signatures};
 
 /// Subject, HTML and text of one template together, in bytes.
 const RENDERED_BYTES: usize = 5 << 20;
-/// Header fields that belong to one connection (RFC 9110 s7.6.1), and what asks for an answer before the body.
-const OF_ONE_HOP: [&str; 10] = [
-    "connection",
-    "expect",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 
 /// What is wrong with the answer of a renderer.
 pub fn rendered(had_subject: bool, answer: &Rendered) -> Option<&'static str> {
@@ -56,29 +43,6 @@ pub fn signed(answer: &Signatures) -> Option<String> {
     signatures::check(&answer.headers).err()
 }
 
-/// What is wrong with the answer of a shaper; its size is for the caller to check.
-pub fn shaped(answer: &HttpRequest) -> Option<String> {
-    if !["POST", "PUT"].contains(&answer.method.as_str()) {
-        return Some("its method must be POST or PUT".to_owned());
-    }
-    answer.headers.iter().find_map(|(name, value)| {
-        if !is_token(name) {
-            Some(format!("`{}` is not a header's name", name.escape_debug()))
-        } else if OF_ONE_HOP.contains(&name.to_ascii_lowercase().as_str()) {
-            Some(format!("it must not set `{name}`"))
-        } else if value.bytes().any(|byte| byte != b'\t' && !matches!(byte, b' '..=b'~')) {
-            Some(format!("`{name}` has a value that cannot be sent"))
-        } else {
-            None
-        }
-    })
-}
-
-/// RFC 9110 s5.6.2.
-fn is_token(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
-}
-
 #[cfg(test)]
 mod tests {
     use contract::RawHeader;
@@ -95,22 +59,5 @@ mod tests {
         check("DKIM-Signature", " v=1", None);
         check("From", " a@b.test", Some("`From` is not the name of a signature field"));
         check("ARC-Seal", "a\r\nBcc: x", Some("the value of `ARC-Seal` is not that of a header field"));
-    }
-
-    #[test]
-    fn shapers_answer_with_requests_that_can_be_sent() {
-        let check = |method: &str, name: &str, value: &str, expect: Option<&str>| {
-            let headers = vec![(name.to_owned(), value.to_owned())];
-            let fault = shaped(&HttpRequest { method: method.to_owned(), headers, body: Vec::new() });
-            assert_eq!(fault.as_deref(), expect, "{method} {name:?} {value:?}");
-        };
-        check("POST", "Content-Type", "application/json; charset=utf-8", None);
-        check("PUT", "host", "x.test", None);
-        check("GET", "a", "b", Some("its method must be POST or PUT"));
-        check("POST", "", "b", Some("`` is not a header's name"));
-        check("POST", "a b", "b", Some("`a b` is not a header's name"));
-        check("POST", "Transfer-Encoding", "chunked", Some("it must not set `Transfer-Encoding`"));
-        check("POST", "a", "b\r\nc: d", Some("`a` has a value that cannot be sent"));
-        check("POST", "a", "\u{e4}", Some("`a` has a value that cannot be sent"));
     }
 }

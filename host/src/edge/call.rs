@@ -11,6 +11,7 @@ use pipeline::promises;
 use wasmtime::Trap;
 
 use super::component::Stage;
+use super::conformance::rules;
 use super::instance::{Exports, Instance};
 
 /// Promised in `posthaste:signer`.
@@ -147,7 +148,7 @@ impl Call for ShaperInput {
     }
 
     fn fault(&self, answer: &HttpRequest, _message_bytes: u64) -> Option<String> {
-        promises::shaped(answer)
+        rules::unsendable(answer)
     }
 }
 

@@ -8,7 +8,7 @@
 
 mod cases;
 mod probe;
-mod rules;
+pub(super) mod rules;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Promises of the contract that the pipeline does not check itself: what is wrong with an answer, in words for the
-//! component's author.
+//! Promises of the contract beyond those of `pipeline::promises`: what is wrong with an answer, in words for the component's
+//! author.
 
 use contract::{CHECK_ATTRIBUTE, HttpRequest, Rendered, RendererInput};
 use http::header::{HeaderName, HeaderValue};
@@ -32,18 +32,26 @@ pub fn rendered(input: &RendererInput, answer: &Rendered) -> Option<String> {
     None
 }
 
-/// A shaper's request can be sent.
+/// A shaper's request can be sent, and is written as the contract has it.
 pub fn shaped(request: &HttpRequest) -> Option<String> {
+    unsendable(request).or_else(|| {
+        let name =
+            request.headers.iter().map(|(name, _)| name).find(|name| name.bytes().any(|it| it.is_ascii_uppercase()));
+        name.map(|name| format!("`{name}`: write names of header fields in lower case"))
+    })
+}
+
+/// Why a shaper's request cannot be sent.
+pub fn unsendable(request: &HttpRequest) -> Option<String> {
     if !["POST", "PUT"].contains(&request.method.as_str()) {
         return Some(format!("`{}` is not a method for it: write POST or PUT", request.method.escape_debug()));
     }
     request.headers.iter().find_map(|(name, value)| {
         let shown = name.escape_debug();
-        if HeaderName::from_bytes(name.as_bytes()).is_err() {
-            Some(format!("`{shown}` is not the name of a header field"))
-        } else if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            Some(format!("`{shown}`: write names of header fields in lower case"))
-        } else if OF_ONE_HOP.contains(&name.as_str()) {
+        let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
+            return Some(format!("`{shown}` is not the name of a header field"));
+        };
+        if OF_ONE_HOP.contains(&name.as_str()) {
             Some(format!("it must not set `{shown}`, which belongs to the connection"))
         } else if HeaderValue::from_str(value).is_err() {
             Some(format!("`{shown}` has a value that cannot be sent: only printable ASCII can"))
@@ -75,7 +83,17 @@ mod tests {
         check("POST", "x y", "x", Some("not the name"));
         check("POST", "", "x", Some("not the name"));
         check("POST", "connection", "close", Some("belongs to the connection"));
+        check("POST", "Connection", "close", Some("belongs to the connection"));
         check("POST", "x", "a\r\nb: c", Some("cannot be sent"));
+    }
+
+    /// Sent all the same, once it is at work.
+    #[test]
+    fn capitals_stop_no_request() {
+        let headers = vec![("Content-Type".to_owned(), "text/plain".to_owned())];
+        let request = HttpRequest { method: "POST".to_owned(), headers, body: vec![] };
+        assert_eq!(unsendable(&request), None);
+        assert!(shaped(&request).is_some());
     }
 
     #[test]
