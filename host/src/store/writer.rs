@@ -2,10 +2,10 @@
 //!
 //! Jobs that wait are done as one group: all bodies are appended and synced, then everything is committed in one
 //! transaction, then all are answered. A group that a machine may forget when it stops (`Job::is_repeatable`) leaves the
-//! sync of its commit to the next one that syncs, or to the thread of `checkpointing`. Where a group found no room, bodies
-//! are groups apart for a while (see `space`). Invariants: nothing is answered before its group
-//! is committed; nothing is committed before the bodies it names are synced; after a failed sync nothing is written any
-//! more, because the system may have dropped the pages it could not write.
+//! sync of its commit to the next one that syncs, or to the thread of `checkpointing`. Where a group could not be written,
+//! bodies are groups apart for a while (see `space`). Invariants: nothing is answered before its group is committed;
+//! nothing is committed before the bodies it names are synced; after a failed sync nothing is written any more, because
+//! the system may have dropped the pages it could not write.
 
 use std::io;
 use std::sync::Arc;
@@ -164,6 +164,8 @@ impl Writer {
         self.commit()?;
         if appended > 0 {
             self.space.wrote(appended);
+            // What has bodies has rows: its commit was synced, with all before it.
+            self.shared.unsynced.store(false, Ordering::Release);
         }
         Ok((synced, began.elapsed()))
     }
