@@ -45,20 +45,29 @@ async fn shipped_components_conform() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
-/// A component file that was built for version 0.1.0 of the contract stays usable, whatever becomes of the contract.
+/// Component files that were built for version 0.1.0 of the contract, one a stage, stay usable, whatever becomes of the
+/// contract: each is the file that was kept, and stands the cases of its stage.
 #[tokio::test]
-async fn a_component_of_0_1_0_is_served_for_ever() {
-    let kept = include_bytes!("../../../../tests/vectors/components/validator-0.1.0.wasm");
-    let Ready { engine, compiled, stage } = ready(Stage::Validator, kept);
-    let report = check(&engine, &compiled, stage, &BOUNDS).await;
-    assert!(report.passed(), "{:#?}", report.faults());
-    assert!(report.cases.iter().any(|case| case.outcome == Ok(Verdict::Answered)), "{report:#?}");
-    let survey = crate::edge::survey(&kept_path()).unwrap();
-    assert_eq!((survey.stages, survey.foreign), (vec![Stage::Validator], vec![]));
-}
-
-fn kept_path() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/components/validator-0.1.0.wasm")
+async fn components_of_0_1_0_are_served_for_ever() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/components");
+    let readme = std::fs::read_to_string(folder.join("README.md")).unwrap();
+    let sums: Vec<(&str, &str)> = readme.lines().filter_map(|line| line.split_once("  ")).collect();
+    let kept = std::fs::read_dir(&folder)
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "wasm"));
+    assert_eq!(kept.count(), sums.len(), "every file has its digest in the README, and every digest its file");
+    for stage in Stage::ALL {
+        let name = format!("{stage}-0.1.0.wasm");
+        let path = folder.join(&name);
+        let survey = crate::edge::survey(&path).unwrap();
+        assert_eq!((survey.stages, survey.foreign), (vec![stage], vec![]));
+        assert!(sums.contains(&(survey.digest.as_str(), name.as_str())), "{name} is another file than the one kept");
+        let Ready { engine, compiled, .. } = ready(stage, &std::fs::read(&path).unwrap());
+        let report = check(&engine, &compiled, stage, &BOUNDS).await;
+        assert!(report.passed(), "{name}: {:#?}", report.faults());
+        let answered = report.cases.iter().filter(|case| case.outcome == Ok(Verdict::Answered)).count();
+        assert!(answered >= 5, "{name} answers {answered} of {} cases", report.cases.len());
+    }
 }
 
 /// A message that tells the test guest what to do.
