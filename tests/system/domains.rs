@@ -1,10 +1,11 @@
 //! Sending domains as their operator runs them: rotation with overlap, imported keys, the master key.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::json;
 use tests::http;
-use tests::product::{Product, Setup};
+use tests::product::{Product, Setup, free_port};
 use tests::world::World;
 
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(30);
@@ -106,4 +107,54 @@ fn keys_are_rotated_while_mail_flows() {
     assert!(!next.exists() && std::fs::read(&path).unwrap().starts_with(b"AAAA"));
     let product = setup.start().unwrap();
     assert_eq!(selectors_of_next(&world, &product, &key), ["s4", "s4-ed25519"]);
+}
+
+/// What `domain add` prints is complete, and says what each record that is advised does; the answer of the API has the same.
+#[test]
+fn records_are_told_with_their_meaning() {
+    let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().unwrap()));
+    let setup = Setup::new().unwrap().with(&format!(
+        "[admin]\nlisten = \"{admin}\"\n[domains]\nreturn_path_target = \"bounces.relay.test\"\n\
+         tracking_target = \"links.relay.test\""
+    ));
+    let said = setup.command(&["domain", "add", "src.test", "--selector", "s1"]).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    let dkim = ["s1._domainkey.src.test. IN TXT \"v=DKIM1; ", "s1-ed25519._domainkey.src.test. IN TXT \"v=DKIM1; "];
+    for record in dkim {
+        assert!(lines.iter().any(|line| line.starts_with(record)), "{record}: {said}");
+    }
+    // Each with the line above it, which says what it is for.
+    let advised = [
+        ("src.test. IN TXT \"v=spf1 a:relay.test ~all\"", "merge it with an SPF record that is there"),
+        (
+            "_dmarc.src.test. IN TXT \"v=DMARC1; p=none\"",
+            "p=none changes nothing yet; with rua=mailto:… receivers report, and p=quarantine or p=reject then has them \
+             act on mail that is not yours",
+        ),
+        ("bounces.src.test. IN CNAME bounces.relay.test.", "bounces come back by it"),
+        ("links.src.test. IN CNAME links.relay.test.", "links in mail lead through it"),
+    ];
+    for (record, meaning) in advised {
+        let at = lines.iter().position(|line| *line == record).unwrap_or_else(|| panic!("{record}: {said}"));
+        assert!(lines[at - 1].starts_with("; ") && lines[at - 1].contains(meaning), "{record}: {said}");
+    }
+    assert_eq!(setup.command(&["domain", "records", "src.test"]).unwrap(), said);
+
+    let key = format!("Bearer {}", setup.command(&["key", "create", "--operator"]).unwrap());
+    let _product = setup.start().unwrap();
+    let answer = http::get(admin, "/control/v1/domains/src.test", &[("authorization", &key)]).unwrap();
+    let answer = answer.json().unwrap();
+    let records = answer["records"].as_array().unwrap();
+    assert_eq!(records.len(), dkim.len() + advised.len(), "{answer}");
+    for record in records {
+        let zone_line = record["zone_line"].as_str().unwrap();
+        let (name, kind, value) = (&record["name"], &record["type"], &record["value"]);
+        assert!(lines.contains(&zone_line), "{record}");
+        assert!(zone_line.starts_with(&format!("{}. IN {} ", name.as_str().unwrap(), kind.as_str().unwrap())));
+        assert!(!value.as_str().unwrap().is_empty(), "{record}");
+        let meaning = advised.iter().find(|(line, _)| *line == zone_line).map(|(_, meaning)| *meaning);
+        let note = record["note"].as_str();
+        assert!(meaning.is_none_or(|meaning| note.is_some_and(|note| note.contains(meaning))), "{record}");
+        assert_eq!(record["required"], json!(meaning.is_none()), "{record}");
+    }
 }

@@ -43,6 +43,14 @@ pub trait Call: Clone + Send + Sync + 'static {
     fn fault(&self, _answer: &Self::Answer, _message_bytes: u64) -> Option<String> {
         None
     }
+
+    /// Whether its component says what of it is to be shown.
+    const IS_DESCRIBED: bool = false;
+
+    /// The question for a component that asked to see this: without what it did not ask for. `None`: as it is.
+    fn narrowed(&self, _wants: &Wants) -> Option<Self> {
+        None
+    }
 }
 
 /// An answer that has limits.
@@ -84,6 +92,26 @@ impl Call for ValidatorInput {
     async fn ask(&self, instance: &mut Instance) -> Called<Acceptance> {
         let Exports::Validator(stage) = &instance.exports else { return mismatch() };
         stage.posthaste_validator_validator().call_validate(&mut instance.store, self).await
+    }
+
+    const IS_DESCRIBED: bool = true;
+
+    fn narrowed(&self, wants: &Wants) -> Option<ValidatorInput> {
+        let Wants { text, html, raw } = *wants;
+        let fits = (text || self.text.is_none()) && (html || self.html.is_none()) && (raw || self.raw.is_none());
+        // What is left out is not copied: it may be the whole message.
+        (!fits).then(|| ValidatorInput {
+            envelope: self.envelope.clone(),
+            headers: self.headers.clone(),
+            parts: self.parts.clone(),
+            size_bytes: self.size_bytes,
+            text: self.text.as_ref().filter(|_| text).cloned(),
+            html: self.html.as_ref().filter(|_| html).cloned(),
+            raw: self.raw.as_ref().filter(|_| raw).cloned(),
+            sender_domain: self.sender_domain.clone(),
+            recipient_domains: self.recipient_domains.clone(),
+            attributes: self.attributes.clone(),
+        })
     }
 }
 

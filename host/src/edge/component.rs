@@ -100,6 +100,12 @@ pub enum InspectError {
     NotComponent { path: PathBuf, what: String },
     #[error("{path}: does not export `{wanted}`, which a {stage} must; it exports {found}", path = .path.display())]
     WrongExport { path: PathBuf, stage: Stage, wanted: String, found: String },
+    #[error(
+        "{path}: exports `{found}`, and this host serves version 0.1 of that interface: build the component for 0.1, \
+         or give it to a host that serves its version",
+        path = .path.display()
+    )]
+    WrongVersion { path: PathBuf, found: String },
     #[error("{path}: imports `{import}`, which a {stage} does not get here", path = .path.display())]
     WrongImport { path: PathBuf, stage: Stage, import: String },
     #[error("{path}: does not fit the {stage} interface: {what}", path = .path.display())]
@@ -168,6 +174,10 @@ pub fn check_outline(path: &Path, bytes: &[u8], stage: Stage) -> Result<(), Insp
     }
     let outline = Outline::read(bytes).map_err(|what| InspectError::NotComponent { path: path.to_owned(), what })?;
     if !outline.exports.iter().any(|export| is_of(export, stage.interface())) {
+        let is_other = |export: &&String| export.split('@').next() == Some(stage.interface());
+        if let Some(found) = outline.exports.iter().find(is_other) {
+            return Err(InspectError::WrongVersion { path: path.to_owned(), found: found.clone() });
+        }
         return Err(InspectError::WrongExport {
             path: path.to_owned(),
             stage,
@@ -371,6 +381,15 @@ mod tests {
         check(b"", "is not a WASM component");
         check(b"\0asm\x01\0\0\0", "it is a core module: build it for wasm32-wasip2");
         check(b"\0asm\x0d\0\x01\0", "does not export `posthaste:validator/validator@0.1.0`");
+        // A file of a contract to come: its interface is known, its version is not.
+        let mut newer = include_bytes!("../../../tests/vectors/components/validator-0.1.0.wasm").to_vec();
+        let name = b"posthaste:validator/validator@0.1.0";
+        for at in 0..newer.len() - name.len() {
+            if newer[at..].starts_with(name) {
+                newer[at + name.len() - 3] = b'2';
+            }
+        }
+        check(&newer, "exports `posthaste:validator/validator@0.2.0`, and this host serves version 0.1 of that");
         let missing = Path::new("/nonexistent/validator.wasm");
         assert!(read(missing, Stage::Signer).unwrap_err().to_string().contains("cannot be read"));
     }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use contract::{Header, StageError, TransformerInput, ValidatorInput};
+use contract::{Header, StageError, TransformerInput, ValidatorInput, Wants};
 use pipeline::Stages as _;
 
 use super::pushed_tests::{Field, refusal, saying};
@@ -251,4 +251,37 @@ async fn what_a_transformer_made_is_checked_before_the_next_one_gets_it() {
     assert_eq!(transform("keep break").await.unwrap().message, None, "the message passes unchanged");
     let told = notices.try_recv();
     assert!(matches!(&told, Ok(Notice::FellBack { place, .. }) if *place == second), "{told:?}");
+}
+
+/// Subject and text of a message, as the validators of a request see it after they said what they want.
+async fn seen(field: &Field) -> Result<Wants, StageError> {
+    let stages = field.edge.stages("acme");
+    let wants = stages.describe_validator().await?;
+    let mut input = ValidatorInput { text: wants.text.then(|| "Hello".to_owned()), ..subject("expect little") };
+    input.attributes = told("expect text").attributes;
+    stages.validate(input).await?;
+    drop(field.edge.inner.shadows.acquire_many(u32::try_from(SHADOWS).unwrap()).await.unwrap());
+    Ok(wants)
+}
+
+/// `guest_stage` asks for the text, `misbehave` for nothing.
+#[tokio::test]
+async fn each_validator_is_shown_what_it_asked_for() {
+    let field = Field::new(&Setup::new()).await;
+    push(&field, 1, bytes("guest_stage").to_vec()).await;
+    push(&field, 2, bytes("misbehave").to_vec()).await;
+    assert!(seen(&field).await.unwrap().text);
+    // The same beside an active one that asked for nothing.
+    let second = Place::new(Stage::Validator, 2).unwrap();
+    field.registry.remove("acme", second).await.unwrap();
+    push(&field, 1, bytes("misbehave").to_vec()).await;
+    field.try_push_at(1, bytes("guest_stage"), VersionState::Shadow).await.unwrap();
+    let counted = async || {
+        let view = field.registry.stages("acme").into_iter().find(|view| view.stage == Stage::Validator).unwrap();
+        view.shadow.unwrap().counted
+    };
+    assert!(!seen(&field).await.unwrap().text, "no message waits for a shadow to be asked");
+    assert_eq!(counted().await, [0, 0, 0, 1], "it could not see what it wants to");
+    assert!(seen(&field).await.unwrap().text);
+    assert_eq!(counted().await, [1, 0, 0, 1]);
 }

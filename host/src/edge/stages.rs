@@ -4,8 +4,8 @@
 //! a canary answers it.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use contract::{
@@ -41,6 +41,8 @@ pub struct TenantStages {
     set: Arc<Set>,
     /// By stage: whether a canary answers.
     is_tried: [bool; 5],
+    /// What its validators were found to want of the message. Kept where a shadow stands beside them.
+    wanted: Option<Arc<OnceLock<Wants>>>,
 }
 
 /// A call under way.
@@ -61,7 +63,8 @@ impl TenantStages {
         let draw = rand::random_range(0..100);
         // Asked once: a canary that ends meanwhile answers this request to its end.
         let is_tried = set.plans.each_ref().map(|plan| plan.is_tried(draw));
-        TenantStages { edge, tenant, set, is_tried }
+        let wanted = set.plan(Stage::Validator).shadow.as_ref().map(|_| Arc::default());
+        TenantStages { edge, tenant, set, is_tried, wanted }
     }
 
     /// The components that get this request's calls of a stage, in order.
@@ -180,6 +183,9 @@ impl TenantStages {
             Some(grants) => Outbound::granted(&self.tenant, grants),
             None => Outbound::none(&self.tenant),
         };
+        // Others of this request may have asked for more.
+        let narrowed = seat.wants.get().and_then(|wants| call.narrowed(wants));
+        let call = narrowed.as_ref().unwrap_or(call);
         let asked = self.run(&compiled, idle, outbound, bounds, meter, call).await;
         let asked = asked.map(|(answer, instance)| {
             self.edge.shelf.put(key, instance);
@@ -281,10 +287,33 @@ impl TenantStages {
     async fn ask_shadow<C: Call>(&self, shadow: &Shadow, call: &C) -> Result<Result<C::Answer, StageError>, Failure> {
         let compiled =
             shadow.slot.ready(&self.edge.library.loader).await.map_err(|why| Failure::Ours(why.to_string()))?;
+        if !C::IS_DESCRIBED {
+            return self.run_shadow(&compiled, call).await;
+        }
+        let wants = match shadow.wants.get() {
+            Some(known) => known.clone(),
+            None => match self.run_shadow(&compiled, &Describe).await? {
+                Ok(wants) => shadow.wants.get_or_init(async || wants).await.clone(),
+                Err(error) => return Ok(Err(error)),
+            },
+        };
+        // It is not waited for where the message is read, so it has not seen the first as it wanted to.
+        let wanted = self.wanted.as_ref().and_then(|wanted| wanted.get());
+        if wanted.is_some_and(|wanted| union(wanted, &wants) != *wanted) {
+            return Err(Failure::Ours("what it wants to see was not known yet".to_owned()));
+        }
+        self.run_shadow(&compiled, call.narrowed(&wants).as_ref().unwrap_or(call)).await
+    }
+
+    async fn run_shadow<C: Call>(
+        &self,
+        compiled: &Compiled,
+        call: &C,
+    ) -> Result<Result<C::Answer, StageError>, Failure> {
         // A shadow reaches nobody, whatever its stage may: what it does must not be seen.
         let outbound = || Outbound::none(&self.tenant);
         let meter = self.set.shadow_meter.as_deref();
-        self.run(&compiled, None, outbound, &self.set.bounds, meter, call).await.map(|(answer, _)| answer)
+        self.run(compiled, None, outbound, &self.set.bounds, meter, call).await.map(|(answer, _)| answer)
     }
 
     /// What a component of the validator's wants to see. Asked once for each; a failure is not remembered, nor is what
@@ -320,6 +349,11 @@ fn shadow_of<'a>(plan: &'a Plan, seat: &Seat, is_tried: bool) -> Option<&'a Arc<
     is_beside.then_some(shadow)
 }
 
+/// What one of two wants to see.
+fn union(one: &Wants, other: &Wants) -> Wants {
+    Wants { text: one.text | other.text, html: one.html | other.html, raw: one.raw | other.raw }
+}
+
 /// The refusal of a message whose stage failed, where the tenant wants that.
 fn rejection(stage: Stage) -> Finding {
     Finding {
@@ -349,13 +383,16 @@ impl pipeline::Stages for TenantStages {
         self.ask_one(input).await
     }
 
-    /// What any of its validators wants to see.
+    /// What any of its validators wants to see; each is shown what it asked for.
     async fn describe_validator(&self) -> Result<Wants, StageError> {
         let plan = self.set.plan(Stage::Validator);
         let mut all = Wants::default();
         for seat in self.seats(Stage::Validator) {
-            let Wants { text, html, raw } = self.wants(plan, seat).await?;
-            all = Wants { text: all.text | text, html: all.html | html, raw: all.raw | raw };
+            all = union(&all, &self.wants(plan, seat).await?);
+        }
+        if let (Some(wanted), Some((shadow, _))) = (&self.wanted, &plan.shadow) {
+            all = union(&all, shadow.wants.get().unwrap_or(&Wants::default()));
+            let _ = wanted.set(all.clone());
         }
         Ok(all)
     }

@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use contract::Wants;
+use tokio::sync::OnceCell;
+
 use super::place::Place;
 use super::slot::Slot;
 
@@ -143,6 +146,8 @@ pub struct Shadow {
     pub version: u32,
     pub slot: Arc<Slot>,
     pub counts: ShadowCounts,
+    /// What a validator wants to see; asked when it is first called.
+    pub wants: OnceCell<Wants>,
 }
 
 /// What came of the calls of a shadow.
@@ -151,13 +156,13 @@ pub struct ShadowCounts {
     pub same: AtomicU64,
     pub different: AtomicU64,
     pub failed: AtomicU64,
-    /// Not made, because as many as may be were under way.
+    /// Not made: as many as may be were under way, or what it wants to see was not known yet.
     pub skipped: AtomicU64,
 }
 
 impl Shadow {
     pub fn new(place: Place, version: u32, slot: Arc<Slot>) -> Shadow {
-        Shadow { place, version, slot, counts: ShadowCounts::default() }
+        Shadow { place, version, slot, counts: ShadowCounts::default(), wants: OnceCell::new() }
     }
 }
 

@@ -45,6 +45,10 @@ impl Guest for Misbehave {
             }
             // More than any host should take for an answer.
             "nonsense" => Ok(Acceptance { warnings: vec!["nonsense".repeat(1 << 20); 4], ..Acceptance::default() }),
+            // It asked for none of them.
+            "expect little" if input.text.is_some() || input.html.is_some() || input.raw.is_some() => {
+                Err(StageError::Unavailable("it was shown what it did not ask for".to_owned()))
+            }
             "unavailable" => Err(StageError::Unavailable("asked to be unavailable".to_owned())),
             _ => Ok(Acceptance::default()),
         }

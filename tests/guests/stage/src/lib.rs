@@ -45,6 +45,8 @@ impl Guest for Stage {
             }
             "allocate" => allocate(),
             "sleep" => std::thread::sleep(Duration::from_secs(3600)),
+            "expect text" if input.text.is_none() => return Err(StageError::Unavailable("it saw no text".to_owned())),
+            "expect text" => return answer(Vec::new()),
             "write" => (0..10_000).for_each(|line| eprintln!("line {line} of a talkative component")),
             "grow" => drop(std::hint::black_box(vec![1_u8; 16 << 20])),
             "refuse" => return Err(StageError::Refused(finding("told to refuse"))),
