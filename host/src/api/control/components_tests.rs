@@ -69,7 +69,10 @@ async fn what_is_wrong_is_named() {
     check(put(&control, &format!("{path}?canary=5&shadow=true"), b"").await, (422, "leave out one of the two"));
     check(put(&control, &format!("{path}?colour=red"), b"").await, (422, "unknown parameter `colour`"));
     check(put(&control, "tenants/acme/components/sorter", b"").await, (422, "`sorter` is no stage"));
-    check(put(&control, "tenants/Acme/components/signer", b"").await, (404, "there is no tenant `Acme`"));
+    check(
+        put(&control, "tenants/Acme/components/signer", b"").await,
+        (404, "there is no tenant `Acme`: `posthaste tenant list`"),
+    );
     let fetch = json!({ "url": "https://x.test/a.wasm", "sha256": "00" });
     check(ask(&control, Method::PUT, path, fetch).await, (422, "no host runs that could fetch it"));
     let wrong = json!({ "http_hosts": ["https://x.test/"] });
