@@ -511,7 +511,7 @@ impl Web<'_> {
     fn server(&self, inbox: Option<Arc<Inbox>>, control: Option<Arc<Control>>) -> Arc<HttpServer> {
         let (store, pressure) = (self.store.clone(), self.pressure.clone());
         let obstacles = move || {
-            let failure = store.failure().map(|why| format!("the store takes nothing: {why}"));
+            let failure = store.obstacle();
             // New mail is told to come later then: a balancer may as well send it elsewhere.
             failure.into_iter().chain(pressure.reason()).collect()
         };
