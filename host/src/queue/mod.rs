@@ -17,6 +17,7 @@ mod pace;
 pub mod policy;
 mod scheduler;
 mod sites;
+mod starved;
 
 #[cfg(test)]
 mod tests;
