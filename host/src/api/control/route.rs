@@ -391,7 +391,10 @@ pub(super) fn tenant_name(name: &str) -> Result<TenantId, Problem> {
 /// The same words whether it is missing or another's: what a caller may not touch is not there for it.
 pub(super) fn no_tenant(name: &str) -> Problem {
     let name: String = name.chars().take(SHOWN_CHARS).collect();
-    Problem::missing(format!("there is no tenant `{}`", name.escape_debug()))
+    Problem::missing(format!(
+        "there is no tenant `{}`: `posthaste tenant list`, or GET /control/v1/tenants, names those there are",
+        name.escape_debug()
+    ))
 }
 
 /// A JSON answer.

@@ -291,3 +291,21 @@ async fn whoever_looks_after_the_wal_lets_go_of_no_lock() {
         assert!(locks.contains(&format!(":{inode} ")), "nothing of {name} is locked:\n{locks}");
     }
 }
+
+/// The system tells of a page that it could not write once: whoever syncs next would hear that all is well.
+#[tokio::test]
+async fn where_the_wal_cannot_be_synced_before_its_pages_move_nothing_is_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Embedded::open_with(folder.path(), still(), Arc::new(NoFaults)).unwrap();
+    accept(&store, message(1, 0, 1)).await.unwrap();
+    let faults = At::new(Point::Moving, folder.path().to_owned(), None);
+    let connection = schema::open_again(&store.shared.layout.main).unwrap();
+    assert!(checkpointing::checkpoint(&connection, &store.shared, &faults).is_some());
+    faults.arm();
+    assert_eq!(checkpointing::checkpoint(&connection, &store.shared, &faults), None);
+    let why = store.failure().unwrap();
+    assert!(why.contains("moving pages out of the WAL"), "{why}");
+    assert!(accept(&store, message(2, 0, 1)).await.is_err());
+    drop((connection, store));
+    assert_eq!(places(&open(folder.path()).lease(at(0), 9).await.unwrap()), [(1, vec![0])]);
+}
