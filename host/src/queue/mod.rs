@@ -20,6 +20,7 @@ pub mod policy;
 mod scheduler;
 mod sites;
 mod starved;
+mod turns;
 
 #[cfg(test)]
 mod tests;

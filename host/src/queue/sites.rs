@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::Site;
 use super::pace::Pace;
 use super::starved::{Held, Opening, Spot, Starved, Wants};
+use super::turns::Turns;
 use crate::store::{BodyRef, LeasedRecipient};
 
 /// Recipients of one transaction: the least that every server must take (RFC 5321 s4.5.3.1.8).
@@ -44,9 +45,6 @@ const PUT_OFF: usize = 1000;
 
 /// Recipients of a stream that may wait for a site however many others do.
 const LEAST: usize = 16;
-
-/// Turns of transactional lanes behind which a broadcast lane has one.
-const TURNS_BEFORE_BROADCAST: u32 = 7;
 
 /// How many connections there may be, and how many recipients may wait for all sites.
 #[derive(Clone, Copy, Debug)]
@@ -579,37 +577,6 @@ impl Waiting {
         self.turns = Turns::default();
         (self.recipients, self.broadcast_recipients) = (0, 0);
         self.items.drain().map(|(_, item)| item).collect()
-    }
-}
-
-/// Lanes in turn: transactional ones first, broadcast ones at every eighth turn.
-#[derive(Default)]
-struct Turns {
-    transactional: VecDeque<Lane>,
-    broadcast: VecDeque<Lane>,
-    since_broadcast: u32,
-}
-
-impl Turns {
-    fn push(&mut self, lane: Lane) {
-        match lane.2 {
-            Stream::Transactional => self.transactional.push_back(lane),
-            Stream::Broadcast => self.broadcast.push_back(lane),
-        }
-    }
-
-    /// The lane whose turn it is, or will be soon.
-    fn next(&self) -> Option<&Lane> {
-        self.transactional.front().or_else(|| self.broadcast.front())
-    }
-
-    fn pop(&mut self) -> Option<Lane> {
-        let is_broadcasts_turn = self.since_broadcast >= TURNS_BEFORE_BROADCAST;
-        let first = if is_broadcasts_turn { self.broadcast.pop_front() } else { None };
-        let lane = first.or_else(|| self.transactional.pop_front()).or_else(|| self.broadcast.pop_front())?;
-        let has_waited = lane.2 == Stream::Transactional && !self.broadcast.is_empty();
-        self.since_broadcast = if has_waited { self.since_broadcast + 1 } else { 0 };
-        Some(lane)
     }
 }
 

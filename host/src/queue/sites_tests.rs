@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::TlsPolicy;
+use crate::queue::turns::TURNS_BEFORE_BROADCAST;
 use crate::route::Plan;
 use mail::outcome::Phase;
 use mail::{Address, EnhancedCode, Verdict};
