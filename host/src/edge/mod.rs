@@ -50,6 +50,8 @@ use bytes::Bytes;
 use contract::{Identity, KeyError, ShaperInput};
 use delivery_client::wire::{DELIVERY_TOKEN_HEADER, NOTIFY_PATH, NotifyAnswer, SEAM_HEADER, SEAM_VERSION};
 use http::{Request, Response, header};
+use jiff::Timestamp;
+use serde_json::json;
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
@@ -71,6 +73,7 @@ use crate::config::{ComponentFiles, Limits, StageLimits, Tenant};
 use crate::event::notifier;
 use crate::keyring::Keyring;
 use crate::sizes::Sizes;
+use crate::store::Audited;
 use crate::web::{Limits as WebLimits, Web};
 use component::Pre;
 use instance::{Room, Shelf};
@@ -185,6 +188,17 @@ pub enum Notice {
     CanaryOver { tenant: String, place: Place, version: u32, digest: String, why: String },
     /// A component failed, and the built-in one answered instead.
     FellBack { tenant: String, place: Place, digest: String, why: String },
+}
+
+impl Notice {
+    /// What the host changes by itself because of it, for the audit log.
+    fn audited(&self, now: Timestamp) -> Option<Audited> {
+        let Notice::CanaryOver { tenant, place, version, digest, why } = self else { return None };
+        let before = json!({ "version": version, "digest": digest, "state": "canary" });
+        let after = json!({ "version": version, "digest": digest, "state": "rolled_back", "note": why });
+        let what = format!("components/{place}: version {version} rolled back");
+        Some(Audited::by_host(Some(tenant), &what, before, after, now))
+    }
 }
 
 impl Inner {

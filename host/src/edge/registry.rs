@@ -183,7 +183,10 @@ impl Registry {
             }
             let place = place.to_string();
             let state = VersionState::RolledBack;
-            let done = self.store.place_component(tenant, &place, *version, state, Some(why.clone())).await;
+            let mut done = self.store.place_component(tenant, &place, *version, state, Some(why.clone())).await;
+            if let Some(entry) = notice.audited(Timestamp::now()).filter(|_| done.is_ok()) {
+                done = self.store.audit(entry).await;
+            }
             let done = match done {
                 Ok(()) => self.refresh(tenant).await,
                 failed => failed,

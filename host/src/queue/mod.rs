@@ -19,6 +19,8 @@ mod pace;
 pub mod policy;
 mod scheduler;
 mod sites;
+mod starved;
+mod turns;
 
 #[cfg(test)]
 mod tests;
