@@ -192,6 +192,7 @@ impl Domains {
             })
             .collect();
         let (steps, removed) = self.key_steps(&domain, &verdicts, now).await?;
+        let audit = rotation::audited(&domain, &steps, &removed, now);
         for (id, _, to) in &steps {
             if let Some(key) = domain.keys.iter_mut().find(|key| key.id == *id) {
                 key.state = *to;
@@ -211,6 +212,7 @@ impl Domains {
             found: Some(found),
             check_at: Some(check_at),
             event,
+            audit,
             ..DomainChange::default()
         };
         let gone = domain.keys.iter().filter(|key| key.state == KeyState::Retired);

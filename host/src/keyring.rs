@@ -19,6 +19,7 @@ use contract::{Identity, KeyError};
 use jiff::Timestamp;
 use mail::Domain;
 use mail::dkim::Algorithm;
+use serde_json::{Value, json};
 use tokio::sync::{MutexGuard, RwLock, RwLockReadGuard};
 use uuid::Uuid;
 
@@ -30,7 +31,7 @@ pub use master::{MASTER_KEY_FILE, MASTER_KEY_VARIABLE, MasterKey, MasterKeyError
 pub use master_keys::{MasterKeys, NEXT_SUFFIX, PREVIOUS_KEY_VARIABLE, Resealed, RotationError, Source};
 pub use pair::verifies;
 
-use crate::store::{Directory, DkimKey, KeyState, SendingDomain, StoreError, Vault};
+use crate::store::{Audited, Directory, DkimKey, KeyState, SendingDomain, StoreError, Vault};
 use cache::Cache;
 use master_keys::Step;
 use pair::KeyPair;
@@ -182,12 +183,24 @@ impl Keyring {
     pub async fn resume_rotation(&self, vault: &dyn Vault) {
         match self.finish_rotation(vault).await {
             Ok(None) => {}
-            Ok(Some(done)) => tracing::info!(
-                secrets = done.secrets,
-                resealed = done.resealed,
-                unreadable = ?done.unreadable,
-                "every secret that can be opened is sealed with the present master key: {PREVIOUS_KEY_VARIABLE} is needed no more"
-            ),
+            Ok(Some(done)) => {
+                tracing::info!(
+                    secrets = done.secrets,
+                    resealed = done.resealed,
+                    unreadable = ?done.unreadable,
+                    "every secret that can be opened is sealed with the present master key: {PREVIOUS_KEY_VARIABLE} is needed no more"
+                );
+                // With the variable set and nothing left to seal nothing has changed.
+                if done.resealed == 0 && !matches!(self.master.source(), Source::File(_)) {
+                    return;
+                }
+                let after = json!({ "secrets": done.secrets, "resealed": done.resealed });
+                let what = "master-key: an exchange was finished";
+                let entry = Audited::by_host(None, what, Value::Null, after, Timestamp::now());
+                if let Err(error) = vault.audit(entry).await {
+                    tracing::error!(%error, "the exchange of the master key could not be written to the audit log");
+                }
+            }
             Err(error) => {
                 tracing::error!(%error, "the exchange of the master key is not finished: the old key is still needed");
             }

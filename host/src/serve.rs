@@ -33,7 +33,7 @@ use crate::config::Config;
 use crate::deliver::switch::Switch;
 use crate::deliver::{CourierError, SmtpCourier};
 use crate::domains::Domains;
-use crate::edge::{BuiltIn, Edge, EdgeError, Registry, Settings, Ways};
+use crate::edge::{BuiltIn, Edge, EdgeError, Frame, Registry, Settings, Ways};
 use crate::event::Telling;
 use crate::inbox::{Capture, Inbox, curl_line};
 use crate::keyring::{Keyring, MasterKeyError, MasterKeys};
@@ -181,7 +181,8 @@ pub async fn open_control(config: &Config) -> Result<Arc<Control>, StartError> {
     let opened = blocking(config, |config| Opened::new(config, Purpose::Command)).await?;
     opened.keyring.resume_rotation(&*opened.store).await;
     learn_tenants(config, &opened).await.map_err(StartError::Key)?;
-    let registry = Arc::new(Registry::of_store(opened.store.clone()));
+    let frame = Frame::new(&config.stages, config.limits.message_bytes);
+    let registry = Arc::new(Registry::of_store(opened.store.clone(), frame));
     Ok(opened.control(config, registry, None, Vec::new(), Vec::new(), None))
 }
 
@@ -510,7 +511,7 @@ impl Web<'_> {
     fn server(&self, inbox: Option<Arc<Inbox>>, control: Option<Arc<Control>>) -> Arc<HttpServer> {
         let (store, pressure) = (self.store.clone(), self.pressure.clone());
         let obstacles = move || {
-            let failure = store.failure().map(|why| format!("the store takes nothing: {why}"));
+            let failure = store.obstacle();
             // New mail is told to come later then: a balancer may as well send it elsewhere.
             failure.into_iter().chain(pressure.reason()).collect()
         };

@@ -436,6 +436,61 @@ mod tests {
         usage.take(&quotas, 10, NOW_S + 86_400).expect("a clock that was a year ahead binds nobody");
     }
 
+    /// By the test's clock: each quota refuses what it has no room for until its window ends, and all but that of a second
+    /// are told of before.
+    #[tokio::test]
+    async fn each_quota_warns_refuses_and_comes_back() {
+        let five = Some(5);
+        for (span, quotas, end) in [
+            (Span::Second, Quotas { second: five, ..Quotas::default() }, "2026-11-22T10:00:01Z"),
+            (Span::Hour, Quotas { hour: five, ..Quotas::default() }, "2026-11-22T11:00:00Z"),
+            (Span::Day, Quotas { day: five, ..Quotas::default() }, "2026-11-23T00:00:00Z"),
+            (Span::Month, Quotas { month: five, ..Quotas::default() }, "2026-12-01T00:00:00Z"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Embedded::open(folder.path(), Options { reserve_bytes: 0, ..Options::default() }).unwrap();
+            let now = Timestamp::from_second(NOW_S).unwrap();
+            store.add_tenant("acme", TenantTerms { quotas, ..TenantTerms::default() }, now).await.unwrap();
+            let tenancy = Tenancy::new(store.clone());
+            let acme = tenancy.of("acme").await.unwrap();
+            let admit = async |recipients, at| tenancy.admit("acme", &acme, 1, recipients, at).await;
+            let warnings = async || {
+                store.move_events().await;
+                let filter = crate::store::EventFilter {
+                    tenant: "acme".to_owned(),
+                    kinds: Some(vec![TenantEventKind::QuotaWarning.into()]),
+                    message: None,
+                    stream: None,
+                    from: None,
+                    to: None,
+                    after: None,
+                    oldest_first: true,
+                };
+                crate::store::Webhooks::tenant_events(&*store, filter, 9).await.unwrap().0
+            };
+            let end: Timestamp = end.parse().unwrap();
+            let last = end - jiff::SignedDuration::from_secs(1);
+            admit(3, now).await.unwrap();
+            assert_eq!(warnings().await.len(), 0, "{span:?}: three of five");
+            admit(1, now).await.unwrap();
+            let told = warnings().await;
+            assert_eq!(told.len(), usize::from(span != Span::Second), "{span:?}: four of five, before it is over");
+            for event in told {
+                let crate::store::AnyEvent::Tenant(event) = event else { panic!("a tenant's") };
+                let said = |name: &str| event.event.data[name].clone();
+                let expect = (json!(span.name()), json!(5), json!(4), json!(end.to_string()));
+                assert_eq!((said("period"), said("limit"), said("used"), said("resets_at")), expect);
+            }
+            admit(1, now).await.unwrap();
+            for at in [now, last] {
+                let spent = Denial::Spent { span: span.name(), limit: 5, resets_at: end };
+                assert_eq!(admit(1, at).await, Err(spent), "{span:?} at {at}");
+            }
+            admit(5, end).await.unwrap();
+            assert!(admit(1, end).await.is_err());
+        }
+    }
+
     #[tokio::test]
     async fn what_was_taken_survives_a_restart() {
         let folder = tempfile::tempdir().unwrap();

@@ -169,6 +169,8 @@ fn tenants_and_keys_are_made_changed_and_taken_away() {
     assert_eq!(looks("an-old-password-of-16+"), 200);
     let audit = setup.command(&["audit", "list", "--tenant", "acme"]).unwrap();
     assert!(lines(&audit, "/rotate") == 1 && lines(&audit, "POST /control/v1/keys") >= 2, "{audit}");
+    let document: Value = serde_json::from_str(&setup.command(&["openapi"]).unwrap()).unwrap();
+    assert!(document["openapi"] == "3.1.0" && document["paths"]["/control/v1/audit"].is_object(), "{document}");
     setup.command(&["tenant", "delete", "acme"]).unwrap();
     assert_eq!(looks(&rotated), 403);
     assert_eq!(lines(&setup.command(&["tenant", "list"]).unwrap(), "acme"), 0);

@@ -7,6 +7,7 @@ mod commands;
 mod components;
 mod disk;
 mod domains;
+mod limits;
 mod memory;
 mod misbehaviour;
 mod operator;

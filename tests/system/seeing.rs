@@ -253,6 +253,7 @@ fn spans_reach_the_collector() {
     setup.command(&["domain", "add", "src.test"]).unwrap();
     let product = setup.start().unwrap();
     let id = submit(&product);
+    assert_eq!(http::get(product.http, "/healthz", &[]).unwrap().status, 200);
     until("it is delivered", || if mx.messages().len() == 1 { Ok(()) } else { Err("none".to_owned()) });
     // What waits is sent at the end.
     product.stop().unwrap();
@@ -273,6 +274,8 @@ fn spans_reach_the_collector() {
     let named = |name: &str| spans.iter().find(|(found, ..)| found == name).unwrap_or_else(|| panic!("{spans:?}"));
     let (_, connection, values) = named("connection");
     assert!(values.contains("127.0.0.1"), "{values}");
+    let connections = spans.iter().filter(|(name, ..)| name == "connection").count();
+    assert!(connections >= 2, "one by SMTP and one by HTTP: {spans:?}");
     let ((_, message, about), (_, attempt, result)) = (named("message"), named("attempt"));
     assert!(about.contains(&id) && result.contains(&id) && result.contains("Delivered"), "{about} {result}");
     assert!(message.len() == 16 && message == attempt && message != connection, "one trace for one message");

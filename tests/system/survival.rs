@@ -120,14 +120,20 @@ fn nothing_acknowledged_is_lost() {
     assert!(twice.is_empty(), "accepted twice: {twice:?}");
     let pairs = arrivals.iter().flat_map(|(number, at)| at.windows(2).map(move |pair| (number, pair[0], pair[1])));
     let duplicates: Vec<_> = pairs.collect();
+    let log = host.log();
     for (number, first, again) in &duplicates {
+        // A line follows what is recorded: what has one before a kill is over, and has no second one.
+        let recorded = delivered(&log, **number);
+        assert!(recorded < 2, "message {number} was recorded as delivered, and went again:\n{log}");
         // The first was under way when the host was killed, and the next one tried again.
         let kill = killed.iter().position(|received| *first < received.end && *again >= received.start);
         let Some(kill) = kill else {
             panic!("message {number} came twice, as {first} and {again}, and no kill explains it")
         };
-        eprintln!("message {number} came twice: kill {} came between", kill + 1);
+        eprintln!("message {number} came twice: kill {} came before the first was recorded", kill + 1);
     }
+    let told = acknowledged.iter().filter(|number| delivered(&log, **number) > 0).count();
+    assert!(told * 2 > acknowledged.len(), "the log tells of {told} deliveries only");
     eprintln!(
         "{kills} kills: {} acknowledged, 0 lost, {} delivered twice, each with a kill between (seed {})",
         acknowledged.len(),
@@ -135,6 +141,12 @@ fn nothing_acknowledged_is_lost() {
         lives.seed
     );
     drop(host);
+}
+
+/// How often the mail log says that a message was delivered.
+fn delivered(log: &str, number: u64) -> usize {
+    let recipient = format!(" rcpt=r{number}@dst.test ");
+    log.lines().filter(|line| line.contains("event=\"email.delivered\"") && line.contains(&recipient)).count()
 }
 
 /// Starts and kills the host; leaves it running at last. For each kill, what had been received when it came, and when the

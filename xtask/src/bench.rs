@@ -9,7 +9,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let Some((name, rest)) = arguments.split_first() else {
         bail!(
             "usage: cargo xtask bench components|edge|events\n\
-             cargo xtask bench relay [--vs postfix,haraka] [--messages N] [--rounds N] [--sessions N,N] [--latency SECONDS]\n\
+             cargo xtask bench relay [--vs postfix,haraka] [--messages N] [--rounds N] [--sessions N,N] [--latency SECONDS] [--folder DIR]\n\
              cargo xtask bench backlog [--queued N] [--messages N]\n\
              cargo xtask bench idle [--tls] [--connections N]\n\
              cargo xtask bench pipeline [--components DIR]\n\

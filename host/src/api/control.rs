@@ -69,7 +69,9 @@ const FAMILIES: &[fn() -> Vec<Route>] = &[
     master_key::routes,
 ];
 
-static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| FAMILIES.iter().flat_map(|family| family()).collect());
+/// What the table has: matching, permission and the document come from it.
+pub(crate) static ROUTES: LazyLock<Vec<Route>> =
+    LazyLock::new(|| FAMILIES.iter().flat_map(|family| family()).collect());
 
 /// What a list route answers.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]

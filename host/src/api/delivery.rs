@@ -5,7 +5,6 @@
 //! again, and a signature is verified. `POST messages` reaches the commit point; its answer says for each message whether
 //! it is durable.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,7 +18,7 @@ use mail::{Address, Stream, header, message};
 use pipeline::attributes::RESERVED;
 use uuid::Uuid;
 
-use super::control::audit;
+use super::control::audit::{self, Change};
 use super::credential::{self, Tokens};
 use super::fault::{fault, json, unavailable};
 use super::refused::{Refused, check_stream, denied, left_out, refused, wrong};
@@ -30,7 +29,7 @@ use crate::edge::{Answer, Components, Edge};
 use crate::keyring::Keyring;
 use crate::signed::{self, SignedFault};
 use crate::sizes::Sizes;
-use crate::store::{Accepted, ApiKey, DeliveryToken, Directory, Idempotency, NewMessage, Scope, StoreError};
+use crate::store::{Accepted, DeliveryToken, Directory, Idempotency, NewMessage, Scope, StoreError};
 use crate::tenancy::Place;
 
 /// Where all routes of this API begin.
@@ -108,13 +107,6 @@ impl Caller<'_> {
     }
 }
 
-/// What a tenant's key changes through the sending API.
-pub struct Change {
-    key: ApiKey,
-    peer: Option<IpAddr>,
-    what: String,
-}
-
 /// Answers `/delivery/v1/`.
 pub struct Delivery {
     directory: Arc<dyn Directory>,
@@ -167,13 +159,12 @@ impl Delivery {
         if !standing.is_from(peer) {
             return Err(credential::out_of_network(peer));
         }
-        let what = || format!("{} {}", request.method(), request.uri().path());
-        Ok((scope == Scope::Manage).then(|| Change { key: found, peer, what: what() }))
+        Ok((scope == Scope::Manage).then(|| Change::new(found, peer, request)))
     }
 
-    /// Writes a change down.
-    pub async fn audit(&self, Change { key, peer, what }: Change) {
-        audit::write_change(self.intake.tenancy().rows(), &key.tenant, &key.id, peer, what).await;
+    /// Writes down a change and what was answered to it.
+    pub async fn audit(&self, change: Change, answer: &Bytes) {
+        audit::write_change(self.intake.tenancy().rows(), change, answer).await;
     }
 
     async fn auth(&self, request: &Request<Bytes>, caller: Caller<'_>, now: Timestamp) -> Answer {

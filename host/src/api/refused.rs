@@ -115,3 +115,36 @@ impl From<Refused> for MessageAnswer {
         MessageAnswer::Refused { status: status.as_u16(), name: name.to_owned(), text, retry_after_s }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever quota it is, the answer says that it is over for now, and until when.
+    #[test]
+    fn every_quota_has_its_answer() {
+        let now = Timestamp::now();
+        for (span, name) in [
+            ("second", "rate_limit_exceeded"),
+            ("hour", "rate_limit_exceeded"),
+            ("day", "daily_quota_exceeded"),
+            ("month", "monthly_quota_exceeded"),
+        ] {
+            let resets_at = now + jiff::SignedDuration::from_secs(500);
+            let refused = denied(&Denial::Spent { span, limit: 5, resets_at });
+            assert_eq!((refused.status.as_u16(), refused.name), (429, name));
+            assert!(refused.text.contains(&format!("it resets at {resets_at}")), "{}", refused.text);
+            let response = refused.into_response();
+            let seconds = response.headers().get(http_header::RETRY_AFTER).and_then(|it| it.to_str().ok());
+            let seconds: Option<u64> = seconds.and_then(|it| it.parse().ok());
+            assert!(seconds.is_some_and(|seconds| (400..=500).contains(&seconds)), "{span}: {seconds:?}");
+        }
+    }
+
+    /// Nobody is told to come at once, whatever the time is.
+    #[test]
+    fn a_window_that_has_just_ended_is_waited_for_a_second() {
+        let refused = denied(&Denial::Spent { span: "second", limit: 5, resets_at: Timestamp::now() });
+        assert_eq!(refused.retry_after_s, Some(1));
+    }
+}

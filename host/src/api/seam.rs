@@ -62,7 +62,7 @@ impl Backend for Seam {
         };
         let answer = self.answer_beyond(request).await;
         if let Some(change) = change.filter(|_| answer.response.status().is_success()) {
-            self.delivery.audit(change).await;
+            self.delivery.audit(change, answer.response.body()).await;
         }
         answer
     }

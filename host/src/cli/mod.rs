@@ -87,6 +87,9 @@ enum Verb {
     /// Tenants.
     #[command(subcommand)]
     Tenant(tenants::Tenant),
+    /// Print the OpenAPI document of the control API.
+    #[command(name = "openapi")]
+    OpenApi(Target),
     /// Who changed what.
     #[command(subcommand)]
     Audit(tenants::Audit),
@@ -184,6 +187,7 @@ pub fn run() -> ExitCode {
             Verb::Backup(backup) => backup.run().await,
             Verb::Events(events) => events.run().await,
             Verb::Tenant(tenant) => tenant.run().await,
+            Verb::OpenApi(target) => status::openapi(&target).await,
             Verb::Audit(audit) => audit.run().await,
         }
     });
@@ -229,6 +233,9 @@ fn start_log(telemetry: Option<&Telemetry>) {
         eprintln!("posthaste: no log: {error}");
     }
 }
+
+#[cfg(test)]
+mod coverage_tests;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

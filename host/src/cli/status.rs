@@ -8,6 +8,12 @@ use super::{Failure, Target, say};
 use crate::api::control::status::Status;
 use crate::api::control::vitals::Vitals;
 
+/// Prints the description of the control API, as JSON.
+pub(super) async fn openapi(target: &Target) -> Result<(), Failure> {
+    let document: serde_json::Value = Link::open(target).await?.call(Method::GET, "openapi.json", &()).await?;
+    say(serde_json::to_string_pretty(&document).map_err(|error| Failure::Refused(error.to_string()))?)
+}
+
 /// Prints it; exit code 1 where no host runs.
 pub(super) async fn run(target: &Target) -> Result<(), Failure> {
     let link = Link::open(target).await?;

@@ -207,6 +207,7 @@ fn delivery(
     let sources = sources::named(context, &delivery, sources);
     let [per_site, connections, messages] = ["connections_per_site", "connections", "messages_per_connection"]
         .map(|name| delivery.get(context, name).map(|Count(number)| number));
+    let large_bodies = delivery.get(context, "large_bodies").map(|ByteSize(bytes)| bytes);
     let idle_connection = delivery.get(context, "idle_connection");
     let timeouts = timeouts(context, &delivery);
     Some(Delivery {
@@ -218,6 +219,7 @@ fn delivery(
         report_delay_after: report_delay_after?,
         connections_per_site: per_site?,
         connections: connections?,
+        large_bodies: large_bodies?,
         messages_per_connection: messages?,
         idle_connection: idle_connection?,
         sources,

@@ -138,6 +138,8 @@ pub struct Delivery {
     /// Connections at once to one site, and in all.
     pub connections_per_site: usize,
     pub connections: usize,
+    /// Octets of large bodies that are on their way at once, in all.
+    pub large_bodies: u64,
     pub messages_per_connection: usize,
     /// How long an idle connection waits for another message.
     pub idle_connection: Duration,

@@ -214,6 +214,12 @@ pub const SECTIONS: &[Section] = &[
             key("connections_per_site", COUNT, "10", "Connections at once to one set of MX hosts or one relay."),
             key("connections", COUNT, "500", "Connections out in all."),
             key(
+                "large_bodies",
+                SIZE,
+                "\"512MiB\"",
+                "What the bodies above 64 KiB that are being sent may take of memory, all connections together. Where it is full such mail waits; smaller mail never does.",
+            ),
+            key(
                 "messages_per_connection",
                 COUNT,
                 "100",

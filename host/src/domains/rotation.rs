@@ -4,13 +4,14 @@
 use http::StatusCode;
 use jiff::Timestamp;
 use mail::Domain;
+use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::{Domains, IN_FLIGHT, Look, PUT_OFF};
 use crate::keyring::{KeyFault, SelectorError, Selectors, key_name};
 use crate::published::{RecordStatus, Verdict};
 use crate::queue::policy::later;
-use crate::store::{DkimKey, DomainChange, KeyState, Seen, SendingDomain, StoreError};
+use crate::store::{Audited, DkimKey, DomainChange, KeyState, Seen, SendingDomain, StoreError};
 
 use super::verdict::of;
 
@@ -27,8 +28,10 @@ pub enum DomainFault {
         "a new key of {domain} waits for its record {record}: publish it (`posthaste domain records {domain}` shows it), have it sign at once (`posthaste domain rotate {domain} --now`), or drop it (`posthaste domain remove-key {domain} {selector}`)"
     )]
     Waiting { domain: Domain, record: String, selector: String },
-    #[error("{domain} has this very key already, with the selector {selector}")]
-    Known { domain: Domain, selector: String },
+    #[error(
+        "{domain} has this very key already, with the selector {selector}, and it is {state}: a key has one selector for good; `posthaste domain show {domain}` shows all"
+    )]
+    Known { domain: Domain, selector: String, state: &'static str },
     #[error("{domain} has no key with the selector `{selector}`: `posthaste domain show {domain}` shows all")]
     Missing { domain: Domain, selector: String },
     #[error(
@@ -79,6 +82,21 @@ fn is_done(known: &DkimKey, key: &DkimKey) -> bool {
     known.selector == key.selector && (known.state == KeyState::Active || known.state == key.state)
 }
 
+/// What a look does to keys by itself, for the audit log: which of them, and their states before and after.
+pub(super) fn audited(domain: &SendingDomain, steps: &Steps, removed: &[String], now: Timestamp) -> Option<Audited> {
+    let after = |key: &DkimKey| match steps.iter().find(|(id, ..)| *id == key.id) {
+        Some((.., to)) => Some(to.name()),
+        None => removed.contains(&key.id).then_some("removed"),
+    };
+    let changed = || domain.keys.iter().filter_map(|key| Some((key, after(key)?)));
+    changed().next()?;
+    let told = |key: &DkimKey, state: &str| json!({ "selector": key.selector, "algorithm": key.algorithm.name(), "state": state });
+    let before: Value = changed().map(|(key, _)| told(key, key.state.name())).collect();
+    let after: Value = changed().map(|(key, state)| told(key, state)).collect();
+    let what = format!("domains/{}: keys went on by what is published", domain.domain);
+    Some(Audited::by_host(Some(&domain.tenant), &what, before, after, now))
+}
+
 impl Domains {
     /// Refuses selectors under which a domain's keys could not be published.
     pub fn check_selectors(&self, domain: &Domain, selectors: &Selectors) -> Result<(), DomainFault> {
@@ -121,7 +139,8 @@ impl Domains {
     }
 
     /// Adds a key that somebody brings along: it signs once its record is seen, or at once. Where it is there already under
-    /// its selector, nothing changes: a call may be repeated, and two may be made at once.
+    /// its selector, nothing changes: a call may be repeated, and two may be made at once. One that waits for its record
+    /// signs from now on, where it is to do so at once.
     pub async fn import_key(
         &self,
         domain: &SendingDomain,
@@ -138,18 +157,22 @@ impl Domains {
             return Err(DomainFault::Long(name));
         }
         if let Some(known) = domain.keys.iter().find(|known| known.public == key.public) {
-            return match is_done(known, &key) {
-                true => Ok(domain.clone()),
-                false => Err(DomainFault::Known { domain: domain.domain.clone(), selector: known.selector.clone() }),
+            let (domain_name, selector, state) = (domain.domain.clone(), known.selector.clone(), known.state);
+            return match state {
+                _ if is_done(known, &key) => Ok(domain.clone()),
+                // It waits for its record, and is to sign without.
+                KeyState::Pending if selector == key.selector => {
+                    let mut steps = self.make_way(domain, &key, now).await?;
+                    steps.push((known.id.clone(), state, KeyState::Active));
+                    self.make(domain, DomainChange { steps, ..DomainChange::default() }, now).await
+                }
+                _ => Err(DomainFault::Known { domain: domain_name, selector, state: state.name() }),
             };
         }
         let of_kind = || domain.keys.iter().filter(|known| known.algorithm == key.algorithm);
         let mut change = DomainChange::default();
         if at_once {
-            let until = self.retire_at(&domain.tenant, now).await?;
-            for old in of_kind().filter(|known| known.state == KeyState::Active) {
-                change.steps.push((old.id.clone(), old.state, KeyState::Retiring { since: now, until }));
-            }
+            change.steps = self.make_way(domain, &key, now).await?;
         } else if let Some(waiting) = of_kind().find(|known| known.state == KeyState::Pending) {
             return Err(self.waiting(domain, waiting));
         }
@@ -205,6 +228,13 @@ impl Domains {
             change.removed.push(key.id.clone());
         }
         self.make(domain, change, now).await
+    }
+
+    /// The keys in whose place one signs from now on: they retire.
+    async fn make_way(&self, domain: &SendingDomain, key: &DkimKey, now: Timestamp) -> Result<Steps, StoreError> {
+        let until = self.retire_at(&domain.tenant, now).await?;
+        let old = domain.keys.iter().filter(|old| old.algorithm == key.algorithm && old.state == KeyState::Active);
+        Ok(old.map(|old| (old.id.clone(), old.state, KeyState::Retiring { since: now, until })).collect())
     }
 
     fn waiting(&self, domain: &SendingDomain, key: &DkimKey) -> DomainFault {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod due;
+mod steps;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -238,6 +239,7 @@ async fn new_keys_sign_once_they_are_seen_and_old_records_stay() {
         let is_told = told.iter().any(|key| key["selector"] == json!(selector) && key["state"] == json!(state));
         assert!(is_told, "{selector} {state}: {told:?}");
     }
+    steps::are_audited(&desk, &before).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! One call of a stage, bounded: what may go wrong becomes `unavailable` with the reason for the log.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use contract::{
     Acceptance, Attributes, CHECK_ATTRIBUTE, HttpRequest, Rendered, RendererInput, ShaperInput, Signatures,
@@ -11,8 +11,10 @@ use pipeline::promises;
 use wasmtime::Trap;
 
 use super::component::Stage;
+use super::confine::{Bounds, Guest};
 use super::conformance::rules;
 use super::instance::{Exports, Instance};
+use super::meter::Meter;
 
 /// Promised in `posthaste:signer`.
 const SIGNATURE_BYTES: usize = 16 << 10;
@@ -25,6 +27,10 @@ const SHAPED_HEADER_BYTES: usize = 32 << 10;
 const WARNING_BYTES: usize = 64 << 10;
 /// Of a refusal or an `unavailable`; 1 KiB of the text is shown.
 const ERROR_BYTES: usize = 64 << 10;
+/// Messages up to this size are read through on the reactor: that takes less time than to hand them to another thread and back.
+const READ_HERE_BYTES: usize = 256 << 10;
+/// How the engine's words begin where an answer, or what was handed to the host, is over `output_bytes`.
+const TOO_MUCH: &str = "too much data is being copied";
 /// What the log shows of a guest's stderr.
 const STDERR_SHOWN: usize = 400;
 
@@ -39,9 +45,14 @@ pub trait Call: Clone + Send + Sync + 'static {
     fn ask(&self, instance: &mut Instance) -> impl Future<Output = Called<Self::Answer>> + Send;
 
     /// What is wrong with the answer to this question, in words for the component's author. `message_bytes`: the most that a
-    /// message may have.
-    fn fault(&self, _answer: &Self::Answer, _message_bytes: u64) -> Option<String> {
-        None
+    /// message may have. `meter`: whose account it is on, as the answer's size is what the component chose.
+    fn fault(
+        &self,
+        _answer: &mut Self::Answer,
+        _message_bytes: u64,
+        _meter: Option<&Meter>,
+    ) -> impl Future<Output = Option<String>> + Send {
+        std::future::ready(None)
     }
 
     /// Whether its component says what of it is to be shown.
@@ -124,7 +135,7 @@ impl Call for RendererInput {
         stage.posthaste_renderer_renderer().call_render(&mut instance.store, self).await
     }
 
-    fn fault(&self, answer: &Rendered, _message_bytes: u64) -> Option<String> {
+    async fn fault(&self, answer: &mut Rendered, _message_bytes: u64, _meter: Option<&Meter>) -> Option<String> {
         // What is only checked makes no message.
         let is_check = self.attributes.iter().any(|(name, _)| name == CHECK_ATTRIBUTE);
         promises::rendered(self.subject.is_some(), answer).filter(|_| !is_check).map(str::to_owned)
@@ -141,14 +152,32 @@ impl Call for TransformerInput {
     }
 
     /// Here and not at the end of the road alone: the next transformer must not pay for what this one made.
-    fn fault(&self, answer: &Transformed, message_bytes: u64) -> Option<String> {
+    async fn fault(&self, answer: &mut Transformed, message_bytes: u64, meter: Option<&Meter>) -> Option<String> {
         let message = answer.message.as_deref()?;
         // Before it is read through.
         let bytes = message.len();
         if bytes as u64 > message_bytes {
             return Some(format!("its message has {bytes} bytes: at most {message_bytes} are allowed"));
         }
-        promises::transformed(message).err()
+        if bytes <= READ_HERE_BYTES {
+            return promises::transformed(message).err();
+        }
+        let message = answer.message.take()?;
+        let reading = tokio::task::spawn_blocking(move || {
+            let started = Instant::now();
+            let fault = promises::transformed(&message).err();
+            (message, fault, started.elapsed())
+        });
+        match reading.await {
+            Ok((message, fault, took)) => {
+                answer.message = Some(message);
+                if let Some(meter) = meter {
+                    meter.spend(took);
+                }
+                fault
+            }
+            Err(error) => Some(format!("its message could not be read: {error}")),
+        }
     }
 }
 
@@ -161,7 +190,7 @@ impl Call for SignerInput {
         stage.posthaste_signer_signer().call_sign(&mut instance.store, self).await
     }
 
-    fn fault(&self, answer: &Signatures, _message_bytes: u64) -> Option<String> {
+    async fn fault(&self, answer: &mut Signatures, _message_bytes: u64, _meter: Option<&Meter>) -> Option<String> {
         promises::signed(answer)
     }
 }
@@ -175,7 +204,7 @@ impl Call for ShaperInput {
         stage.posthaste_shaper_shaper().call_shape(&mut instance.store, self).await
     }
 
-    fn fault(&self, answer: &HttpRequest, _message_bytes: u64) -> Option<String> {
+    async fn fault(&self, answer: &mut HttpRequest, _message_bytes: u64, _meter: Option<&Meter>) -> Option<String> {
         rules::unsendable(answer)
     }
 }
@@ -260,16 +289,25 @@ fn attributes_excess(attributes: &Attributes) -> Option<String> {
     })
 }
 
-/// Why a call that killed its instance failed, in words for the operator.
-pub fn cause(error: &wasmtime::Error, instance: &Instance, time: Duration, memory_bytes: usize) -> String {
-    let guest = instance.store.data();
-    let mut text = if guest.usage.refused {
-        format!("it asked for more than {memory_bytes} bytes of memory")
+/// The limit that an instance which failed went over, with its size; `None` where it failed of something else.
+pub fn over_limit(error: &wasmtime::Error, guest: &Guest, bounds: &Bounds) -> Option<String> {
+    let Bounds { time, memory_bytes, output_bytes } = bounds;
+    if guest.usage.refused {
+        Some(format!("it asked for more than {memory_bytes} bytes of memory"))
     } else if error.downcast_ref::<Trap>() == Some(&Trap::Interrupt) {
-        format!("it used more than {} ms of CPU", time.as_millis())
+        Some(format!("it used more than {} ms of CPU", time.as_millis()))
+    } else if error.root_cause().to_string().starts_with(TOO_MUCH) {
+        Some(format!("it gave too much data at once: more than {output_bytes} bytes"))
     } else {
-        format!("it trapped: {}", error.root_cause())
-    };
+        None
+    }
+}
+
+/// Why a call that killed its instance failed, in words for the operator.
+pub fn cause(error: &wasmtime::Error, instance: &Instance, bounds: &Bounds) -> String {
+    let guest = instance.store.data();
+    let trapped = || format!("it trapped: {}", error.root_cause());
+    let mut text = over_limit(error, guest, bounds).unwrap_or_else(trapped);
     let said = guest.stderr.take();
     if !said.is_empty() {
         text.push_str("; it wrote: ");

@@ -18,7 +18,7 @@ use wasmtime_wasi_http::{WasiHttp, WasiHttpView as _};
 
 use super::answers;
 use super::confine::Guest;
-use super::{unwaiting, wit};
+use super::{imports, unwaiting, wit};
 use crate::config::ComponentFiles;
 
 /// Files larger than this are not read: the largest language runtimes stay under 40 MB.
@@ -106,8 +106,8 @@ pub enum InspectError {
         path = .path.display()
     )]
     WrongVersion { path: PathBuf, found: String },
-    #[error("{path}: imports `{import}`, which a {stage} does not get here", path = .path.display())]
-    WrongImport { path: PathBuf, stage: Stage, import: String },
+    #[error("{path}: imports `{import}`, which a {stage} does not get here: {advice}", path = .path.display())]
+    WrongImport { path: PathBuf, stage: Stage, import: String, advice: String },
     #[error("{path}: does not fit the {stage} interface: {what}", path = .path.display())]
     Compile { path: PathBuf, stage: Stage, what: String },
 }
@@ -189,8 +189,9 @@ pub fn check_outline(path: &Path, bytes: &[u8], stage: Stage) -> Result<(), Insp
             },
         });
     }
-    if let Some(import) = outline.imports.iter().find(|import| !may_import(stage, import)) {
-        return Err(InspectError::WrongImport { path: path.to_owned(), stage, import: import.clone() });
+    if let Some(import) = outline.imports.iter().find(|import| !imports::is_offered(stage, import)) {
+        let (import, advice) = (imports::shown(import), imports::advice(stage, import));
+        return Err(InspectError::WrongImport { path: path.to_owned(), stage, import, advice });
     }
     Ok(())
 }
@@ -198,13 +199,6 @@ pub fn check_outline(path: &Path, bytes: &[u8], stage: Stage) -> Result<(), Insp
 /// Lower-case hexadecimal SHA-256.
 pub fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Any WASI (it finds no files and no addresses), the shared types, and the keys for those who sign.
-pub(super) fn may_import(stage: Stage, import: &str) -> bool {
-    import.starts_with("wasi:")
-        || is_of(import, "posthaste:types/types")
-        || (stage == Stage::Signer && is_of(import, "posthaste:keys/keys"))
 }
 
 /// Whether a name with a version is this interface in a version that we serve.
@@ -353,18 +347,6 @@ mod tests {
         check("posthaste:keys/keys@0.2.0", false);
         check("posthaste:keys/keys", false);
         check("posthaste:keys/keys-more@0.1.0", false);
-    }
-
-    #[test]
-    fn only_signers_reach_keys() {
-        let check =
-            |stage, import: &str, expect: bool| assert_eq!(may_import(stage, import), expect, "{stage} {import}");
-        check(Stage::Signer, "posthaste:keys/keys@0.1.0", true);
-        check(Stage::Validator, "posthaste:keys/keys@0.1.0", false);
-        check(Stage::Validator, "wasi:filesystem/types@0.2.6", true);
-        check(Stage::Validator, "posthaste:types/types@0.1.0", true);
-        check(Stage::Validator, "spin:variables/variables@3.0.0", false);
-        check(Stage::Signer, "posthaste:signer/signer@0.1.0", false);
     }
 
     #[test]

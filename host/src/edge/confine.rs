@@ -21,7 +21,9 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::outbound::Outbound;
-use super::{Inner, Keys, TenantStages};
+use super::{Inner, Keys, TenantStages, trigger};
+use crate::config::StageLimits;
+use crate::store::TenantLimits;
 
 /// How often the engine's epoch moves on: the grain of CPU budgets, and how long a guest may hold a thread at once.
 pub const TICK: Duration = Duration::from_millis(5);
@@ -47,6 +49,34 @@ pub struct Bounds {
     pub memory_bytes: usize,
     /// What one call may hand to the host.
     pub output_bytes: usize,
+}
+
+/// Within what every tenant's own components run, and how far a tenant's limits may go.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame {
+    /// Of whoever has no limits of its own.
+    pub bounds: Bounds,
+    /// The most memory that any instance can be given, in bytes.
+    pub memory_ceiling: usize,
+}
+
+impl Frame {
+    /// Of these `[stages]`, on a host that takes messages of so many bytes: its pool has room for triggers too.
+    pub fn new(stages: &StageLimits, message_bytes: u64) -> Frame {
+        let StageLimits { time, memory_bytes, output_bytes, .. } = *stages;
+        let bounds = Bounds { time, memory_bytes, output_bytes };
+        Frame { bounds, memory_ceiling: memory_bytes.max(trigger::bounds(message_bytes).memory_bytes) }
+    }
+
+    /// The bounds of the components of a tenant with these limits.
+    pub fn of_tenant(&self, limits: &TenantLimits) -> Bounds {
+        let TenantLimits { time_ms, memory_bytes, output_bytes, .. } = *limits;
+        Bounds {
+            time: time_ms.map_or(self.bounds.time, Duration::from_millis),
+            memory_bytes: memory_bytes.unwrap_or(self.bounds.memory_bytes).min(self.memory_ceiling),
+            output_bytes: output_bytes.unwrap_or(self.bounds.output_bytes),
+        }
+    }
 }
 
 /// Whose instance it is.

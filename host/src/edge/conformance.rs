@@ -21,7 +21,11 @@ use super::component::{self, Compiled, InspectError, Linkers, Stage};
 use super::confine::Bounds;
 use super::engine;
 use cases::{Case, Question};
-use probe::{Asked, Probe, Ring};
+use probe::{AS_PROMISED, Asked, NOT_ANSWERED, Probe, Ring, wrong};
+
+/// Bytes that are shown of two answers which should be one, and how many of those stand before the first difference.
+const ANSWER_SHOWN: usize = 60;
+const BEFORE_SHOWN: usize = 20;
 
 /// How a component stood the cases of its stage.
 #[derive(Clone, Debug)]
@@ -34,7 +38,7 @@ pub struct Report {
 #[derive(Clone, Debug)]
 pub struct CaseReport {
     pub name: String,
-    /// What it answered, or what was wrong with that, in words for the component's author.
+    /// What it answered; or what was expected and what it did instead, in words for the component's author.
     pub outcome: Result<Verdict, String>,
     /// Making an instance and asking it.
     pub fresh: Duration,
@@ -128,11 +132,11 @@ async fn judge(engine: &Engine, compiled: &Compiled, stage: Stage, bounds: &Boun
     report.reused = probe.spent().await;
     report.memory_bytes = probe.memory_bytes().await;
     report.outcome = match second {
-        Err(fault) => Err(format!("asked again, {fault}")),
+        Err(fault) => Err(format!("asked again: {fault}")),
         // Not now is an answer for now.
         Ok((Verdict::Unavailable(_), _)) => Ok(verdict),
         Ok(_) if matches!(verdict, Verdict::Unavailable(_)) => Ok(verdict),
-        Ok((_, again)) if again != essence => Err("asked again, it answers another thing".to_owned()),
+        Ok((_, again)) if again != essence => Err(wrong("the same answer when asked again", &differ(&essence, &again))),
         Ok(_) => Ok(verdict),
     };
     report
@@ -154,13 +158,14 @@ async fn answer(probe: &Probe, case: &Case, ring: &Ring) -> Result<(Verdict, Vec
         return Err(fault);
     }
     if key_failed && matches!(said, Some(Ok(()))) {
-        return Err("a key failed and it answered all the same: it must be `unavailable` then".to_owned());
+        return Err(wrong("`unavailable`, because a key failed", "it answered all the same"));
     }
     let verdict = match said {
         None => return Err("the case did not reach the stage: this is a fault of Posthaste".to_owned()),
         Some(Err(StageError::Unavailable(text))) => Verdict::Unavailable(text),
         Some(Err(StageError::Refused(finding))) if finding.text.trim().is_empty() => {
-            return Err("it refuses without a text: say in one sentence what is wrong and what to do".to_owned());
+            let given = "it refuses without a text";
+            return Err(wrong("a refusal that says in one sentence what is wrong and what to do", given));
         }
         Some(Err(StageError::Refused(finding))) => Verdict::Refused(finding.text),
         Some(Ok(())) => Verdict::Answered,
@@ -168,10 +173,25 @@ async fn answer(probe: &Probe, case: &Case, ring: &Ring) -> Result<(Verdict, Vec
     match road {
         // The stage answered and the road would not have it: nonsense.
         Err(pipeline::Refusal::Unavailable { text, .. }) if verdict == Verdict::Answered && case.is_result_used => {
-            Err(text)
+            Err(wrong(AS_PROMISED, &text))
         }
         _ => Ok((verdict, essence)),
     }
+}
+
+/// How the second of two answers differs from the first: both from shortly before where they part.
+fn differ(first: &[u8], second: &[u8]) -> String {
+    if first == NOT_ANSWERED || second == NOT_ANSWERED {
+        let said = |essence: &[u8]| if essence == NOT_ANSWERED { "refused" } else { "answered" };
+        return format!("it {} first and then {}", said(first), said(second));
+    }
+    let parted = first.iter().zip(second).take_while(|(one, other)| one == other).count();
+    let shown = |essence: &[u8]| {
+        let part: Vec<u8> =
+            essence.iter().skip(parted.saturating_sub(BEFORE_SHOWN)).take(ANSWER_SHOWN).copied().collect();
+        String::from_utf8_lossy(&part).escape_debug().to_string()
+    };
+    format!("it answered `{}` first and then `{}`", shown(first), shown(second))
 }
 
 #[cfg(test)]

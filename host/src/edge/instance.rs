@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Store;
 
+use super::call;
 use super::component::{Compiled, Pre, Stage};
-use super::confine::Guest;
+use super::confine::{Bounds, Guest};
 use super::wit;
 
 /// An instance that grew by more than this in its life is dropped instead of kept: memories never shrink, and one
@@ -34,6 +35,19 @@ pub enum Exports {
     Shaper(wit::shaper::ShapeStage),
 }
 
+impl Exports {
+    async fn new(store: &mut Store<Guest>, compiled: &Compiled) -> wasmtime::Result<Exports> {
+        Ok(match &compiled.pre {
+            Pre::Renderer(pre) => Exports::Renderer(pre.instantiate_async(store).await?),
+            Pre::Validator(pre) => Exports::Validator(pre.instantiate_async(store).await?),
+            Pre::Transformer(pre) => Exports::Transformer(pre.instantiate_async(store).await?),
+            Pre::Signer(pre) => Exports::Signer(pre.instantiate_async(store).await?),
+            Pre::Shaper(pre) => Exports::Shaper(pre.instantiate_async(store).await?),
+            Pre::Trigger(_) => return Err(wasmtime::Error::msg("a trigger is not a stage")),
+        })
+    }
+}
+
 /// A live instance.
 pub struct Instance {
     pub store: Store<Guest>,
@@ -43,15 +57,15 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Instantiates a component in a store of its own.
-    pub async fn new(mut store: Store<Guest>, compiled: &Compiled) -> wasmtime::Result<Instance> {
-        let exports = match &compiled.pre {
-            Pre::Renderer(pre) => Exports::Renderer(pre.instantiate_async(&mut store).await?),
-            Pre::Validator(pre) => Exports::Validator(pre.instantiate_async(&mut store).await?),
-            Pre::Transformer(pre) => Exports::Transformer(pre.instantiate_async(&mut store).await?),
-            Pre::Signer(pre) => Exports::Signer(pre.instantiate_async(&mut store).await?),
-            Pre::Shaper(pre) => Exports::Shaper(pre.instantiate_async(&mut store).await?),
-            Pre::Trigger(_) => return Err(wasmtime::Error::msg("a trigger is not a stage")),
+    /// Instantiates a component in a store of its own, which these bounds hold for. The error is in words for the operator.
+    pub async fn new(mut store: Store<Guest>, compiled: &Compiled, bounds: &Bounds) -> Result<Instance, String> {
+        let exports = match Exports::new(&mut store, compiled).await {
+            Ok(exports) => exports,
+            Err(error) => {
+                let limit = call::over_limit(&error, store.data(), bounds);
+                let why = limit.unwrap_or_else(|| format!("{error:#}"));
+                return Err(format!("it cannot be instantiated: {why}"));
+            }
         };
         let born_with = store.data().usage.memory;
         Ok(Instance { store, exports, born_with })
@@ -111,11 +125,11 @@ struct Kept {
 }
 
 impl Idle {
-    fn add(&mut self, key: Key, instance: Instance) {
+    fn add(&mut self, key: Key, instance: Instance, since: Instant) {
         self.put += 1;
         self.bytes += instance.bytes();
         self.by_age.insert(self.put, key.clone());
-        self.by_key.entry(key).or_default().push(Kept { number: self.put, since: Instant::now(), instance });
+        self.by_key.entry(key).or_default().push(Kept { number: self.put, since, instance });
     }
 
     fn take(&mut self, key: &Key) -> Option<Instance> {
@@ -183,25 +197,26 @@ impl Shelf {
             return;
         }
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.add(key, instance);
-        let dropped = self.excess(&mut idle);
+        let now = Instant::now();
+        idle.add(key, instance, now);
+        let dropped = self.excess(&mut idle, now);
         // Giving memory back to the pool takes its time: not under the lock.
         drop(idle);
         drop(dropped);
     }
 
-    /// Drops what is idle for too long.
-    pub fn tidy(&self) {
+    /// Drops what is idle for too long at this moment.
+    pub fn tidy(&self, now: Instant) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let dropped = self.excess(&mut idle);
+        let dropped = self.excess(&mut idle, now);
         drop(idle);
         drop(dropped);
     }
 
-    fn excess(&self, idle: &mut Idle) -> Vec<Instance> {
+    fn excess(&self, idle: &mut Idle, now: Instant) -> Vec<Instance> {
         let Room { instances, bytes } = self.room;
         let is_too_much = |idle: &Idle, oldest: &Kept| {
-            idle.by_age.len() > instances || idle.bytes > bytes || oldest.since.elapsed() > IDLE
+            idle.by_age.len() > instances || idle.bytes > bytes || now.saturating_duration_since(oldest.since) > IDLE
         };
         std::iter::from_fn(|| idle.take_oldest(is_too_much)).collect()
     }

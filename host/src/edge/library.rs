@@ -13,7 +13,7 @@ use wasmtime::Engine;
 
 use super::Settings;
 use super::component::{self, Compiled, InspectError, Linkers, Stage};
-use super::confine::Bounds;
+use super::confine::{Bounds, Frame};
 use super::grants::{Grants, Ways};
 use super::meter::Meter;
 use super::place::Place;
@@ -112,9 +112,7 @@ pub struct Library {
     /// What the configuration names, for all tenants.
     files: Vec<(Stage, Arc<Slot>)>,
     limits: StageLimits,
-    bounds: Bounds,
-    /// The most memory that any tenant's instances can be given.
-    memory_ceiling: usize,
+    frame: Frame,
     ways: Ways,
     /// Of every tenant that has nothing of its own.
     common: Arc<Set>,
@@ -133,7 +131,7 @@ impl Library {
         engine: &Engine,
         settings: &Settings<'_>,
         built_in: &BuiltIn,
-        memory_ceiling: usize,
+        frame: Frame,
     ) -> Result<Library, super::EdgeError> {
         let linkers =
             Arc::new(Linkers::new(engine).map_err(|error| super::EdgeError::Engine(format!("linking: {error:#}")))?);
@@ -156,7 +154,6 @@ impl Library {
         compile_all(engine, &linkers, shelving.jobs);
         let limits = settings.stages.clone();
         let capacity = Capacity { components: limits.loaded, bytes: limits.loaded_bytes };
-        let bounds = Bounds { time: limits.time, memory_bytes: limits.memory_bytes, output_bytes: limits.output_bytes };
         let mut library = Library {
             loader: Arc::new(Loader::new(engine.clone(), linkers, capacity)),
             submit,
@@ -167,11 +164,10 @@ impl Library {
             configured,
             granted,
             files: shelving.of_files,
-            bounds,
+            frame,
             limits,
-            memory_ceiling,
             ways: settings.ways.clone(),
-            common: Arc::new(Set::nothing(bounds)),
+            common: Arc::new(Set::nothing(frame.bounds)),
             sets: RwLock::default(),
             by_digest: Mutex::new(shelving.by_digest),
             needed: shelving.needed,
@@ -227,8 +223,7 @@ impl Library {
     pub fn admit(&self, stage: Stage, digest: &str, compiled: Compiled) {
         let slot = self.pushed(stage, digest);
         if slot.is_stored() && !slot.is_loaded() {
-            slot.finish(Ok(compiled));
-            self.loader.keep(&slot);
+            self.loader.settle(&slot, Ok(compiled));
         }
     }
 
@@ -247,9 +242,9 @@ impl Library {
         &self.ways
     }
 
-    /// The most memory that any tenant's instances can be given, in bytes.
-    pub fn memory_ceiling(&self) -> usize {
-        self.memory_ceiling
+    /// Within what tenants' components run.
+    pub fn frame(&self) -> Frame {
+        self.frame
     }
 
     fn pushed(&self, stage: Stage, digest: &str) -> Arc<Slot> {
@@ -266,12 +261,7 @@ impl Library {
 
     fn make(&self, tenant: &str, assignment: &Assignment, before: Option<&Set>) -> Set {
         static IDS: AtomicU64 = AtomicU64::new(1);
-        let TenantLimits { time_ms, memory_bytes, output_bytes, calls, cpu_percent } = assignment.limits;
-        let bounds = Bounds {
-            time: time_ms.map_or(self.bounds.time, std::time::Duration::from_millis),
-            memory_bytes: memory_bytes.unwrap_or(self.bounds.memory_bytes).min(self.memory_ceiling),
-            output_bytes: output_bytes.unwrap_or(self.bounds.output_bytes),
-        };
+        let TenantLimits { calls, cpu_percent, .. } = assignment.limits;
         let plans = Stage::ALL.map(|stage| self.plan(tenant, stage, assignment, before));
         let percent = cpu_percent.unwrap_or(self.limits.cpu_percent);
         // An account goes on through a change of components: pushing fills it with nothing.
@@ -283,7 +273,7 @@ impl Library {
         Set {
             id: IDS.fetch_add(1, Ordering::Relaxed),
             components: components(&plans),
-            bounds,
+            bounds: self.frame.of_tenant(&assignment.limits),
             calls: calls.unwrap_or(self.limits.instances),
             meter: is_of_tenant.then(|| account(|set| &set.meter)).flatten(),
             shadow_meter: account(|set| &set.shadow_meter),

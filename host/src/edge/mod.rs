@@ -16,8 +16,11 @@ mod engine;
 #[cfg(test)]
 mod granted_tests;
 mod grants;
+mod imports;
 mod instance;
 mod library;
+#[cfg(test)]
+mod limits_tests;
 #[cfg(test)]
 mod listed_tests;
 mod meter;
@@ -47,13 +50,15 @@ use bytes::Bytes;
 use contract::{Identity, KeyError, ShaperInput};
 use delivery_client::wire::{DELIVERY_TOKEN_HEADER, NOTIFY_PATH, NotifyAnswer, SEAM_HEADER, SEAM_VERSION};
 use http::{Request, Response, header};
+use jiff::Timestamp;
+use serde_json::json;
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use wasmtime::Engine;
 
 pub use component::{InspectError, Inspection, Stage, inspect};
-pub use confine::Bounds;
+pub use confine::{Bounds, Frame};
 pub use grants::{HOSTS as GRANTED_HOSTS, Ways, host as granted_host};
 pub use library::{Assignment, BuiltIn};
 pub use place::{POSITIONS, Place};
@@ -68,6 +73,7 @@ use crate::config::{ComponentFiles, Limits, StageLimits, Tenant};
 use crate::event::notifier;
 use crate::keyring::Keyring;
 use crate::sizes::Sizes;
+use crate::store::Audited;
 use crate::web::{Limits as WebLimits, Web};
 use component::Pre;
 use instance::{Room, Shelf};
@@ -184,6 +190,17 @@ pub enum Notice {
     FellBack { tenant: String, place: Place, digest: String, why: String },
 }
 
+impl Notice {
+    /// What the host changes by itself because of it, for the audit log.
+    fn audited(&self, now: Timestamp) -> Option<Audited> {
+        let Notice::CanaryOver { tenant, place, version, digest, why } = self else { return None };
+        let before = json!({ "version": version, "digest": digest, "state": "canary" });
+        let after = json!({ "version": version, "digest": digest, "state": "rolled_back", "note": why });
+        let what = format!("components/{place}: version {version} rolled back");
+        Some(Audited::by_host(Some(tenant), &what, before, after, now))
+    }
+}
+
 impl Inner {
     /// Never waits: the request goes on.
     fn tell(&self, notice: Notice) {
@@ -201,24 +218,18 @@ impl Edge {
         backend: Arc<dyn Backend>,
         keys: Arc<dyn Keys>,
     ) -> Result<Edge, EdgeError> {
-        let stage_bounds = Bounds {
-            time: settings.stages.time,
-            memory_bytes: settings.stages.memory_bytes,
-            output_bytes: settings.stages.output_bytes,
-        };
+        let frame = Frame::new(settings.stages, settings.limits.message_bytes);
         let trigger_bounds = trigger::bounds(settings.limits.message_bytes);
         let triggers = settings.limits.http_requests.max(1);
         // Each trigger may have one stage at work.
         let live = triggers
             .saturating_mul(2)
             .saturating_add(SMTP_CALLS + SHADOWS + settings.stages.idle_instances + 2 * NOTIFIES);
-        let size = engine::PoolSize {
-            instances: u32::try_from(live).unwrap_or(u32::MAX),
-            memory_bytes: stage_bounds.memory_bytes.max(trigger_bounds.memory_bytes),
-        };
+        let size =
+            engine::PoolSize { instances: u32::try_from(live).unwrap_or(u32::MAX), memory_bytes: frame.memory_ceiling };
         let engine =
             engine::start(size, Some(settings.cache)).map_err(|error| EdgeError::Engine(format!("{error:#}")))?;
-        let library = Library::open(&engine, settings, &built_in, size.memory_bytes)?;
+        let library = Library::open(&engine, settings, &built_in, frame)?;
         let room = Room { instances: settings.stages.idle_instances, bytes: settings.stages.idle_bytes };
         let (notices, unheard) = mpsc::channel(NOTICES);
         Ok(Edge {
@@ -230,7 +241,7 @@ impl Edge {
                 keys,
                 triggers: Semaphore::new(triggers),
                 trigger_bounds,
-                stage_bounds,
+                stage_bounds: frame.bounds,
                 sizes: settings.sizes.clone(),
                 notifies: Semaphore::new(NOTIFIES),
                 shadows: Arc::new(Semaphore::new(SHADOWS)),

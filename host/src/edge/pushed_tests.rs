@@ -13,7 +13,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::tests::{Desk, Folder, Setup, TIME, Vault, ask, bytes, guest, shipped, told};
 use super::*;
 use crate::config::{ComponentFiles, Dns};
-use crate::store::{ComponentStore, Embedded, OnFailure, Options, StageSettings, TenantLimits, Tenants, VersionState};
+use crate::store::{
+    AuditLog as _, ComponentStore, Embedded, OnFailure, Options, StageSettings, TenantLimits, Tenants, VersionState,
+};
 use crate::web::Web;
 use crate::web::address::Reachable;
 
@@ -305,6 +307,16 @@ async fn a_bad_canary_is_taken_back_and_a_good_one_is_not() {
     assert_eq!(field.states().await, [VersionState::Active, VersionState::RolledBack]);
     let versions = field.registry.versions("acme", Stage::Validator).await.unwrap();
     assert!(versions[1].note.as_deref().unwrap().contains("calls failed, against 0 of"), "{:?}", versions[1].note);
+    let log = field.store.audited(Some("acme"), None, 9).await.unwrap();
+    let entry: serde_json::Value = serde_json::from_str(&log[0].entry).unwrap();
+    assert_eq!(
+        (log.len(), &entry["who"], &entry["what"]),
+        (1, &"posthaste".into(), &"components/validator: version 2 rolled back".into())
+    );
+    assert!(
+        entry["after"]["note"].as_str().unwrap().contains("calls failed") && entry["before"]["digest"].is_string(),
+        "{entry}"
+    );
     // A good one stays, is seen at work, and becomes the active one.
     field.try_push(saying("wait 3"), VersionState::Canary(50)).await.unwrap();
     let mut seen = std::collections::BTreeSet::new();

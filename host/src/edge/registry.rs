@@ -21,7 +21,7 @@ use super::library::Assignment;
 use super::place::Place;
 use super::set::{Seat, Source};
 use super::trial::Calls;
-use super::{Bounds, Edge, Notice, conformance, grants};
+use super::{Edge, Frame, Notice, conformance, grants};
 use crate::store::{
     ComponentStore, ComponentVersion, NewVersion, StageSettings, StoreError, TenantEvent, TenantEventKind,
     TenantLimits, VersionState,
@@ -39,9 +39,6 @@ const FALLBACK_TOLD: Duration = Duration::from_secs(10 * 60);
 
 /// Failed cases that an error names.
 const FAULTS_SHOWN: usize = 3;
-
-/// Bounds of a component's cases where no host runs: the defaults of `[stages]`.
-const ALONE: Bounds = Bounds { time: Duration::from_secs(5), memory_bytes: 128 << 20, output_bytes: 64 << 20 };
 
 /// Longest name of a file or URL that a version came from, in bytes.
 const SOURCE_BYTES: usize = 1024;
@@ -108,15 +105,17 @@ pub struct Registry {
     store: Arc<dyn ComponentStore>,
     /// Absent where no host runs.
     edge: Option<Arc<Edge>>,
+    /// Within what tenants' components run.
+    frame: Frame,
     changes: Mutex<()>,
     /// Which components' failures were told when: all tenants'.
     told: std::sync::Mutex<HashMap<(String, Place, String), Instant>>,
 }
 
 impl Registry {
-    /// Over the store alone, for a command while no host runs.
-    pub fn of_store(store: Arc<dyn ComponentStore>) -> Registry {
-        Registry { store, edge: None, changes: Mutex::default(), told: std::sync::Mutex::default() }
+    /// Over the store alone, for a command while no host runs; `frame` is what that host would have.
+    pub fn of_store(store: Arc<dyn ComponentStore>, frame: Frame) -> Registry {
+        Registry { store, edge: None, frame, changes: Mutex::default(), told: std::sync::Mutex::default() }
     }
 
     /// Puts to work what was pushed before, and answers for changes from then on.
@@ -137,7 +136,8 @@ impl Registry {
         for (tenant, assignment) in &assignments {
             edge.assign(tenant, assignment);
         }
-        Ok(Registry { store, edge: Some(edge), changes: Mutex::default(), told: std::sync::Mutex::default() })
+        let frame = edge.inner.library.frame();
+        Ok(Registry { store, edge: Some(edge), frame, changes: Mutex::default(), told: std::sync::Mutex::default() })
     }
 
     /// Acts on what the components come to, and gives up what is idle, until it is told to stop.
@@ -149,8 +149,9 @@ impl Registry {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = tidy.tick() => {
-                    edge.inner.library.loader.give_up_idle();
-                    edge.inner.shelf.tidy();
+                    let now = Instant::now();
+                    edge.inner.library.loader.give_up_idle(now);
+                    edge.inner.shelf.tidy(now);
                 }
                 notice = notices.recv() => match notice {
                     Some(notice) => self.act(notice).await,
@@ -182,7 +183,10 @@ impl Registry {
             }
             let place = place.to_string();
             let state = VersionState::RolledBack;
-            let done = self.store.place_component(tenant, &place, *version, state, Some(why.clone())).await;
+            let mut done = self.store.place_component(tenant, &place, *version, state, Some(why.clone())).await;
+            if let Some(entry) = notice.audited(Timestamp::now()).filter(|_| done.is_ok()) {
+                done = self.store.audit(entry).await;
+            }
             let done = match done {
                 Ok(()) => self.refresh(tenant).await,
                 failed => failed,
@@ -313,12 +317,14 @@ impl Registry {
         Ok(digest)
     }
 
-    /// Whether a component stands the cases of its stage (`conformance`), within the bounds of the host.
+    /// Whether a component stands the cases of its stage (`conformance`), within the limits that it will run in: the
+    /// tenant's own, and for all else those for all.
     ///
-    /// Errors: what it is not, or what it did in which case.
-    pub async fn conform(&self, stage: Stage, source: &str, file: &Bytes) -> Result<(), RegistryError> {
+    /// Errors: what it is not, or which cases it does not stand, with what was expected and what it did.
+    pub async fn conform(&self, tenant: &str, stage: Stage, source: &str, file: &Bytes) -> Result<(), RegistryError> {
         let source = Path::new(source);
         component::check_outline(source, file, stage)?;
+        let bounds = self.frame.of_tenant(&self.limits(tenant).await?);
         let report = match &self.edge {
             Some(edge) => {
                 let failed = |error: wasmtime::Error| InspectError::Compile {
@@ -328,17 +334,22 @@ impl Registry {
                 };
                 let library = &edge.inner.library;
                 let compiled = library.loader.compile(stage, file.to_vec()).await.map_err(failed)?;
-                conformance::check(&edge.inner.engine, &compiled, stage, &edge.inner.stage_bounds).await
+                conformance::check(&edge.inner.engine, &compiled, stage, &bounds).await
             }
-            None => conformance::test_bytes(source, file, stage, &ALONE).await?.0,
+            None => conformance::test_bytes(source, file, stage, &bounds).await?.0,
         };
         match report.faults().as_slice() {
             [] => Ok(()),
             faults => Err(RegistryError::Invalid(format!(
-                "{}: it does not stand {} of the {} cases of a {stage} (`posthaste component test` shows all): {}",
+                "{}: it does not stand {} of the {} cases of a {stage} within the limits of tenant `{tenant}` (time_ms {}, \
+                 memory_bytes {}, output_bytes {}; `posthaste component test` shows all cases, `component limit` changes \
+                 limits): {}",
                 source.display(),
                 faults.len(),
                 report.cases.len(),
+                bounds.time.as_millis(),
+                bounds.memory_bytes,
+                bounds.output_bytes,
                 faults.iter().take(FAULTS_SHOWN).cloned().collect::<Vec<_>>().join("; ")
             ))),
         }
@@ -480,7 +491,7 @@ impl Registry {
 
     fn check_limits(&self, limits: &TenantLimits) -> Result<(), RegistryError> {
         let TenantLimits { time_ms, memory_bytes, output_bytes, calls, cpu_percent } = *limits;
-        let ceiling = self.edge.as_ref().map_or(usize::MAX, |edge| edge.inner.library.memory_ceiling());
+        let ceiling = self.frame.memory_ceiling;
         let check = |name: &str, value: Option<usize>, most: usize| match value {
             Some(value) if value == 0 || value > most => {
                 Err(RegistryError::Invalid(format!("{name}: {value} is out of range: write a number from 1 to {most}")))

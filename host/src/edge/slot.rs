@@ -54,7 +54,11 @@ pub struct Slot {
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 fn now_ms() -> u64 {
-    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
+    ms_of(Instant::now())
+}
+
+fn ms_of(moment: Instant) -> u64 {
+    u64::try_from(moment.saturating_duration_since(*START).as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Slot {
@@ -217,8 +221,7 @@ impl Loader {
             Ok(bytes) => self.compile(*stage, bytes).await,
             Err(why) => Err(wasmtime::Error::msg(why)),
         };
-        slot.finish(compiled);
-        self.keep(&slot);
+        self.settle(&slot, compiled);
     }
 
     async fn read(&self, digest: &str) -> Result<Vec<u8>, String> {
@@ -230,26 +233,37 @@ impl Loader {
         }
     }
 
-    /// Counts a component among those loaded, and gives up what is too much.
-    pub fn keep(&self, slot: &Arc<Slot>) {
-        slot.used_ms.store(now_ms(), Ordering::Relaxed);
+    /// Says what became of compiling a pushed component. What is too much with it is given up before: whoever waits for it
+    /// finds no more in memory than there may be.
+    pub fn settle(&self, slot: &Arc<Slot>, compiled: wasmtime::Result<Compiled>) {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.is_loaded() && !loaded.iter().any(|one| one.id == slot.id) {
+        if let Ok(compiled) = &compiled {
+            loaded.retain(|known| known.id != slot.id);
+            self.make_room(&mut loaded, compiled.image_bytes());
+            slot.used_ms.store(now_ms(), Ordering::Relaxed);
             loaded.push(slot.clone());
         }
-        let bytes = |loaded: &[Arc<Slot>]| -> usize {
-            loaded.iter().map(|slot| slot.image_bytes.load(Ordering::Relaxed)).sum()
+        // Under the lock: nobody else must give it up before it is there.
+        slot.finish(compiled);
+    }
+
+    /// Gives up those unused for longest, until there is room for one more of so many bytes.
+    fn make_room(&self, loaded: &mut Vec<Arc<Slot>>, image_bytes: usize) {
+        let Capacity { components, bytes } = self.capacity;
+        let size = |slot: &Arc<Slot>| slot.image_bytes.load(Ordering::Relaxed);
+        let is_too_much = |loaded: &[Arc<Slot>]| {
+            loaded.len() >= components || loaded.iter().map(size).sum::<usize>().saturating_add(image_bytes) > bytes
         };
-        while loaded.len() > 1 && (loaded.len() > self.capacity.components || bytes(&loaded) > self.capacity.bytes) {
+        while is_too_much(loaded) {
             let oldest = loaded.iter().enumerate().min_by_key(|(_, slot)| slot.used_ms.load(Ordering::Relaxed));
-            let Some((place, _)) = oldest else { break };
+            let Some((place, _)) = oldest else { return };
             loaded.swap_remove(place).give_up();
         }
     }
 
-    /// Gives up what nobody has called for a while.
-    pub fn give_up_idle(&self) {
-        let before = now_ms().saturating_sub(u64::try_from(IDLE.as_millis()).unwrap_or(u64::MAX));
+    /// Gives up what nobody has called for a while before this moment.
+    pub fn give_up_idle(&self, now: Instant) {
+        let before = ms_of(now).saturating_sub(u64::try_from(IDLE.as_millis()).unwrap_or(u64::MAX));
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.retain(|slot| {
             let is_used = slot.used_ms.load(Ordering::Relaxed) >= before;

@@ -213,19 +213,21 @@ impl TenantStages {
                 None => {
                     let role = Role::Stage(self.edge.keys.clone());
                     let store = confine::store(&self.edge.engine, role, outbound(), bounds);
-                    let made = Instance::new(store, compiled).await;
-                    made.map_err(|error| format!("it cannot be instantiated: {error:#}"))?
+                    Instance::new(store, compiled, bounds).await?
                 }
             };
             match call.ask(&mut instance).await {
-                // On its tenant's account, as the answer's size is what the component chose.
-                Ok(answer) => {
-                    match answer.as_ref().ok().and_then(|good| call.fault(good, self.edge.sizes.stored_bytes())) {
+                Ok(mut answer) => {
+                    let fault = match &mut answer {
+                        Ok(good) => call.fault(good, self.edge.sizes.stored_bytes(), meter).await,
+                        Err(_) => None,
+                    };
+                    match fault {
                         None => Ok((answer, instance)),
                         Some(fault) => Err(fault),
                     }
                 }
-                Err(error) => Err(call::cause(&error, &instance, bounds.time, bounds.memory_bytes)),
+                Err(error) => Err(call::cause(&error, &instance, bounds)),
             }
         });
         let asked = match meter {

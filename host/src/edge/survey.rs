@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::component::{self, InspectError, Outline, Stage};
+use super::imports;
 
 /// What is known of a component from its outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +15,7 @@ pub struct Survey {
     pub exports: Vec<String>,
     /// The stages whose interface it exports in a version that this host serves.
     pub stages: Vec<Stage>,
-    /// Imports that none of its stages gets here; of a file without a stage, all that are not WASI.
+    /// Imports that none of its stages gets here; of a file without a stage, all that are not WASI as there is here.
     pub foreign: Vec<String>,
     /// What the imports are good for here, in words.
     pub notes: Vec<String>,
@@ -43,8 +44,8 @@ pub fn survey(path: &Path) -> Result<Survey, InspectError> {
     let is_exported = |stage: &Stage| exports.iter().any(|export| component::is_of(export, stage.interface()));
     let stages: Vec<Stage> = Stage::ALL.into_iter().filter(is_exported).collect();
     let is_foreign = |import: &&String| match stages.as_slice() {
-        [] => !import.starts_with("wasi:"),
-        stages => !stages.iter().any(|stage| component::may_import(*stage, import)),
+        [] => !imports::is_wasi(import),
+        stages => !stages.iter().any(|stage| imports::is_offered(*stage, import)),
     };
     let foreign = imports.iter().filter(is_foreign).cloned().collect();
     let has = |start: &str| imports.iter().any(|import| import.starts_with(start));

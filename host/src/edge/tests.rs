@@ -121,7 +121,7 @@ impl Keys for Vault {
 /// What an edge is made with; tests change what they are about.
 pub struct Setup {
     folder: Folder,
-    components: ComponentFiles,
+    pub components: ComponentFiles,
     pub always: ComponentFiles,
     pub ways: Ways,
     pub tenants: BTreeMap<String, Tenant>,
@@ -284,7 +284,7 @@ async fn bad_stages_cost_their_call() {
     check("loop", &time).await;
     check("sleep", &time).await;
     check("attributes", &["it returned 65 attributes: at most 64"]).await;
-    check("flood", &["too much data"]).await;
+    check("flood", &["it gave too much data at once: more than 8388608 bytes"]).await;
 }
 
 /// What a component says itself is no failure: its instance lives on.
@@ -313,7 +313,8 @@ async fn a_looping_stage_does_not_stall_the_reactor() {
         started.elapsed()
     };
     let working = async {
-        for _ in 0..20 {
+        // Each waits for some ticks of the loop: few enough that a busy machine makes them in time.
+        for _ in 0..8 {
             ask(&good, "accept").await;
             tokio::time::sleep(Duration::from_millis(1)).await;
             assert_eq!(post(&edge, "/echo", "x").await.0, 200);
@@ -321,7 +322,7 @@ async fn a_looping_stage_does_not_stall_the_reactor() {
         started.elapsed()
     };
     let (cut, worked) = tokio::join!(looping, working);
-    assert!(worked < cut, "20 calls took {worked:?}, as long as the loop was let run: {cut:?}");
+    assert!(worked < cut, "8 calls took {worked:?}, as long as the loop was let run: {cut:?}");
 }
 
 /// One tenant has so many instances and no more; what waits too long for one is told so.

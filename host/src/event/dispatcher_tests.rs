@@ -15,6 +15,7 @@ use super::*;
 use crate::event::notifier::Notifier;
 use crate::event::teller::Clock;
 use crate::keyring::{Keyring, MasterKey};
+use crate::store::AuditLog as _;
 use crate::store::{
     AnyEvent, AnyKind, Directory, Embedded, EventFilter, NewMessage, Options, Replay, Store, StoreError,
     TenantEventKind, WebhookChange,
@@ -376,6 +377,10 @@ async fn gone_disables() {
     }
     assert_eq!(status().await.status, WebhookStatus::Disabled);
     assert!(status().await.reason.unwrap().contains("410"));
+    let log = world.store.audited(Some("default"), None, 9).await.unwrap();
+    let is_said = |words: &str| log.len() == 1 && log[0].entry.contains(words);
+    let what = format!("webhooks/{}: disabled", webhook.id);
+    assert!(is_said(&what) && is_said("\"posthaste\"") && is_said("410"), "{log:?}");
     world.accept("default").await;
     // Enabled again it is told of what happens from then on; what it missed can be replayed.
     let enable = WebhookChange { status: Some(WebhookStatus::Enabled), ..WebhookChange::default() };

@@ -76,6 +76,7 @@ pub struct Metrics {
     store_sync: Histogram,
     store_commit: Histogram,
     store_failures: IntCounter,
+    store_damaged: IntCounter,
     webhooks: IntCounterVec,
     disk_free: IntGauge,
     process: process::Process,
@@ -167,6 +168,10 @@ impl Metrics {
                 SHORT_SECONDS,
             ),
             store_failures: make.counter("posthaste_store_group_failures_total", "Groups that were not committed"),
+            store_damaged: make.counter(
+                "posthaste_store_damaged_total",
+                "Stored messages and recipients that could not be read and were set aside",
+            ),
             webhooks: make.counters(
                 "posthaste_webhook_attempts_total",
                 "Attempts to tell an event to a webhook, by result",
@@ -248,6 +253,11 @@ impl Metrics {
         if let Some(sync) = sync {
             self.store_sync.observe(sync.as_secs_f64());
         }
+    }
+
+    /// So many stored messages and recipients could not be read and were set aside.
+    pub fn damaged(&self, count: u64) {
+        self.store_damaged.inc_by(count);
     }
 
     /// An attempt to tell a webhook: the class of what it answered (`2xx`), or `no answer`.

@@ -26,6 +26,7 @@ fn what_is_counted_is_printed() {
     figures.turned_away(Road::Http, Turned::Address);
     figures.committed(7, Some((Some(Duration::from_micros(30)), Duration::from_micros(80))));
     figures.committed(7, None);
+    figures.damaged(3);
     figures.told(Some(204));
     figures.told(None);
     figures.stages.called("signer", "0123456789ab", Called::Failed, Duration::from_millis(1));
@@ -44,6 +45,7 @@ fn what_is_counted_is_printed() {
         ("posthaste_turned_away_total{protocol=\"http\",reason=\"address\"}", 1.0),
         ("posthaste_store_group_rows_sum", 7.0),
         ("posthaste_store_group_failures_total", 1.0),
+        ("posthaste_store_damaged_total", 3.0),
         ("posthaste_webhook_attempts_total{result=\"2xx\"}", 1.0),
         ("posthaste_webhook_attempts_total{result=\"no answer\"}", 1.0),
         ("posthaste_queue_recipients", 5.0),

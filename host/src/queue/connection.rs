@@ -7,6 +7,7 @@ use mail::outcome::Phase;
 use mail::{EnhancedCode, Outcome, Verdict};
 use tracing::{Instrument as _, Span};
 
+use super::bodies::Held;
 use super::scheduler::Inner;
 use super::sites::{Item, Stage, Taken};
 use super::{Session, Site, Transaction};
@@ -17,6 +18,8 @@ use crate::telemetry;
 
 /// How long a connection may keep the place that a site without any waits for.
 const TURN: Duration = Duration::from_secs(5);
+/// How long a connection waits for room for a large body before the message goes back to the store.
+const ROOM_LIMIT: Duration = Duration::from_secs(60);
 
 /// A place among the connections; given back when the task ends, however it does.
 struct Slot {
@@ -113,6 +116,7 @@ async fn use_session(
     while sent < inner.config().messages_per_connection.max(1) && session.is_open() {
         let Some(item) = next_item(inner, slot, opened).await else { break };
         let mut in_hand = InHand { inner: inner.clone(), item: Some(item) };
+        let Some(room) = room(inner, &in_hand).await else { continue };
         let Some(transaction) = transaction(inner, &mut in_hand).await else { continue };
         let begun_at = jiff::Timestamp::now();
         let (began, span) =
@@ -129,8 +133,17 @@ async fn use_session(
                 });
             }
             // Dropped in the middle: in_hand releases it. The peer may have it all the same.
-            () = inner.abort.cancelled() => return,
+            () = inner.abort.cancelled() => {
+                tracing::warn!(
+                    id = %transaction.message,
+                    site = %key,
+                    recipients = transaction.recipients.len(),
+                    "given up in the middle for want of time; the peer may have it, and it is sent again"
+                );
+                return;
+            }
         }
+        drop((transaction, room));
         sent += 1;
     }
     tokio::select! {
@@ -174,6 +187,16 @@ async fn next_item(inner: &Inner, slot: &mut Slot, opened: Instant) -> Option<It
             inner.idle_no_more(&slot.key, &mut slot.stage);
             return None;
         }
+    }
+}
+
+/// Room in memory for the body. `None`: it was not there in time, and the item goes back to the store.
+async fn room(inner: &Inner, in_hand: &InHand) -> Option<Held> {
+    let octets = in_hand.item.as_ref()?.size_bytes;
+    tokio::select! {
+        biased;
+        held = tokio::time::timeout(ROOM_LIMIT, inner.bodies.hold(octets)) => held.ok(),
+        () = inner.shutdown.cancelled() => None,
     }
 }
 

@@ -6,10 +6,12 @@
 //! The road: `scheduler` leases what is due; `lookups` keeps what waits until its domain's site is found; `sites` keeps what waits for each and says
 //! how many connections to open; `connection` takes from there and sends; `policy` says what follows from an outcome, and
 //! `advice` what the peer's words add to that;
+//! `bodies` bounds what is in memory of what is sent;
 //! `completing` tells the store, in batches, and then the log. Whatever ends a task early, its recipients go back to
 //! the store as released: each leased recipient is completed exactly once.
 
 pub mod advice;
+mod bodies;
 mod completing;
 mod connection;
 mod lookups;
@@ -17,6 +19,8 @@ mod pace;
 pub mod policy;
 mod scheduler;
 mod sites;
+mod starved;
+mod turns;
 
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use uuid::Uuid;
 
+use super::bodies::Bodies;
 use super::completing::Completer;
 use super::lookups::{self, Found, Lookups};
 use super::policy::{Schedules, later};
@@ -59,6 +60,7 @@ impl Tuning {
         let Some(inner) = self.0.upgrade() else { return };
         let starved = inner.sites().limit(config.connections_per_site, config.connections);
         inner.lookups().forget_sites();
+        inner.bodies.resize(config.large_bodies);
         inner.completer.reschedule(schedules);
         *inner.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config.clone());
         starved.iter().for_each(|key| inner.grow(key));
@@ -99,6 +101,7 @@ impl Queue {
     ) -> Queue {
         let (completer, completions) = Completer::new(schedules);
         let limits = Limits { per_site: config.connections_per_site, in_all: config.connections, waiting: AT_SITES };
+        let bodies = Bodies::new(config.large_bodies);
         let inner = Arc::new(Inner {
             store,
             courier,
@@ -106,6 +109,7 @@ impl Queue {
             shutdown,
             abort: CancellationToken::new(),
             completer,
+            bodies,
             sites: Mutex::new(Sites::new(limits)),
             lookups: Mutex::new(Lookups::new(LOOKUPS)),
             rests: Mutex::default(),
@@ -166,6 +170,7 @@ pub(super) struct Inner {
     /// Ends transactions that take too long to drain.
     pub(super) abort: CancellationToken,
     pub(super) completer: Completer,
+    pub(super) bodies: Bodies,
     sites: Mutex<Sites>,
     lookups: Mutex<Lookups>,
     /// What the store is told before the next lease.

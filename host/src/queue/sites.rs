@@ -15,6 +15,8 @@ use uuid::Uuid;
 
 use super::Site;
 use super::pace::Pace;
+use super::starved::{Held, Opening, Spot, Starved, Wants};
+use super::turns::Turns;
 use crate::store::{BodyRef, LeasedRecipient};
 
 /// Recipients of one transaction: the least that every server must take (RFC 5321 s4.5.3.1.8).
@@ -44,9 +46,6 @@ const PUT_OFF: usize = 1000;
 /// Recipients of a stream that may wait for a site however many others do.
 const LEAST: usize = 16;
 
-/// Turns of transactional lanes behind which a broadcast lane has one.
-const TURNS_BEFORE_BROADCAST: u32 = 7;
-
 /// How many connections there may be, and how many recipients may wait for all sites.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -64,9 +63,13 @@ pub(super) struct Sites {
     recipients: usize,
     /// Connections of each source, and those that were opened for each tenant.
     by_source: HashMap<String, usize>,
-    by_tenant: HashMap<String, usize>,
+    by_tenant: Held,
     /// Sites that wait for a connection of another to end.
-    starved: VecDeque<Arc<str>>,
+    starved: Starved,
+    /// Sites of which a connection may be stopped that is being opened.
+    opening: Opening,
+    /// Connections that are being opened and are to stop, of all sites.
+    unwanted: usize,
     /// Lanes that were put off and may come again.
     pub(super) roused: Vec<Lane>,
     /// Connections that were told to end for a starved site, and have not yet.
@@ -123,6 +126,8 @@ struct Waiting {
     unwanted_signal: Arc<Notify>,
     /// Connections that ended so, ever: it is not always the same site's turn.
     stopped: usize,
+    /// Where it stands in `opening`.
+    spot: Option<Spot>,
     /// Whether a connection was opened since the last refusal. Until then one tries at a time.
     proven: bool,
     refusal: Option<Refusal>,
@@ -165,8 +170,10 @@ impl Sites {
             connections: 0,
             recipients: 0,
             by_source: HashMap::new(),
-            by_tenant: HashMap::new(),
-            starved: VecDeque::new(),
+            by_tenant: Held::default(),
+            starved: Starved::default(),
+            opening: Opening::default(),
+            unwanted: 0,
             roused: Vec::new(),
             leaving: 0,
             make_room: Arc::new(Notify::new()),
@@ -176,7 +183,7 @@ impl Sites {
     /// Other limits of connections. Those that are open stay. Sites that had none may have one now.
     pub(super) fn limit(&mut self, per_site: usize, in_all: usize) -> Vec<Arc<str>> {
         self.limits = Limits { per_site, in_all, ..self.limits };
-        self.starved.drain(..).collect()
+        self.starved.take_all()
     }
 
     /// Puts an item in line for a site, in the lane of its tenant, its stream and this domain.
@@ -204,6 +211,12 @@ impl Sites {
         if waiting.idle > 0 {
             waiting.news.notify_one();
         }
+        if self.starved.has(&site.key)
+            && let Some(wants) = waiting.wants()
+        {
+            let connections = self.by_tenant.of(&wants.tenant);
+            self.starved.update(&site.key, wants, connections);
+        }
         Added::Waiting
     }
 
@@ -217,57 +230,83 @@ impl Sites {
         let wanted = waiting.items.len().saturating_sub(waiting.idle + waiting.connecting + waiting.fresh);
         let wanted = wanted.min(allowed.saturating_sub(waiting.connections));
         let opened = wanted.min(room);
-        let is_starved = opened < wanted && waiting.connections == 0 && !self.starved.contains(key);
+        let is_starved = opened == 0 && wanted > 0 && waiting.connections == 0 && !self.starved.has(key);
         waiting.connections += opened;
         waiting.connecting += opened;
         self.connections += opened;
         if let Some(egress) = waiting.site.plan.egress.as_ref().filter(|_| opened > 0) {
             *self.by_source.entry(egress.source.name.clone()).or_default() += opened;
         }
-        if let Some(tenant) = waiting.turns.next().map(|lane| &lane.0).filter(|_| opened > 0) {
-            *self.by_tenant.entry(tenant.clone()).or_default() += opened;
-            waiting.tenants.extend(std::iter::repeat_n(tenant.clone(), opened));
-        }
         let grown = (opened > 0).then(|| (waiting.site.clone(), opened));
-        if is_starved {
-            self.starved.push_back(key.clone());
+        let wants = waiting.wants();
+        if let Some(Wants { tenant, .. }) = wants.as_ref().filter(|_| opened > 0) {
+            waiting.tenants.extend(std::iter::repeat_n(tenant.clone(), opened));
+            self.count_tenant(tenant, opened.cast_signed());
+        }
+        if opened > 0 {
+            self.starved.remove(key);
+            self.index(key);
+        }
+        if let Some(wants) = wants.filter(|_| is_starved) {
+            let connections = self.by_tenant.of(&wants.tenant);
+            self.starved.push(key.clone(), wants, connections);
             self.make_room.notify_waiters();
             self.stop_one_for(key);
         }
         grown
     }
 
+    /// Counts connections of a tenant, whose turn among those that wait may change with that.
+    fn count_tenant(&mut self, tenant: &str, by: isize) {
+        self.by_tenant.count(tenant, by);
+        self.starved.recount(tenant, self.by_tenant.of(tenant));
+    }
+
+    /// Keeps a site in its place in `opening`.
+    fn index(&mut self, key: &str) {
+        let Some(waiting) = self.sites.get_mut(key) else { return };
+        let tenant = waiting.tenants.first().filter(|_| waiting.connecting > waiting.unwanted).cloned();
+        let source = waiting.source().map(str::to_owned);
+        let spot = tenant.map(|tenant| Spot { tenant, source, stopped: waiting.stopped });
+        if spot != waiting.spot {
+            let before = std::mem::replace(&mut waiting.spot, spot.clone());
+            self.opening.exchange(waiting.site.key.clone(), before, spot);
+        }
+    }
+
     /// Connections that were opened for the tenant whose turn it is at a site.
     fn of_tenant(&self, key: &str) -> usize {
         let lane = self.sites.get(key).and_then(|waiting| waiting.turns.next());
-        lane.and_then(|lane| self.by_tenant.get(&lane.0)).copied().unwrap_or(0)
+        lane.map_or(0, |lane| self.by_tenant.of(&lane.0))
     }
 
     /// Where another tenant has more connections than the one that waits for this site, has one of the other's stop that
     /// is still being opened: its peer may be silent, and hundreds of such peers are no reason for anybody else to wait.
     fn stop_one_for(&mut self, key: &str) {
         let own = self.of_tenant(key);
-        let Some((largest, count)) = self.by_tenant.iter().max_by_key(|(_, count)| **count) else { return };
-        if *count <= own + 1 {
+        let Some((largest, count)) = self.by_tenant.most() else { return };
+        if count <= own + 1 {
             return;
         }
         // Those that stop already stop for others that wait.
-        let stopping = self.leaving + self.sites.values().map(|waiting| waiting.unwanted).sum::<usize>();
+        let stopping = self.leaving + self.unwanted;
         if count.saturating_sub(stopping) <= own + stopping + 1 {
             return;
         }
         let is_full = self.connections >= self.limits.in_all.max(1);
-        let source = self.sites.get(key).and_then(Waiting::source).map(str::to_owned);
-        let is_meant = |waiting: &&mut Waiting| {
-            waiting.connecting > waiting.unwanted
-                && waiting.tenants.first() == Some(largest)
-                && (is_full || source.is_some() && waiting.source() == source.as_deref())
+        let found = match self.sites.get(key).and_then(Waiting::source) {
+            _ if is_full => self.opening.first(largest, None),
+            Some(source) => self.opening.first(largest, Some(source)),
+            None => None,
         };
-        if let Some(waiting) = self.sites.values_mut().filter(is_meant).min_by_key(|waiting| waiting.stopped) {
+        let Some(found) = found else { return };
+        if let Some(waiting) = self.sites.get_mut(&found) {
             waiting.unwanted += 1;
             waiting.stopped += 1;
+            self.unwanted += 1;
             waiting.unwanted_signal.notify_one();
         }
+        self.index(&found);
     }
 
     /// What tells a connection of a site that is being opened that it may have to stop.
@@ -279,9 +318,10 @@ impl Sites {
     pub(super) fn is_unwanted(&mut self, key: &str, stage: &mut Stage) -> bool {
         let Some(waiting) = self.sites.get_mut(key).filter(|waiting| waiting.unwanted > 0) else { return false };
         waiting.unwanted -= 1;
-        waiting.count(*stage, -1);
+        self.unwanted = self.unwanted.saturating_sub(1 + waiting.count(*stage, -1));
         self.leaving += 1;
         *stage = Stage::Leaving;
+        self.index(key);
         true
     }
 
@@ -298,11 +338,12 @@ impl Sites {
     /// A connection of the site greeted us.
     pub(super) fn connected(&mut self, key: &str) {
         if let Some(waiting) = self.sites.get_mut(key) {
-            waiting.count(Stage::Connecting, -1);
+            self.unwanted = self.unwanted.saturating_sub(waiting.count(Stage::Connecting, -1));
             waiting.fresh += 1;
             waiting.proven = true;
             waiting.refusal = None;
         }
+        self.index(key);
     }
 
     /// A connection was refused: everything that waits for the site, which is told the outcome, as is who comes
@@ -318,6 +359,7 @@ impl Sites {
         waiting.refusal = Some(Refusal { until: until(count), outcome: outcome.clone(), count });
         waiting.proven = false;
         self.recipients = self.recipients.saturating_sub(waiting.recipients);
+        self.starved.remove(key);
         waiting.take_all()
     }
 
@@ -370,12 +412,8 @@ impl Sites {
             return false;
         }
         let is_full = self.connections >= self.limits.in_all.max(1);
-        let source = self.sites.get(key).and_then(Waiting::source);
-        let waits = |starved: &Arc<str>| {
-            let other = self.sites.get(starved).filter(|other| !other.items.is_empty() && other.connections == 0);
-            &**starved != key && other.is_some_and(|other| is_full || source.is_some() && other.source() == source)
-        };
-        self.starved.iter().any(waits)
+        // A site with a connection is none of those that wait.
+        is_full || self.sites.get(key).and_then(Waiting::source).is_some_and(|source| self.starved.waits_for(source))
     }
 
     /// What wakes the idle connections of a site.
@@ -390,34 +428,27 @@ impl Sites {
             self.leaving = self.leaving.saturating_sub(1);
         }
         if let Some(waiting) = self.sites.get_mut(key) {
-            waiting.count(stage, -1);
+            self.unwanted = self.unwanted.saturating_sub(waiting.count(stage, -1));
             waiting.connections = waiting.connections.saturating_sub(1);
-            if let Some(tenant) = waiting.tenants.pop()
-                && let Some(used) = self.by_tenant.get_mut(&tenant)
-            {
-                *used = used.saturating_sub(1);
-                if *used == 0 {
-                    self.by_tenant.remove(&tenant);
-                }
-            }
+            let tenant = waiting.tenants.pop();
             let source = waiting.site.plan.egress.as_ref().map(|egress| &egress.source.name);
             if let Some(used) = source.and_then(|name| self.by_source.get_mut(name)) {
                 *used = used.saturating_sub(1);
             }
+            if let Some(tenant) = tenant {
+                self.count_tenant(&tenant, -1);
+            }
+            self.index(key);
         }
-        let mut next = self.next_starved();
-        next.push(key.clone());
-        next
+        self.next_starved().into_iter().chain([key.clone()]).collect()
     }
 
     /// The starved site that has room now, if any: that of the tenant with the fewest connections, then the first.
-    fn next_starved(&mut self) -> Vec<Arc<str>> {
-        // What a starved site had may be gone meanwhile; then it is the next one's turn.
-        self.starved.retain(|starved| self.sites.get(starved).is_some_and(|waiting| !waiting.items.is_empty()));
+    fn next_starved(&mut self) -> Option<Arc<str>> {
         // Room at one source is none at another.
-        let with_room = self.starved.iter().enumerate().filter(|(_, starved)| self.room(starved) > 0);
-        let place = with_room.min_by_key(|(_, starved)| self.of_tenant(starved)).map(|(place, _)| place);
-        place.and_then(|place| self.starved.remove(place)).into_iter().collect()
+        let with_room = self.starved.firsts().filter(|(.., starved)| self.room(starved) > 0);
+        let next = with_room.min_by_key(|(connections, came, _)| (*connections, *came)).map(|(.., key)| key.clone());
+        self.starved.remove(&next?)
     }
 
     /// Forgets sites that have nothing waiting, no connection and no backoff.
@@ -431,6 +462,7 @@ impl Sites {
     /// Takes everything that waits, of all sites.
     pub(super) fn take_all(&mut self) -> Vec<Item> {
         self.recipients = 0;
+        self.starved.take_all();
         self.sites.values_mut().flat_map(Waiting::take_all).collect()
     }
 }
@@ -454,6 +486,7 @@ impl Waiting {
             unwanted: 0,
             unwanted_signal: Arc::new(Notify::new()),
             stopped: 0,
+            spot: None,
             proven: false,
             refusal: None,
             enough_until: Timestamp::MIN,
@@ -465,16 +498,24 @@ impl Waiting {
         self.site.plan.egress.as_ref().map(|egress| egress.source.name.as_str())
     }
 
-    /// Counts one connection more or less of a stage.
-    fn count(&mut self, stage: Stage, by: isize) {
+    /// What it waits for, where it has mail.
+    fn wants(&self) -> Option<Wants> {
+        let (tenant, ..) = self.turns.next()?;
+        Some(Wants { source: self.source().map(str::to_owned), tenant: tenant.clone() })
+    }
+
+    /// Counts one connection more or less of a stage; how many fewer are unwanted because of it.
+    fn count(&mut self, stage: Stage, by: isize) -> usize {
         let counted = match stage {
             Stage::Connecting => &mut self.connecting,
             Stage::Fresh => &mut self.fresh,
             Stage::Idle => &mut self.idle,
-            Stage::Used | Stage::Leaving => return,
+            Stage::Used | Stage::Leaving => return 0,
         };
         *counted = counted.saturating_add_signed(by);
-        self.unwanted = self.unwanted.min(self.connecting);
+        let before = self.unwanted;
+        self.unwanted = before.min(self.connecting);
+        before - self.unwanted
     }
 
     /// Recipients that wait, as far as mail of a stream has them before it.
@@ -536,37 +577,6 @@ impl Waiting {
         self.turns = Turns::default();
         (self.recipients, self.broadcast_recipients) = (0, 0);
         self.items.drain().map(|(_, item)| item).collect()
-    }
-}
-
-/// Lanes in turn: transactional ones first, broadcast ones at every eighth turn.
-#[derive(Default)]
-struct Turns {
-    transactional: VecDeque<Lane>,
-    broadcast: VecDeque<Lane>,
-    since_broadcast: u32,
-}
-
-impl Turns {
-    fn push(&mut self, lane: Lane) {
-        match lane.2 {
-            Stream::Transactional => self.transactional.push_back(lane),
-            Stream::Broadcast => self.broadcast.push_back(lane),
-        }
-    }
-
-    /// The lane whose turn it is, or will be soon.
-    fn next(&self) -> Option<&Lane> {
-        self.transactional.front().or_else(|| self.broadcast.front())
-    }
-
-    fn pop(&mut self) -> Option<Lane> {
-        let is_broadcasts_turn = self.since_broadcast >= TURNS_BEFORE_BROADCAST;
-        let first = if is_broadcasts_turn { self.broadcast.pop_front() } else { None };
-        let lane = first.or_else(|| self.transactional.pop_front()).or_else(|| self.broadcast.pop_front())?;
-        let has_waited = lane.2 == Stream::Transactional && !self.broadcast.is_empty();
-        self.since_broadcast = if has_waited { self.since_broadcast + 1 } else { 0 };
-        Some(lane)
     }
 }
 

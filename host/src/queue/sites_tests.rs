@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::TlsPolicy;
+use crate::queue::turns::TURNS_BEFORE_BROADCAST;
 use crate::route::Plan;
 use mail::outcome::Phase;
 use mail::{Address, EnhancedCode, Verdict};
@@ -298,7 +299,7 @@ fn a_tenant_that_has_most_connections_gives_up_those_that_are_being_opened() {
         }
     };
     ask(&mut sites, "silent");
-    assert_eq!(sites.by_tenant["silent"], 8);
+    assert_eq!(sites.by_tenant.of("silent"), 8);
     assert!(keys("silent").iter().all(|key| sites.sites[key].unwanted == 0), "nobody else waits");
     ask(&mut sites, "other");
     let unwanted: Vec<Arc<str>> = keys("silent").into_iter().filter(|key| sites.sites[key].unwanted > 0).collect();
@@ -309,13 +310,13 @@ fn a_tenant_that_has_most_connections_gives_up_those_that_are_being_opened() {
         assert!(!sites.is_unwanted(&key, &mut Stage::Connecting), "once");
         sites.closed(&key, stage).iter().for_each(|key| drop(sites.grow(key, at(0))));
     }
-    assert_eq!((sites.by_tenant["silent"], sites.by_tenant["other"], sites.leaving), (4, 4, 0));
+    assert_eq!((sites.by_tenant.of("silent"), sites.by_tenant.of("other"), sites.leaving), (4, 4, 0));
     // Whoever ends, its tenant goes on with its share.
     let ends = keys("other").into_iter().find(|key| sites.sites[key].connections > 0).unwrap();
     sites.connected(&ends);
     assert!(take_at(&mut sites, &ends, at(0)).is_some());
     assert!(sites.closed(&ends, Stage::Used)[0].starts_with("other"));
-    assert_eq!(sites.by_tenant["other"], 3);
+    assert_eq!(sites.by_tenant.of("other"), 3);
 }
 
 #[test]
@@ -433,4 +434,64 @@ fn postponed_broadcasts_put_no_transactional_mail_off() {
         assert!(take_at(&mut sites, "mx", at(0)).is_some());
     }
     assert_eq!(sites.roused, [("acme".to_owned(), domain("a.test"), Stream::Transactional)]);
+}
+
+/// Ten thousand sites of a hundred tenants wait for the places of a few: who is next is found without a look at all of
+/// them, and the tenants have their turns.
+#[test]
+fn many_sites_that_wait_are_not_looked_at_one_by_one() {
+    const SITES: usize = 10_000;
+    const PLACES: usize = 50;
+    const TENANTS: usize = 100;
+    let mut sites = Sites::new(Limits { per_site: 1, in_all: PLACES, waiting: 1_000_000 });
+    let key = |number: usize| -> Arc<str> { format!("mx{number}").into() };
+    let looks = |sites: &Sites| sites.starved.looks.take();
+    // One tenant's sites have all places; its peers are silent, so that some of its connections are stopped for others.
+    for number in 0..SITES + PLACES {
+        let tenant = number.checked_sub(PLACES).map_or("first".to_owned(), |number| format!("t{}", number % TENANTS));
+        add(&mut sites, &key(number), number as u128, &tenant, "x@a.test");
+        sites.grow(&key(number), at(0));
+    }
+    assert_eq!((sites.starved.len(), sites.connections), (SITES, PLACES));
+    assert!(looks(&sites) <= 2 * (SITES + PLACES), "a few a site");
+    let mut open: VecDeque<Arc<str>> = (0..PLACES).map(key).collect();
+    let mut served: HashMap<String, usize> = HashMap::new();
+    for turn in 0..SITES {
+        let ends = open.pop_front().unwrap();
+        let stage = if sites.is_unwanted(&ends, &mut Stage::Connecting) { Stage::Leaving } else { Stage::Connecting };
+        let next = sites.closed(&ends, stage);
+        let (site, opened) = sites.grow(&next[0], at(0)).unwrap();
+        assert_eq!(opened, 1);
+        *served.entry(sites.sites[&site.key].tenants[0].clone()).or_default() += 1;
+        let (least, most) = (served.values().min().unwrap(), served.values().max().unwrap());
+        assert!(turn < TENANTS || served.len() == TENANTS && most - least <= 1, "turn {turn}: {least} to {most}");
+        open.push_back(site.key);
+        let looked = looks(&sites);
+        assert!(looked <= 8, "turn {turn}: {looked} looks at {} that wait", sites.starved.len());
+    }
+    assert!(sites.starved.is_empty());
+    assert_eq!(sites.unwanted + sites.leaving, 0);
+}
+
+/// What a site waits for is its first mail's tenant's turn, and a site whose mail is gone waits for nothing.
+#[test]
+fn a_site_that_waits_is_in_the_turn_of_its_first_mail() {
+    let mut sites = sites(1, 2);
+    for (number, key) in ["one", "two"].iter().enumerate() {
+        add(&mut sites, key, number as u128, "rich", "x@a.test");
+        sites.grow(&(*key).into(), at(0));
+    }
+    let bulk = Item { stream: Stream::Broadcast, ..item(10, "rich", &["x@b.test"]) };
+    assert!(matches!(sites.add(&site("three"), &domain("b.test"), bulk, at(0)), Added::Waiting));
+    sites.grow(&"three".into(), at(0));
+    add(&mut sites, "four", 11, "rich", "x@c.test");
+    sites.grow(&"four".into(), at(0));
+    add(&mut sites, "five", 12, "poor", "x@d.test");
+    sites.grow(&"five".into(), at(0));
+    // Another tenant's transactional mail comes before the broadcast, at a site that has waited longest.
+    add(&mut sites, "three", 13, "poor", "y@b.test");
+    sites.refused("five", &refusal(), |_| at(10));
+    assert_eq!(sites.closed(&"one".into(), Stage::Connecting)[0], "three".into());
+    sites.grow(&"three".into(), at(0));
+    assert_eq!(sites.closed(&"two".into(), Stage::Connecting)[0], "four".into(), "nothing waits for the fifth");
 }

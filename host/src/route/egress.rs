@@ -80,9 +80,12 @@ impl Egress {
         self.has_better(now)
     }
 
-    /// Whether the source is blamed while another is not: then the site is to be chosen anew.
+    /// Whether another source would be chosen now, because this one is blamed or the blame of one before it is over: then
+    /// the site is to be chosen anew.
     pub fn is_stale(&self, now: Instant) -> bool {
-        self.sources.len() > 1 && self.blames.holds(&self.hosts, &self.source, now) && self.has_better(now)
+        let is_free = |source: &&Arc<Source>| !self.blames.holds(&self.hosts, source, now);
+        let chosen = || self.sources.iter().find(is_free).or(self.sources.first());
+        self.sources.len() > 1 && chosen().is_some_and(|chosen| chosen.name != self.source.name)
     }
 
     fn has_better(&self, now: Instant) -> bool {
@@ -198,7 +201,12 @@ mod tests {
         assert!(!first.is_stale(now));
         assert!(first.blame(now), "b and c are left");
         assert!(first.is_stale(now));
-        assert_eq!(chosen("mx", now).source.name, "b");
+        let second = chosen("mx", now);
+        assert_eq!(second.source.name, "b");
+        let (message, later) = (Uuid::from_u128(1), now + BLAMED_FOR);
+        assert!(!second.is_stale(now) && second.source_of(message, now).name == "b");
+        assert!(second.is_stale(later), "what is said to leave from `a` again does");
+        assert_eq!(second.source_of(message, later).name, "a");
         assert_eq!(chosen("other", now).source.name, "a", "blame counts at one site");
         assert!(chosen("mx", now).blame(now));
         assert!(!chosen("mx", now).blame(now), "nobody is left");

@@ -33,6 +33,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 pub use body::{Admits, Budget};
 pub use routes::{Obstacles, Routes};
@@ -185,7 +186,8 @@ impl HttpServer {
                     let (server, tls) = (self.clone(), tls.clone());
                     self.tasks.spawn(async move {
                         let _open = metrics().enter(Road::Http);
-                        if let Err(error) = server.converse(stream, ip, tls).await {
+                        let span = tracing::info_span!("connection", peer = %ip);
+                        if let Err(error) = server.converse(stream, ip, tls).instrument(span).await {
                             tracing::debug!(error, "an HTTP connection ended");
                         }
                         drop((own, inside));

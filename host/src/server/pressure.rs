@@ -150,16 +150,46 @@ fn default_limit() -> u64 {
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kilobytes| kilobytes.saturating_mul(1024))
     });
-    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-        .into_iter()
-        .find_map(|path| read(path)?.trim().parse::<u64>().ok());
-    let most = machine.into_iter().chain(group).min();
+    let groups = limit_files(&read("/proc/self/cgroup").unwrap_or_default());
+    let groups = groups.iter().filter_map(|path| read(path)?.trim().parse::<u64>().ok());
+    let most = machine.into_iter().chain(groups).min();
     most.map_or(UNKNOWN - 1, |bytes| (bytes as f64 * SHARE) as u64)
+}
+
+/// Where the memory limits of a process' control groups stand, by its `/proc/PID/cgroup`: of its own and of all above it, for
+/// each of them binds (cgroups(7)).
+fn limit_files(groups: &str) -> Vec<String> {
+    let mut files = Vec::new();
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let (root, name) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            _ if controllers.split(',').any(|one| one == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => continue,
+        };
+        let above = std::path::Path::new(path).ancestors().map(|path| path.to_string_lossy());
+        files.extend(above.map(|path| format!("{root}{}/{name}", path.trim_end_matches('/'))));
+    }
+    files
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_control_group_above_has_its_limit() {
+        let files = limit_files("0::/system.slice/posthaste.service\n");
+        let paths = ["/system.slice/posthaste.service", "/system.slice", ""];
+        assert_eq!(files, paths.map(|path| format!("/sys/fs/cgroup{path}/memory.max")));
+        let files = limit_files("12:cpu,cpuacct:/a\n5:memory:/docker/b\n");
+        let paths = ["/docker/b", "/docker", ""];
+        assert_eq!(files, paths.map(|path| format!("/sys/fs/cgroup/memory{path}/memory.limit_in_bytes")));
+        assert!(limit_files("nonsense\n\n").is_empty());
+    }
 
     #[test]
     fn memory_and_disk_have_their_bounds() {

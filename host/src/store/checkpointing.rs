@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, ffi};
 use rustix::fs::{Advice, fadvise};
 use tokio::sync::mpsc;
 
@@ -41,8 +41,26 @@ const FRAME_BYTES: u64 = 4096 + 24;
 const WAL_HEADER_BYTES: u64 = 32;
 
 /// Moves what no reader still needs where it is, without waiting for anybody. How many pages the WAL has, moved or not.
-pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.query_row("PRAGMA main.wal_checkpoint(PASSIVE)", [], |row| row.get(1))
+///
+/// Poisons the store where the disk fails: what could not be synced may be gone from memory, and another sync would not say so.
+pub(super) fn checkpoint(connection: &Connection, shared: &Shared, faults: &dyn Faults) -> Option<i64> {
+    let failed = |_| rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR_FSYNC), None);
+    let moved = faults
+        .at(Point::Moving)
+        .map_err(failed)
+        .and_then(|()| connection.query_row("PRAGMA main.wal_checkpoint(PASSIVE)", [], |row| row.get(1)));
+    match moved {
+        Ok(pages) => Some(pages),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) => {
+            shared.poison(&format!("moving pages out of the WAL: {error}"));
+            None
+        }
+        // The WAL grows meanwhile; nothing is lost.
+        Err(error) => {
+            tracing::warn!(%error, "pages of the store cannot be moved out of its WAL");
+            None
+        }
+    }
 }
 
 pub(super) struct Checkpointer {
@@ -90,15 +108,8 @@ impl Checkpointer {
             if new == 0 || (new < ROWS && at.elapsed() < AT_LATEST) {
                 continue;
             }
-            match checkpoint(&self.connection) {
-                Ok(pages) if pages >= LONG => self.finish(),
-                Ok(_) => {}
-                Err(error) if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) => {
-                    self.shared.poison(&format!("moving pages out of the WAL: {error}"));
-                    return;
-                }
-                // The WAL grows meanwhile; nothing is lost.
-                Err(error) => tracing::warn!(%error, "pages of the store cannot be moved out of its WAL"),
+            if checkpoint(&self.connection, &self.shared, &*self.faults).is_some_and(|pages| pages >= LONG) {
+                self.finish();
             }
             (rows_before, at) = (rows, Instant::now());
         }

@@ -17,6 +17,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::audit::AuditLog;
 use super::embedded::Embedded;
 use super::history::time;
 use super::reading::tenant_key;
@@ -195,7 +196,7 @@ pub struct TenantLimits {
 
 /// What was pushed for tenants.
 #[async_trait]
-pub trait ComponentStore: Announcements {
+pub trait ComponentStore: Announcements + AuditLog {
     /// Adds a version with its file, one caller at a time. Whatever had its state before gives way to it. `Io` where the file cannot be kept.
     async fn add_component(&self, new: NewVersion, file: Bytes) -> Result<ComponentVersion, StoreError>;
     /// Gives a version another state; whatever had a live one before gives way. `NotFound` where there is none.

@@ -8,8 +8,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use mail::Domain;
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::audit::{self, Audited};
 use super::domain_changes::{FIRST_CHECK_MS, insert_key};
 use super::embedded::Embedded;
 use super::history::time;
@@ -296,6 +298,11 @@ impl Embedded {
                 let tokens = "DELETE FROM delivery_token WHERE hash = ?1 AND revoked_ms IS NULL";
                 let removed = connection.execute(keys, [key])? + connection.execute(tokens, [token])?;
                 found.store(removed > 0, Ordering::Relaxed);
+                if removed > 0 {
+                    let what = "keys: a development host's, which everybody knows, were taken away";
+                    let after = json!({ "removed": removed });
+                    audit::write(connection, &Audited::by_host(None, what, Value::Null, after, Timestamp::now()))?;
+                }
                 Ok(())
             }
         }));

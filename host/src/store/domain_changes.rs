@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::audit::{self, Audited};
 use super::directory::{Which, read_domains};
 use super::embedded::Embedded;
 use super::history::time;
@@ -128,6 +129,8 @@ pub struct DomainChange {
     /// When the records are looked at next.
     pub check_at: Option<Timestamp>,
     pub event: Option<(TenantEvent, Timestamp)>,
+    /// What the host did by itself.
+    pub audit: Option<Audited>,
 }
 
 /// A domain whose records are to be looked at.
@@ -178,7 +181,7 @@ impl DomainChanges for Embedded {
             let sql = "SELECT key FROM domain WHERE tenant = ?1 AND name = ?2";
             let found = connection.prepare_cached(sql)?.query_row(params![owner, domain.as_str()], |row| row.get(0));
             let key: i64 = found.optional()?.ok_or_else(missing)?;
-            let DomainChange { seen, added, steps, removed, found, check_at, event } = change;
+            let DomainChange { seen, added, steps, removed, found, check_at, event, audit } = change;
             if let Some(seen) = seen {
                 let is_so = read_domains(connection, Which::Key(key))?;
                 if !is_so.iter().any(|domain| seen.fits(domain, found.is_some())) {
@@ -208,6 +211,9 @@ impl DomainChanges for Embedded {
                 connection
                     .prepare_cached("UPDATE domain SET check_ms = ?2 WHERE key = ?1")?
                     .execute([key, at.as_millisecond()])?;
+            }
+            if let Some(entry) = audit {
+                audit::write(connection, &entry)?;
             }
             match event {
                 Some((event, at)) => tenant_events::record(connection, counters, owner, event, at),

@@ -39,11 +39,13 @@ use super::{
     NewMessage, OperatorKey, Page, QueueChange, QueueFilter, QueuedRecipient, Rest, Store, StoreError, Tended, backup,
     deliveries, tending, webhook_rows,
 };
+use crate::metrics::metrics;
 
 /// Jobs that may wait for the writer; whoever comes later waits to hand in.
 const WAITING_JOBS: usize = 1024;
-/// How long a job may wait to be handed in, when so many wait before it.
+/// How long a job may wait to be handed in, when so many wait before it; and mail for its answer before no more is taken.
 const HAND_IN: Duration = Duration::from_secs(10);
+const TOO_SLOW: &str = "the disk is too slow for what is to be written";
 
 /// Lists of a tenant's events that are read at once.
 const LISTS: usize = 2;
@@ -102,6 +104,8 @@ pub(super) struct Shared {
     pub(super) unsynced: AtomicBool,
     /// Whether the disk had less than its reserve when it was looked at last.
     pub(super) full: AtomicBool,
+    /// Whether somebody has waited for `HAND_IN` and nothing was committed since.
+    pub(super) lagging: AtomicBool,
     /// Held by whoever needs that no segment goes.
     pub(super) segments_stay: Mutex<()>,
     /// When the next recipient is due that no lease has seen.
@@ -118,6 +122,27 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Counts rows or bodies that could not be read.
+    pub(super) fn set_aside(&self, count: u64) {
+        if count > 0 {
+            self.damaged.fetch_add(count, Ordering::Relaxed);
+            metrics().damaged(count);
+        }
+    }
+
+    /// Somebody has waited for too long: no other is taken before something was committed.
+    fn lags(&self) {
+        if !self.lagging.swap(true, Ordering::AcqRel) {
+            tracing::error!(seconds = HAND_IN.as_secs(), "the disk does not keep up: new mail is told to come later");
+        }
+    }
+
+    pub(super) fn keeps_up(&self) {
+        if self.lagging.load(Ordering::Acquire) && self.lagging.swap(false, Ordering::AcqRel) {
+            tracing::info!("the disk keeps up: new mail is taken again");
+        }
+    }
+
     /// Has nothing be written any more.
     pub(super) fn poison(&self, text: &str) {
         if self.poisoned.set(text.to_owned()).is_ok() {
@@ -183,6 +208,7 @@ impl Embedded {
             queued: AtomicU64::new(queued),
             rows: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
+            lagging: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             segment: AtomicU64::new(spool.number()),
             unsynced: AtomicBool::new(false),
@@ -287,13 +313,35 @@ impl Embedded {
         answered.await.map_err(|_| stopped())?
     }
 
+    /// Why no mail is taken, if none is.
+    pub fn obstacle(&self) -> Option<String> {
+        let lags = self.shared.lagging.load(Ordering::Acquire);
+        let failure = self.failure().map(|why| format!("the store takes nothing: {why}"));
+        failure.or_else(|| lags.then(|| TOO_SLOW.to_owned()))
+    }
+
+    /// Hands messages to the writer. Behind one that has waited for too long no more are handed in.
+    async fn store(&self, messages: Vec<Prepared>) -> Result<Vec<Result<Accepted, StoreError>>, StoreError> {
+        if self.shared.lagging.load(Ordering::Acquire) {
+            return Err(StoreError::Io(TOO_SLOW.to_owned()));
+        }
+        let mut answer = std::pin::pin!(self.ask(|answer| Job::Accept { messages, answer }));
+        match tokio::time::timeout(HAND_IN, &mut answer).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.shared.lags();
+                answer.await
+            }
+        }
+    }
+
     /// Hands a job to the writer and waits for its answer.
     pub(super) async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Result<T, StoreError> {
         let stopped = || StoreError::Io("the store is closed".to_owned());
         let (answer, answered) = oneshot::channel();
         let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
         // Refused before it is handed in, so that the answer is true.
-        let slow = |_| StoreError::Io("the disk is too slow for what is to be written".to_owned());
+        let slow = |_| StoreError::Io(TOO_SLOW.to_owned());
         let place = tokio::time::timeout(HAND_IN, jobs.reserve()).await.map_err(slow)?.map_err(|_| stopped())?;
         place.send(job(answer));
         answered.await.map_err(|_| stopped())
@@ -339,7 +387,7 @@ impl Store for Embedded {
             }
         }
         let failed = messages.len();
-        let mut answers = match self.ask(|answer| Job::Accept { messages, answer }).await {
+        let mut answers = match self.store(messages).await {
             Ok(answers) => answers,
             Err(error) => (0..failed).map(|_| Err(StoreError::Io(error.to_string()))).collect(),
         };
@@ -405,7 +453,7 @@ impl Store for Embedded {
         let counting = self.shared.clone();
         let read = move |error: BodyError| {
             if matches!(error, BodyError::Damaged { .. } | BodyError::Gone(_)) {
-                counting.damaged.fetch_add(1, Ordering::Relaxed);
+                counting.set_aside(1);
             }
             read(error)
         };

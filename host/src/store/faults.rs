@@ -19,6 +19,8 @@ pub enum Point {
     Committed,
     /// Commits that were left unsynced are about to be synced.
     Following,
+    /// Pages are about to be moved out of the WAL, which syncs it before.
+    Moving,
     /// Events and the deliveries of them are durable in `events.db`, and still in the outbox.
     Copied,
     /// A segment's row is gone, its file is not. An error there leaves the file to the next start.

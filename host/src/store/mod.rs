@@ -45,6 +45,7 @@ use uuid::Uuid;
 use crate::scram::Verifier;
 
 mod accepting;
+mod audit;
 mod backup;
 mod checkpointing;
 mod codes;
@@ -90,6 +91,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use audit::{AuditLog, Audited};
 pub use backup::Backup;
 pub use components::{
     ComponentStore, ComponentVersion, NewVersion, OnFailure, StageSettings, TenantLimits, VERSIONS_KEPT, VersionState,
@@ -103,7 +105,7 @@ pub use schema::OpenError;
 pub use scopes::{Scope, Scopes};
 pub use templates::{From as TemplateFrom, Template, TemplateChange, TemplateContent, Templates};
 pub use tenant_events::{Announcements, AnyEvent, AnyKind, TenantEvent, TenantEventKind, TenantEventRecord};
-pub use tenants::{Audited, Pause, Quotas, Streams, Tenant, TenantTerms, Tenants, Used};
+pub use tenants::{Pause, Quotas, Streams, Tenant, TenantTerms, Tenants, Used};
 pub use tending::{BOUNCED, PURGED, Pick, QueueChange, QueueFilter, QueuedRecipient, Tended};
 pub use vault::{SealedSecret, SecretPlace, Vault};
 pub use verification::{DomainStatus, Verification};

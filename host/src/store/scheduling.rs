@@ -29,15 +29,31 @@ pub(super) fn add(connection: &Connection, message: i64, send_ms: i64) -> rusqli
     Ok(())
 }
 
-/// Marks what is to be sent up to a time as sent, at most `AT_ONCE` messages. The answer is the time up to which none
-/// waits any more: `now_ms` where all were marked.
-pub(super) fn send_due(connection: &Connection, counters: &mut Counters, now_ms: i64) -> Result<i64, GroupError> {
+/// What came of sending what was due.
+pub(super) struct Sent {
+    /// The time up to which none waits any more.
+    pub(super) until_ms: i64,
+    /// Messages whose recipients could not be read: they are leased without having been told of.
+    pub(super) damaged: u64,
+}
+
+/// Marks what is to be sent up to a time as sent, at most `AT_ONCE` messages: `until_ms` is `now_ms` where that were all.
+pub(super) fn send_due(connection: &Connection, counters: &mut Counters, now_ms: i64) -> Result<Sent, GroupError> {
+    let mut damaged = 0;
     for (message, _) in due(connection, now_ms, AT_ONCE)? {
         settle(connection, message, SENT)?;
-        record_all(connection, counters, message, mail::EventKind::Sent, now_ms)?;
+        match record_all(connection, counters, message, mail::EventKind::Sent, now_ms) {
+            Ok(()) => {}
+            // An error of the database is everybody's, one of a row is its own.
+            Err(error) if error.sqlite_error().is_some() => return Err(error.into()),
+            Err(error) => {
+                damaged += 1;
+                tracing::error!(message, %error, "a scheduled message cannot be read; others go on");
+            }
+        }
     }
     let next = due(connection, now_ms, 1)?;
-    Ok(next.first().map_or(now_ms, |(_, send_ms)| send_ms - 1))
+    Ok(Sent { until_ms: next.first().map_or(now_ms, |(_, send_ms)| send_ms - 1), damaged })
 }
 
 /// Whether something is to be sent up to a time.

@@ -238,6 +238,9 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
     // Else a compiled statement is compiled again whenever its LIMIT is bound, and a plan may change with the values.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    // Who closes last moves no pages: behind a sync that failed they may be gone from memory. A store that ends well
+    // empties its WAL itself.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(())
 }
 

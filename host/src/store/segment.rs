@@ -179,6 +179,8 @@ pub(super) struct Spool {
     position: u64,
     gathered: Vec<u8>,
     free: Vec<PathBuf>,
+    /// Whether the segment's name may be lost yet in a power cut.
+    is_new: bool,
 }
 
 impl Spool {
@@ -215,7 +217,7 @@ impl Spool {
             None => begin(folder, number, free.pop())?,
         };
         let (folder, length, gathered) = (folder.to_owned(), file.metadata()?.len(), Vec::new());
-        let mut spool = Spool { folder, segment_bytes, number, file, length, position, gathered, free };
+        let mut spool = Spool { folder, segment_bytes, number, file, length, position, gathered, free, is_new: true };
         // Numbers of leftovers are never given out again: a reference may name them.
         if newest > spool.number {
             spool.roll_to(newest + 1)?;
@@ -295,9 +297,14 @@ impl Spool {
         self.flush(end)
     }
 
-    /// Makes the written frames durable.
+    /// Makes the written frames durable, and the name of a new segment with the first of them.
     pub(super) fn sync(&mut self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file.sync_data()?;
+        if self.is_new {
+            sync_folder(&self.folder)?;
+            self.is_new = false;
+        }
+        Ok(())
     }
 
     /// Forgets the frames behind a position: their group was not committed.
@@ -333,7 +340,7 @@ impl Spool {
     fn roll_to(&mut self, number: u64) -> io::Result<()> {
         let file = begin(&self.folder, number, self.free.pop())?;
         let length = file.metadata()?.len();
-        (self.file, self.length, self.number, self.position) = (file, length, number, 0);
+        (self.file, self.length, self.number, self.position, self.is_new) = (file, length, number, 0, true);
         Ok(())
     }
 
@@ -348,15 +355,13 @@ impl Spool {
     }
 }
 
-/// Makes the file of a segment, out of a free one where there is one, and makes its name durable.
+/// Makes the file of a segment, out of a free one where there is one.
 fn begin(folder: &Path, number: u64, free: Option<PathBuf>) -> io::Result<File> {
     let path = path_of(folder, number);
     if let Some(free) = free {
         std::fs::rename(free, &path)?;
     }
-    let file = private::file(&path)?;
-    sync_folder(folder)?;
-    Ok(file)
+    private::file(&path)
 }
 
 /// A new name in a folder survives a power cut only when the folder is synced too.

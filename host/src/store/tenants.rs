@@ -1,4 +1,4 @@
-//! Tenants on disk: whose mail it is, what each may, what it has used of its quotas; and the audit log of changes.
+//! Tenants on disk: whose mail it is, what each may, what it has used of its quotas.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -6,9 +6,11 @@ use mail::Stream;
 use mail::stream::UnknownStream;
 use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::audit::{self, AuditLog, Audited};
 use super::embedded::Embedded;
 use super::history::time;
 use super::reading::tenant_key;
@@ -116,27 +118,16 @@ pub struct Used {
     pub recipients: u64,
 }
 
-/// One change that somebody made.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Audited {
-    /// Grows with every entry; 0 before it is stored.
-    pub seq: i64,
-    pub at: Timestamp,
-    pub tenant: Option<TenantId>,
-    /// A JSON object.
-    pub entry: String,
-}
-
 /// Tenants, and who changed what.
 #[async_trait]
-pub trait Tenants: Send + Sync + 'static {
+pub trait Tenants: AuditLog {
     /// By name.
     async fn tenants(&self) -> Result<Vec<Tenant>, StoreError>;
     /// By name or id.
     async fn tenant(&self, named: &str) -> Result<Option<Tenant>, StoreError>;
     /// `Exists` where the name is taken.
     async fn add_tenant(&self, name: &str, terms: TenantTerms, at: Timestamp) -> Result<(), StoreError>;
-    /// Adds it where it lacks.
+    /// Adds it where it lacks, because the configuration names it.
     async fn ensure_tenant(&self, name: &str) -> Result<(), StoreError>;
     /// `NotFound` where there is none.
     async fn set_terms(&self, name: &str, terms: TenantTerms) -> Result<(), StoreError>;
@@ -148,14 +139,6 @@ pub trait Tenants: Send + Sync + 'static {
     async fn remove_tenant(&self, name: &str) -> Result<(), StoreError>;
     async fn usage(&self, name: &str) -> Result<Vec<Used>, StoreError>;
     async fn keep_usage(&self, used: Vec<(TenantId, Used)>) -> Result<(), StoreError>;
-    async fn audit(&self, entry: Audited) -> Result<(), StoreError>;
-    /// Newest first, of one tenant or of all, those before `before`.
-    async fn audited(
-        &self,
-        tenant: Option<&str>,
-        before: Option<i64>,
-        limit: usize,
-    ) -> Result<Vec<Audited>, StoreError>;
 }
 
 const TENANT: &str = "SELECT id, name, created_ms, pause, terms FROM tenant";
@@ -191,7 +174,7 @@ impl Tenants for Embedded {
     }
 
     async fn add_tenant(&self, name: &str, terms: TenantTerms, at: Timestamp) -> Result<(), StoreError> {
-        let (name, terms) = (name.to_owned(), json(&terms)?);
+        let (name, terms) = (name.to_owned(), to_json(&terms)?);
         self.change(Box::new(move |connection, _| {
             let added = connection.execute(
                 "INSERT OR IGNORE INTO tenant (name, id, created_ms, terms) VALUES (?1, ?2, ?3, ?4)",
@@ -205,17 +188,22 @@ impl Tenants for Embedded {
     async fn ensure_tenant(&self, name: &str) -> Result<(), StoreError> {
         let name = name.to_owned();
         self.change(Box::new(move |connection, counters| {
+            if tenant_key(connection, &name)?.is_none() {
+                let (what, made) = (format!("tenants/{name}: named in the configuration"), json!({ "name": name }));
+                let entry = Audited::by_host(Some(&name), &what, Value::Null, made, Timestamp::now());
+                audit::write(connection, &entry)?;
+            }
             Ok(accepting::tenant_key(connection, counters, &name).map(drop)?)
         }))
         .await
     }
 
     async fn set_terms(&self, name: &str, terms: TenantTerms) -> Result<(), StoreError> {
-        self.set(name, "UPDATE tenant SET terms = ?2 WHERE name = ?1", Some(json(&terms)?)).await
+        self.set(name, "UPDATE tenant SET terms = ?2 WHERE name = ?1", Some(to_json(&terms)?)).await
     }
 
     async fn set_pause(&self, name: &str, pause: Option<Pause>) -> Result<(), StoreError> {
-        let pause = pause.as_ref().map(json).transpose()?;
+        let pause = pause.as_ref().map(to_json).transpose()?;
         self.set(name, "UPDATE tenant SET pause = ?2 WHERE name = ?1", pause).await
     }
 
@@ -288,36 +276,6 @@ impl Tenants for Embedded {
         }))
         .await
     }
-
-    async fn audit(&self, entry: Audited) -> Result<(), StoreError> {
-        self.change(Box::new(move |connection, _| {
-            let Audited { at, tenant, entry, .. } = entry;
-            connection
-                .prepare_cached("INSERT INTO audit (at_ms, tenant, entry) VALUES (?1, ?2, ?3)")?
-                .execute(params![at.as_millisecond(), tenant, entry])?;
-            Ok(())
-        }))
-        .await
-    }
-
-    async fn audited(
-        &self,
-        tenant: Option<&str>,
-        before: Option<i64>,
-        limit: usize,
-    ) -> Result<Vec<Audited>, StoreError> {
-        let tenant = tenant.map(str::to_owned);
-        let read = self.readers.read(move |connection| {
-            let sql = "SELECT seq, at_ms, tenant, entry FROM audit
-                       WHERE (?1 IS NULL OR tenant = ?1) AND seq < ?2 ORDER BY seq DESC LIMIT ?3";
-            let mut statement = connection.prepare_cached(sql)?;
-            let rows = statement.query_map(params![tenant, before.unwrap_or(i64::MAX), limit as i64], |row| {
-                Ok(Audited { seq: row.get(0)?, at: time(row.get(1)?), tenant: row.get(2)?, entry: row.get(3)? })
-            })?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        });
-        read.await
-    }
 }
 
 impl Embedded {
@@ -331,7 +289,7 @@ impl Embedded {
     }
 }
 
-fn json<T: Serialize>(value: &T) -> Result<String, StoreError> {
+fn to_json<T: Serialize>(value: &T) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(|error| StoreError::Io(format!("a tenant cannot be stored: {error}")))
 }
 

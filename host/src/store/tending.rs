@@ -415,10 +415,17 @@ impl Walk<'_> {
 
     fn look(&mut self, row: &Row<'_>) -> Result<(), StoreError> {
         self.looks = self.looks.saturating_sub(1);
-        let found = found(row)?;
-        if self.filter.fits(&found.queued) {
-            self.room = self.room.saturating_sub(1);
-            self.found.push(found);
+        match found(row) {
+            Ok(found) if self.filter.fits(&found.queued) => {
+                self.room = self.room.saturating_sub(1);
+                self.found.push(found);
+            }
+            Ok(_) => {}
+            // It stays where it is; those behind it are reached.
+            Err(error) => {
+                let (message, place) = (row.get::<_, i64>(2).ok(), row.get::<_, i64>(3).ok());
+                tracing::error!(message, place, %error, "a queued recipient cannot be read and is left out");
+            }
         }
         Ok(())
     }

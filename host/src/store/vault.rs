@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use rusqlite::params;
 
 use super::StoreError;
+use super::audit::AuditLog;
 use super::embedded::Embedded;
 
 /// Every column of `store.db` that is sealed: table, the column whose value the secret is bound to, the sealed one. A test
@@ -41,7 +42,7 @@ impl SealedSecret {
 
 /// All secrets of a store.
 #[async_trait]
-pub trait Vault: Send + Sync + 'static {
+pub trait Vault: AuditLog {
     /// The next secrets behind a place, or the first ones; none at the end.
     async fn secrets(&self, after: Option<SecretPlace>, limit: usize) -> Result<Vec<SealedSecret>, StoreError>;
 

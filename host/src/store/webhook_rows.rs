@@ -7,8 +7,10 @@ use std::sync::{Arc, PoisonError};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde_json::json;
 use uuid::Uuid;
 
+use super::audit::{self, Audited};
 use super::embedded::Embedded;
 use super::history::time;
 use super::housekeeping::EventsChange;
@@ -211,11 +213,14 @@ impl Webhooks for Embedded {
         let is_stopped = Arc::new(AtomicBool::new(true));
         let (url, reason, told) = (url.to_owned(), reason.to_owned(), is_stopped.clone());
         self.change_main(Box::new(move |connection, counters| {
-            let found: Option<(i64, String, String, bool)> = connection
-                .prepare_cached("SELECT tenant, id, url, status = 1 FROM webhook WHERE key = ?1")?
-                .query_row([webhook.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+            let sql =
+                "SELECT w.tenant, w.id, w.url, w.status = 1, t.name FROM webhook w JOIN tenant t ON t.key = w.tenant
+                       WHERE w.key = ?1";
+            let found: Option<(i64, String, String, bool, String)> = connection
+                .prepare_cached(sql)?
+                .query_row([webhook.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
                 .optional()?;
-            let Some((tenant, id, current, is_enabled)) = found else { return Ok(()) };
+            let Some((tenant, id, current, is_enabled, name)) = found else { return Ok(()) };
             if current != url {
                 told.store(false, Ordering::Release);
                 return Ok(());
@@ -227,10 +232,14 @@ impl Webhooks for Embedded {
                 "UPDATE webhook SET status = ?2, reason = ?3 WHERE key = ?1",
                 params![webhook.0, status_to(status), reason],
             )?;
-            let kind = match status {
-                WebhookStatus::Paused => TenantEventKind::WebhookPaused,
-                WebhookStatus::Disabled | WebhookStatus::Enabled => TenantEventKind::WebhookDisabled,
+            let (kind, state) = match status {
+                WebhookStatus::Paused => (TenantEventKind::WebhookPaused, "paused"),
+                WebhookStatus::Disabled | WebhookStatus::Enabled => (TenantEventKind::WebhookDisabled, "disabled"),
             };
+            // Without the endpoint, which may hold a password.
+            let (before, after) = (json!({ "status": "enabled" }), json!({ "status": state, "reason": reason }));
+            let what = format!("webhooks/{id}: {state}");
+            audit::write(connection, &Audited::by_host(Some(&name), &what, before, after, at))?;
             let data = [("webhook_id", id.into()), ("endpoint", url.into()), ("reason", reason.into())];
             tenant_events::record(connection, counters, tenant, TenantEvent::new(kind, data), at)
         }))

@@ -207,6 +207,8 @@ impl Writer {
     /// One job of the group, inside its transaction.
     fn write(&mut self, job: Job, full: bool, effects: &mut Effects) -> Result<(), GroupError> {
         let (pending, result) = match job {
+            // Nobody waits any more: who is not answered sends it again, and it would go out twice.
+            Job::Accept { answer, .. } if answer.is_closed() => return Ok(()),
             Job::Accept { messages, answer } => {
                 let mut answers = Vec::with_capacity(messages.len());
                 let result = self.accept(&messages, full, &mut answers, effects);
@@ -451,6 +453,7 @@ impl Writer {
     }
 
     fn committed(&mut self, effects: Effects) {
+        self.shared.keeps_up();
         if effects.changed {
             // Before anybody is told.
             self.shared.changes.fetch_add(1, Ordering::Release);
@@ -515,13 +518,13 @@ impl Writer {
         let leased = self.leases.take(&self.connection, until_ms, limit)?;
         let next_ms = if until_ms < now_ms { i64::MIN } else { self.leases.lanes.next_ms() };
         self.shared.next_due_ms.store(next_ms, Ordering::Release);
-        self.shared.damaged.fetch_add(std::mem::take(&mut self.leases.damaged), Ordering::Relaxed);
+        self.shared.set_aside(std::mem::take(&mut self.leases.damaged));
         Ok(leased)
     }
 
     fn checkpoint(&self, answer: &std_mpsc::Sender<()>) {
-        if let Err(error) = checkpointing::checkpoint(&self.connection) {
-            tracing::warn!(%error, "the WAL of the store cannot begin anew");
+        if self.shared.poisoned.get().is_none() {
+            checkpointing::checkpoint(&self.connection, &self.shared, &*self.faults);
         }
         // The one who asked ends when the store does.
         let _ = answer.send(());
@@ -559,9 +562,10 @@ impl Writer {
         }
         let mut work = || -> Result<i64, GroupError> {
             self.begin(true)?;
-            let until_ms = scheduling::send_due(&self.connection, &mut self.counters, now_ms)?;
+            let due = scheduling::send_due(&self.connection, &mut self.counters, now_ms)?;
             self.commit()?;
-            Ok(until_ms)
+            self.shared.set_aside(due.damaged);
+            Ok(due.until_ms)
         };
         match work() {
             Ok(until_ms) => {

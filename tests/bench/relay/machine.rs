@@ -77,6 +77,14 @@ fn scheduled_ms(pid: u32) -> f64 {
     nanoseconds.sum::<f64>() / 1e6
 }
 
+/// The most memory that a process had at once until now (`VmHWM`).
+pub fn peak_bytes(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().context("VmHWM is not a number")?;
+    Ok(kilobytes * 1024)
+}
+
 /// Syncs a second of 10 KB written over and over.
 pub fn fsyncs_per_second(folder: &Path) -> Result<f64> {
     let taken = syncs(folder, PROBE)?;

@@ -1,5 +1,5 @@
-//! `cargo xtask bench relay [--vs postfix,haraka] [--messages N] [--rounds N] [--sessions 20,100] [--latency S]`:
-//! smtp-source to a relay to smtp-sink.
+//! `cargo xtask bench relay [--vs postfix,haraka] [--messages N] [--rounds N] [--sessions 20,100] [--latency S]
+//! [--folder DIR]`: smtp-source to a relay to smtp-sink.
 //!
 //! All relays store durably before their 250 and deliver to the same sink with the same number of connections. Rounds
 //! are interleaved and medians printed, because a machine's mood changes within minutes. The rate of fsync is probed
@@ -9,6 +9,9 @@
 //! - end to end: messages a second until the sink has counted all.
 //! - CPU: of the relay's whole process trees, a message.
 //! - latency: from the final dot to the 250, 64 sessions at half of the rate that each relay takes at most.
+//!
+//! Everybody's files are in a folder of `--folder`, `/var/tmp` unless told. Where that is memory, syncs cost nothing and
+//! the programs are compared without the disk.
 
 pub mod latency;
 pub mod load;
@@ -17,6 +20,7 @@ mod peers;
 pub mod relays;
 mod report;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -25,6 +29,9 @@ use self::latency::Latency;
 use self::load::{Load, Sessions, Sink};
 use self::relays::Relay;
 use self::report::Row;
+
+/// A folder that is on a disk nearly everywhere.
+const ON_DISK: &str = "/var/tmp";
 
 /// What the command line asks for.
 struct Options {
@@ -36,12 +43,14 @@ struct Options {
     latency: Duration,
     postfix: bool,
     haraka: bool,
+    /// In which a folder is made for all that is stored.
+    folder: PathBuf,
 }
 
 /// Runs it with the words after its name.
 pub fn run(arguments: &[String]) -> Result<()> {
     let options = options(arguments.iter().cloned())?;
-    let folder = folder()?;
+    let folder = folder_in(&options.folder)?;
     let mut sink = Sink::start(folder.path())?;
     let mut contestants = relays::posthaste(folder.path(), sink.port)?;
     if options.postfix {
@@ -75,7 +84,12 @@ pub fn run(arguments: &[String]) -> Result<()> {
 
 /// On a disk (a temporary folder may be memory), and where Postfix' user can go.
 pub fn folder() -> Result<tempfile::TempDir> {
-    Ok(tempfile::Builder::new().prefix("posthaste-bench-").tempdir_in("/var/tmp")?)
+    folder_in(Path::new(ON_DISK))
+}
+
+fn folder_in(parent: &Path) -> Result<tempfile::TempDir> {
+    let made = tempfile::Builder::new().prefix("posthaste-bench-").tempdir_in(parent);
+    made.with_context(|| format!("no folder can be made in {}", parent.display()))
 }
 
 fn measure(options: &Options, contestants: &[Relay], sink: &mut Sink) -> Result<Vec<Row>> {
@@ -140,6 +154,7 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Options> {
         latency: Duration::from_secs(10),
         postfix: false,
         haraka: false,
+        folder: ON_DISK.into(),
     };
     let mut arguments = arguments;
     while let Some(word) = arguments.next() {
@@ -154,6 +169,7 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Options> {
                 let numbers: Result<Vec<u32>, _> = value()?.split(',').map(str::parse).collect();
                 options.sessions = numbers.context("--sessions takes numbers such as 20,100")?;
             }
+            "--folder" => options.folder = value()?.into(),
             "--vs" => {
                 for name in value()?.split(',') {
                     match name {
@@ -164,7 +180,8 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Options> {
                 }
             }
             _ => bail!(
-                "`{word}` is not an option: --vs postfix,haraka, --messages N, --rounds N, --sessions N,N, --latency SECONDS"
+                "`{word}` is not an option: --vs postfix,haraka, --messages N, --rounds N, --sessions N,N, --latency SECONDS, \
+                 --folder DIR"
             ),
         }
     }

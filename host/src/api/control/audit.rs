@@ -1,26 +1,37 @@
 //! The audit log: who changed what, when and from where, with what was there before, and never a secret.
 //!
-//! Written by the table of routes for every change that was done, so that no route can leave it out; and for changes that
-//! a tenant makes through the sending API.
+//! Written by the table of routes for every change that was done, so that no route can leave it out; for changes that a
+//! tenant makes through the sending API; and by the store for what the host changes by itself (`Audited::by_host`).
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::Method;
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{Method, Request, Uri};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{Call, Caller, Control, Entry, Problem, Route};
-use crate::store::{Audited, Tenants};
+use crate::store::{ApiKey, Audited, Tenants};
 
 /// Entries on a page unless the caller says otherwise, and at most.
 const PAGE: u64 = 50;
 const MOST: u64 = 500;
 
+/// Bytes of a text, and items of a list, that stay of an entry that would be too large otherwise; and bytes of a path
+/// with its query.
+const TEXT_BYTES: usize = 200;
+const ITEMS: usize = 20;
+const WHAT_BYTES: usize = 2 << 10;
+
 /// Fields whose values are secrets wherever they stand.
 const SECRETS: [&str; 6] = ["key", "token", "secret", "signing_secret", "private_key", "dkim_keys"];
+
+/// Fields whose values are URLs, where credentials may be.
+const URLS: [&str; 2] = ["url", "endpoint"];
 
 /// Bytes of an entry: what changes is small, and a file is named by its size alone.
 const ENTRY_BYTES: usize = 16 << 10;
@@ -36,11 +47,11 @@ pub struct AuditEntry {
     pub at: Timestamp,
     #[serde(default)]
     pub tenant: Option<String>,
-    /// The id of the key; `operator` through the data folder.
+    /// The id of the key; `operator` through the data folder; `posthaste` where the host did it by itself.
     pub who: String,
-    /// The address, or `data folder`.
+    /// The address, `data folder` or `host`.
     pub from: String,
-    /// Method and path.
+    /// Method and path with its query; what the host did by itself in words.
     pub what: String,
     /// What was there before, where something was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,9 +59,28 @@ pub struct AuditEntry {
     /// What was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Value>,
-    /// What it came to.
+    /// What it came to; of a change that broke off, and may have been made, the error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Value>,
+}
+
+impl AuditEntry {
+    /// What is asked of a route.
+    pub(super) fn asked(who: String, entry: Entry, method: &Method, uri: &Uri, body: &Bytes) -> AuditEntry {
+        let mut what = format!("{method} {}", uri.path_and_query().map_or(uri.path(), PathAndQuery::as_str));
+        shorten(&mut what, WHAT_BYTES);
+        AuditEntry {
+            seq: 0,
+            at: Timestamp::UNIX_EPOCH,
+            tenant: None,
+            who,
+            from: from(entry),
+            what,
+            before: None,
+            asked: shown(body),
+            after: None,
+        }
+    }
 }
 
 /// A page of the log, newest first.
@@ -91,8 +121,16 @@ async fn list(control: Arc<Control>, call: Call) -> Result<AuditPage, Problem> {
     Ok(AuditPage { data: found.into_iter().filter_map(shown).collect(), next })
 }
 
+/// A body as the log shows it: what is no JSON by its size alone.
+pub(super) fn shown(body: &Bytes) -> Option<Value> {
+    match body.is_empty() {
+        true => None,
+        false => Some(serde_json::from_slice(body).unwrap_or_else(|_| Value::from(format!("{} bytes", body.len())))),
+    }
+}
+
 /// Where a call came from, in words.
-pub(super) fn from(entry: Entry) -> String {
+fn from(entry: Entry) -> String {
     match entry {
         Entry::Folder => "data folder".to_owned(),
         Entry::Network(Some(peer)) => peer.to_string(),
@@ -116,6 +154,11 @@ pub(super) async fn write(tenants: &dyn Tenants, tenant: Option<String>, mut ent
     }
     let mut text = serde_json::to_string(&entry).unwrap_or_default();
     if text.len() > ENTRY_BYTES {
+        // What is long is no name of anything.
+        [&mut entry.before, &mut entry.asked, &mut entry.after].into_iter().flatten().for_each(cut);
+        text = serde_json::to_string(&entry).unwrap_or_default();
+    }
+    if text.len() > ENTRY_BYTES {
         (entry.before, entry.asked, entry.after) = (None, None, None);
         text = serde_json::to_string(&entry).unwrap_or_default();
     }
@@ -126,22 +169,25 @@ pub(super) async fn write(tenants: &dyn Tenants, tenant: Option<String>, mut ent
 }
 
 /// Writes down what a tenant's key changed through the sending API.
-pub async fn write_change(tenants: &dyn Tenants, tenant: &str, key: &str, peer: Option<IpAddr>, what: String) {
-    let entry = AuditEntry {
-        seq: 0,
-        at: Timestamp::UNIX_EPOCH,
-        tenant: None,
-        who: key.to_owned(),
-        from: from(Entry::Network(peer)),
-        what,
-        before: None,
-        asked: None,
-        after: None,
-    };
-    write(tenants, Some(tenant.to_owned()), entry).await;
+pub async fn write_change(tenants: &dyn Tenants, change: Change, answer: &Bytes) {
+    let Change { tenant, entry } = change;
+    write(tenants, Some(tenant), AuditEntry { after: shown(answer), ..entry }).await;
 }
 
-/// Takes secrets out, wherever they stand.
+/// What a tenant's key asks for through the sending API.
+pub struct Change {
+    tenant: String,
+    entry: AuditEntry,
+}
+
+impl Change {
+    /// What this key asks for from this address.
+    pub fn new(key: ApiKey, peer: Option<IpAddr>, request: &Request<Bytes>) -> Change {
+        let entry = AuditEntry::asked(key.id, Entry::Network(peer), request.method(), request.uri(), request.body());
+        Change { tenant: key.tenant, entry }
+    }
+}
+
 /// A URL without user, password and query, where credentials may be.
 pub(super) fn without_credentials(url: &str) -> String {
     let bare = url.split(['?', '#']).next().unwrap_or_default();
@@ -155,14 +201,15 @@ pub(super) fn without_credentials(url: &str) -> String {
     }
 }
 
+/// Takes secrets out, wherever they stand.
 fn redact(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, field) in fields {
                 match SECRETS.contains(&name.as_str()) && !field.is_null() {
                     true => *field = Value::from("(secret)"),
-                    false => match (name.as_str(), field.as_str()) {
-                        ("url", Some(url)) => *field = Value::from(without_credentials(url)),
+                    false => match field.as_str() {
+                        Some(url) if URLS.contains(&name.as_str()) => *field = Value::from(without_credentials(url)),
                         _ => redact(field),
                     },
                 }
@@ -172,3 +219,27 @@ fn redact(value: &mut Value) {
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
+
+/// Shortens long texts and lists, so that the names of things stay.
+fn cut(value: &mut Value) {
+    match value {
+        Value::Object(fields) => fields.values_mut().for_each(cut),
+        Value::Array(items) => {
+            items.truncate(ITEMS);
+            items.iter_mut().for_each(cut);
+        }
+        Value::String(text) => shorten(text, TEXT_BYTES),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn shorten(text: &mut String, bytes: usize) {
+    if text.len() > bytes {
+        text.truncate(text.floor_char_boundary(bytes));
+        text.push('…');
+    }
+}
+
+#[cfg(test)]
+#[path = "audit_tests.rs"]
+mod tests;

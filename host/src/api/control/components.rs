@@ -276,7 +276,7 @@ async fn push(control: Arc<Control>, call: Call<File>) -> Result<Made<VersionVie
             (source, call.body.0.clone(), trial(canary, shadow)?)
         }
     };
-    control.registry.conform(place.stage, &source, &file).await?;
+    control.registry.conform(call.tenant(), place.stage, &source, &file).await?;
     let pushed = Pushed { tenant: call.tenant().to_owned(), place, source, file, state };
     let (version, took) = control.registry.push(pushed).await?;
     let activated_ms = u64::try_from(took.as_millis()).ok();

@@ -69,7 +69,21 @@ async fn what_is_wrong_is_named() {
     check(put(&control, &format!("{path}?canary=5&shadow=true"), b"").await, (422, "leave out one of the two"));
     check(put(&control, &format!("{path}?colour=red"), b"").await, (422, "unknown parameter `colour`"));
     check(put(&control, "tenants/acme/components/sorter", b"").await, (422, "`sorter` is no stage"));
-    check(put(&control, "tenants/Acme/components/signer", b"").await, (404, "there is no tenant `Acme`"));
+    check(
+        put(&control, "tenants/Acme/components/signer", b"").await,
+        (404, "there is no tenant `Acme`: `posthaste tenant list`"),
+    );
+    // Where no host runs too: the case, what was expected and what it did; and the limits are the tenant's own.
+    let expected =
+        "ordinary text: expected an answer as the stage's interface promises it, but `conformance-rsa` is not the name";
+    check(put(&control, "tenants/acme/components/signer", bytes("guest_signer")).await, (422, expected));
+    let limits = "tenants/acme/component-limits";
+    assert_eq!(ask(&control, Method::PUT, limits, json!({ "memory_bytes": 1_179_648 })).await.0, 200);
+    let within = "within the limits of tenant `acme` (time_ms 5000, memory_bytes 1179648, output_bytes 67108864";
+    check(put(&control, path, bytes("misbehave")).await, (422, within));
+    check(put(&control, path, bytes("misbehave")).await, (422, "it asked for more than 1179648 bytes of memory"));
+    let too_much = json!({ "memory_bytes": 64_u64 << 30 });
+    check(ask(&control, Method::PUT, limits, too_much).await, (422, "memory_bytes: 68719476736 is out of range"));
     let fetch = json!({ "url": "https://x.test/a.wasm", "sha256": "00" });
     check(ask(&control, Method::PUT, path, fetch).await, (422, "no host runs that could fetch it"));
     let wrong = json!({ "http_hosts": ["https://x.test/"] });

@@ -7,10 +7,9 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
 
@@ -37,9 +36,9 @@ type Work =
 
 /// One route. Only operators may call it, unless `for_managers` opens it to the tenants' own keys.
 pub struct Route {
-    pub(super) method: Method,
+    pub(crate) method: Method,
     /// Behind the prefix: `domains/{domain}/edge-keys`.
-    pub(super) template: &'static str,
+    pub(crate) template: &'static str,
     pub(super) summary: &'static str,
     pub(super) is_for_managers: bool,
     /// Parameters of the query, each with what it means.
@@ -163,6 +162,9 @@ impl Body for File {
         Ok(File(body))
     }
 }
+
+/// The status of a problem that comes in the middle of a change: some of it may have been made.
+const BROKEN_OFF: u16 = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
 
 const FILE: &str = "application/octet-stream";
 const JSON: &str = "application/json";
@@ -322,29 +324,32 @@ impl Route {
         let query = rest.join("&");
         let (head, body) = request.into_parts();
         let before = Arc::new(OnceLock::new());
-        let audit = (self.method != Method::GET).then(|| AuditEntry {
-            seq: 0,
-            at: Timestamp::UNIX_EPOCH,
-            tenant: None,
-            who: audit::who(&caller),
-            from: audit::from(entry),
-            what: format!("{} {}", self.method, head.uri.path()),
-            before: None,
-            asked: shown(&body),
-            after: None,
-        });
+        let audit = (self.method != Method::GET)
+            .then(|| AuditEntry::asked(audit::who(&caller), entry, &self.method, &head.uri, &body));
         let tenant = named.clone();
         let headers = head.headers;
         let call = Call { caller, body, headers, query, tenant: named, places, asked, before: before.clone() };
-        let answer = (self.work)(control.clone(), call).await?;
-        if let Some(mut audit) = audit {
-            (audit.before, audit.after) = (before.get().cloned(), shown(answer.body()));
+        let work = (self.work)(control.clone(), call);
+        let Some(mut audit) = audit else { return work.await };
+        // A task of its own: a caller who goes away in the middle neither stops a change nor keeps it out of the log.
+        let changing = tokio::spawn(async move {
+            let answer = work.await;
+            audit.before = before.get().cloned();
+            audit.after = match &answer {
+                Ok(answer) => audit::shown(answer.body()),
+                Err(problem) if problem.status == BROKEN_OFF => Some(json!({ "error": problem.message })),
+                Err(_) => return answer,
+            };
             // What a body names is the tenant where the path names none.
             let said = |value: &Option<Value>| Some(value.as_ref()?.get(TENANT)?.as_str()?.to_owned());
             let tenant = tenant.or_else(|| said(&audit.after)).or_else(|| said(&audit.before));
             audit::write(&*control.tenants, tenant, audit).await;
-        }
-        Ok(answer)
+            answer
+        });
+        changing.await.unwrap_or_else(|error| {
+            let text = format!("the call broke off: {error}");
+            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "broken_off", text))
+        })
     }
 
     fn read_query(&self, query: &str) -> Result<Vec<(String, String)>, Problem> {
@@ -367,14 +372,6 @@ impl Route {
     }
 }
 
-/// A body as the audit log shows it: what is no JSON by its size alone.
-fn shown(body: &Bytes) -> Option<Value> {
-    match body.is_empty() {
-        true => None,
-        false => Some(serde_json::from_slice(body).unwrap_or_else(|_| Value::from(format!("{} bytes", body.len())))),
-    }
-}
-
 /// The name of a place, where a part of a template is one.
 pub(super) fn place_name(part: &'static str) -> Option<&'static str> {
     part.strip_prefix('{')?.strip_suffix('}')
@@ -394,7 +391,10 @@ pub(super) fn tenant_name(name: &str) -> Result<TenantId, Problem> {
 /// The same words whether it is missing or another's: what a caller may not touch is not there for it.
 pub(super) fn no_tenant(name: &str) -> Problem {
     let name: String = name.chars().take(SHOWN_CHARS).collect();
-    Problem::missing(format!("there is no tenant `{}`", name.escape_debug()))
+    Problem::missing(format!(
+        "there is no tenant `{}`: `posthaste tenant list`, or GET /control/v1/tenants, names those there are",
+        name.escape_debug()
+    ))
 }
 
 /// A JSON answer.

@@ -68,6 +68,9 @@ pub(crate) enum Deploy {
         target: Target,
         #[command(flatten)]
         of: ForTenant,
+        /// Only this stage, at all of its positions.
+        #[arg(long)]
+        stage: Option<Stage>,
     },
     /// Take back what was changed last: a canary, or the active version for the one before it.
     Rollback(Which),
@@ -200,7 +203,7 @@ impl Deploy {
     pub async fn run(self) -> Result<(), Failure> {
         match self {
             Deploy::Push { which, file, sha256, canary, shadow } => push(&which, file, sha256, canary, shadow).await,
-            Deploy::List { target, of } => list(&target, &of).await,
+            Deploy::List { target, of, stage } => list(&target, &of, stage).await,
             Deploy::Rollback(which) => change(&which, Method::POST, "/rollback", &()).await,
             Deploy::Activate { which, number: version } => {
                 change(&which, Method::POST, "/activate", &WhichVersion { version }).await
@@ -269,8 +272,9 @@ async fn change(which: &Which, method: Method, below: &str, body: &impl serde::S
     show(&found)
 }
 
-async fn list(target: &Target, of: &ForTenant) -> Result<(), Failure> {
-    let found: TenantComponents = Link::open(target).await?.call(Method::GET, &components(of), &()).await?;
+async fn list(target: &Target, of: &ForTenant, stage: Option<Stage>) -> Result<(), Failure> {
+    let path = stage.map_or_else(|| components(of), |stage| format!("{}/{}", components(of), stage.name()));
+    let found: TenantComponents = Link::open(target).await?.call(Method::GET, &path, &()).await?;
     show(&found)
 }
 

@@ -26,6 +26,21 @@ use crate::edge::outbound::Outbound;
 /// What the component is told that it works for.
 const TENANT: &str = "conformance";
 
+/// The essence of no answer.
+pub const NOT_ANSWERED: &[u8] = b"not answered";
+
+/// What is expected of every answer.
+pub const AS_PROMISED: &str = "an answer as the stage's interface promises it";
+
+/// What is wrong with a component, in words for its author.
+pub fn wrong(expected: &str, given: &str) -> String {
+    format!("expected {expected}, but {given}")
+}
+
+fn within(what: &str, bounds: &Bounds) -> String {
+    format!("{what} within {} ms and {} bytes of memory", bounds.time.as_millis(), bounds.memory_bytes)
+}
+
 /// What was said since it was asked for last.
 #[derive(Default)]
 pub struct Asked {
@@ -62,10 +77,9 @@ impl Probe {
         ring: Arc<Ring>,
     ) -> Result<Probe, String> {
         let store = confine::store(engine, Role::Stage(ring), Outbound::none(&TENANT.into()), bounds);
-        let made = timeout(bounds.time, Instance::new(store, compiled)).await;
-        let instance = made
-            .map_err(|_| format!("it took longer than {} ms to be instantiated", bounds.time.as_millis()))?
-            .map_err(|error| format!("it cannot be instantiated: {error:#}"))?;
+        let made = timeout(bounds.time, Instance::new(store, compiled, bounds)).await;
+        let late = |_| format!("it took longer than {} ms to be instantiated", bounds.time.as_millis());
+        let instance = made.map_err(late).flatten().map_err(|given| wrong(&within("an instance", bounds), &given))?;
         let memory_bytes = instance.store.data().usage.memory;
         let state = State { instance: Some(instance), asked: Asked::default(), spent: Duration::ZERO, memory_bytes };
         Ok(Probe { stage, bounds: *bounds, state: tokio::sync::Mutex::new(state) })
@@ -102,7 +116,8 @@ impl Probe {
         let Some(mut instance) = state.instance.take() else {
             return Err(StageError::Unavailable("it failed before".to_owned()));
         };
-        let Bounds { time, memory_bytes, .. } = self.bounds;
+        let time = self.bounds.time;
+        let failed = |given: &str| wrong(&within("an answer", &self.bounds), given);
         confine::arm(&mut instance.store, time);
         let started = Instant::now();
         let answered = timeout(time, question.ask(&mut instance)).await;
@@ -110,20 +125,20 @@ impl Probe {
         state.memory_bytes = state.memory_bytes.max(instance.store.data().usage.memory);
         let answer = match answered {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return state.fail(call::cause(&error, &instance, time, memory_bytes)),
-            Err(_) => return state.fail(format!("it took longer than {} ms", time.as_millis())),
+            Ok(Err(error)) => return state.fail(failed(&call::cause(&error, &instance, &self.bounds))),
+            Err(_) => return state.fail(failed(&format!("it took longer than {} ms", time.as_millis()))),
         };
-        let wrong = match &answer {
+        let fault = match &answer {
             Ok(good) => good.excess().or_else(|| rule(good)),
             Err(error) => error.excess(),
         };
-        if let Some(wrong) = wrong {
-            return state.fail(wrong);
+        if let Some(given) = fault {
+            return state.fail(wrong(AS_PROMISED, &given));
         }
         state.instance = Some(instance);
         state.asked.essence = match &answer {
             Ok(good) => essence(good),
-            Err(_) => b"not answered".to_vec(),
+            Err(_) => NOT_ANSWERED.to_vec(),
         };
         state.asked.said = Some(answer.as_ref().map(|_| ()).map_err(Clone::clone));
         answer

@@ -89,6 +89,20 @@ fn told(deed: &str) -> Case {
     }
 }
 
+#[test]
+fn two_answers_are_shown_where_they_part() {
+    let check = |first: &str, second: &str, expect: &str| {
+        assert_eq!(differ(first.as_bytes(), second.as_bytes()), expect);
+    };
+    check("one", "two", "it answered `one` first and then `two`");
+    check("one", "", "it answered `one` first and then ``");
+    let long = |end: &str| format!("{}{end}", "0123456789".repeat(10));
+    check(&long("x\n"), &long("y"), "it answered `01234567890123456789x\\n` first and then `01234567890123456789y`");
+    let refused = std::str::from_utf8(NOT_ANSWERED).unwrap();
+    check("", refused, "it answered first and then refused");
+    check(refused, "", "it refused first and then answered");
+}
+
 #[tokio::test]
 async fn misdeeds_are_told() {
     let Ready { engine, compiled, stage } = ready(Stage::Validator, bytes("guest_stage"));
@@ -105,10 +119,11 @@ async fn misdeeds_are_told() {
         ("loop", &time),
         ("sleep", &time),
         ("attributes", &["it returned 65 attributes: at most 64"]),
-        ("flood", &["too much data"]),
+        ("flood", &["too much data at once: more than 16777216 bytes"]),
     ];
     for (deed, expect) in misdeeds {
         let fault = ask(deed).await.unwrap_err();
+        assert!(fault.starts_with("expected an answer "), "{deed}: {fault}");
         assert!(expect.iter().any(|expect| fault.contains(expect)), "{deed}: {fault}");
     }
 }

@@ -1,5 +1,7 @@
 //! Submissions over the embedded store, with stages that pass everything through or play a fault.
 
+mod limits;
+
 use std::thread::{self, ThreadId};
 
 use contract::{

@@ -224,6 +224,49 @@ async fn an_outcome_is_synced_soon_and_where_that_fails_nothing_is_accepted() {
     assert_eq!(kinds(&store, 1).await, [EventKind::Sent, EventKind::Delivered]);
 }
 
+/// What was written behind a sync that failed may be gone from memory, so it is not moved to its place: not by whoever
+/// closes the database last, either.
+#[tokio::test]
+async fn a_store_whose_sync_failed_moves_nothing_when_it_is_closed() {
+    for point in [Point::Synced, Point::Following] {
+        let folder = tempfile::tempdir().unwrap();
+        let faults = Arc::new(At::new(point, folder.path().to_owned(), None));
+        let store = Embedded::open_with(folder.path(), still(), faults.clone()).unwrap();
+        accept(&store, message(1, 0, 1)).await.unwrap();
+        let leased = store.lease(at(0), 9).await.unwrap();
+        // Readers are open too.
+        assert_eq!(store.queued().await.unwrap(), 1);
+        faults.arm();
+        // Of the two, the first fails with its group, the second behind it.
+        let _ = store.complete(vec![completion(&leased[0], 0, Next::Done, Some(EventKind::Delivered))]).await;
+        let began = std::time::Instant::now();
+        while store.failure().is_none() {
+            assert!(began.elapsed() < Duration::from_secs(30), "{point:?}: the sync did not fail");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let file = |name: &str| fs::read(folder.path().join(name)).unwrap();
+        let before = (file("store.db"), file("store.db-wal"));
+        assert!(!before.1.is_empty());
+        drop(store);
+        assert!(before == (file("store.db"), file("store.db-wal")), "{point:?}: pages were moved");
+        let store = open(folder.path());
+        assert_eq!(kinds(&store, 1).await[0], EventKind::Sent);
+    }
+}
+
+/// One that ends well leaves a small WAL behind.
+#[tokio::test]
+async fn a_store_that_ends_well_empties_its_wals() {
+    let (folder, store) = fresh();
+    accept(&store, message(1, 0, 1)).await.unwrap();
+    store.move_events().await;
+    let octets = |name: &str| fs::metadata(folder.path().join(name)).map_or(0, |file| file.len());
+    assert!(octets("store.db-wal") > 0 && octets("events.db-wal") > 0);
+    drop(store);
+    assert_eq!((octets("store.db-wal"), octets("events.db-wal")), (0, 0));
+    assert_eq!(kinds(&open(folder.path()), 1).await, [EventKind::Sent]);
+}
+
 /// The system lets go of all locks of a process on a file when one of its handles is closed: another program would find the
 /// database free.
 #[tokio::test]
@@ -247,4 +290,22 @@ async fn whoever_looks_after_the_wal_lets_go_of_no_lock() {
         let inode = fs::metadata(folder.path().join(name)).unwrap().ino();
         assert!(locks.contains(&format!(":{inode} ")), "nothing of {name} is locked:\n{locks}");
     }
+}
+
+/// The system tells of a page that it could not write once: whoever syncs next would hear that all is well.
+#[tokio::test]
+async fn where_the_wal_cannot_be_synced_before_its_pages_move_nothing_is_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Embedded::open_with(folder.path(), still(), Arc::new(NoFaults)).unwrap();
+    accept(&store, message(1, 0, 1)).await.unwrap();
+    let faults = At::new(Point::Moving, folder.path().to_owned(), None);
+    let connection = schema::open_again(&store.shared.layout.main).unwrap();
+    assert!(checkpointing::checkpoint(&connection, &store.shared, &faults).is_some());
+    faults.arm();
+    assert_eq!(checkpointing::checkpoint(&connection, &store.shared, &faults), None);
+    let why = store.failure().unwrap();
+    assert!(why.contains("moving pages out of the WAL"), "{why}");
+    assert!(accept(&store, message(2, 0, 1)).await.is_err());
+    drop((connection, store));
+    assert_eq!(places(&open(folder.path()).lease(at(0), 9).await.unwrap()), [(1, vec![0])]);
 }

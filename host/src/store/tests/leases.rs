@@ -216,3 +216,31 @@ async fn a_broadcast_stays_one_after_a_restart_and_goes_behind() {
     accept(&store, to("one", 302, 60, "a.test")).await.unwrap();
     assert_eq!(numbers(&store.lease(at(60), 10).await.unwrap()), [302]);
 }
+
+#[tokio::test]
+async fn a_scheduled_message_that_cannot_be_read_stops_no_other() {
+    let (folder, store) = fresh();
+    for number in 1..=3 {
+        accept(&store, NewMessage { scheduled_at: Some(at(60)), ..message(number, 0, 1) }).await.unwrap();
+    }
+    let other = rusqlite::Connection::open(folder.path().join("store.db")).unwrap();
+    assert_eq!(other.execute("UPDATE recipient SET address = CAST(x'ff40' AS TEXT) WHERE message = 2", []).unwrap(), 1);
+    assert_eq!(numbers(&store.lease(at(60), 9).await.unwrap()), [1, 3]);
+    assert_eq!(kinds(&store, 3).await, [EventKind::Scheduled, EventKind::Sent]);
+    assert_ne!(store.damaged(), 0, "it is counted");
+}
+
+#[tokio::test]
+async fn an_operator_reaches_what_is_behind_a_damaged_row() {
+    let (folder, store) = fresh();
+    for number in 1..=3 {
+        accept(&store, message(number, 0, 1)).await.unwrap();
+    }
+    let other = rusqlite::Connection::open(folder.path().join("store.db")).unwrap();
+    assert_eq!(other.execute("UPDATE recipient SET attempts = -1 WHERE message = 2", []).unwrap(), 1);
+    let page = store.queue(&QueueFilter::default(), None, 9).await.unwrap();
+    assert_eq!(page.items.iter().map(|item| item.message.as_u128()).collect::<Vec<_>>(), [1, 3]);
+    let tended = store.tend(&QueueFilter::default(), QueueChange::Purge, None, at(1)).await.unwrap();
+    assert_eq!((tended.changed, tended.next), (2, None));
+    assert_eq!(store.queued().await.unwrap(), 1);
+}

@@ -1,6 +1,10 @@
 //! A disk that does not keep up: whoever cannot be taken in time is told so, and nobody else notices.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::{Condvar, Mutex};
+use std::task::Poll;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 
@@ -11,11 +15,15 @@ use super::*;
 struct Stuck {
     goes: Mutex<bool>,
     bell: Condvar,
+    reached: Mutex<bool>,
+    reaching: Condvar,
 }
 
 impl Faults for Stuck {
     fn at(&self, point: Point) -> std::io::Result<()> {
         if point == Point::Synced {
+            *self.reached.lock().unwrap() = true;
+            self.reaching.notify_all();
             let goes = self.goes.lock().unwrap();
             drop(self.bell.wait_while(goes, |goes| !*goes).unwrap());
         }
@@ -24,6 +32,11 @@ impl Faults for Stuck {
 }
 
 impl Stuck {
+    /// Waits until the writer stands at it.
+    fn wait(&self) {
+        drop(self.reaching.wait_while(self.reached.lock().unwrap(), |reached| !*reached).unwrap());
+    }
+
     fn let_go(&self) {
         *self.goes.lock().unwrap() = true;
         self.bell.notify_all();
@@ -58,4 +71,48 @@ async fn who_waits_too_long_for_a_slow_disk_is_refused_before_anything_is_stored
     assert!((1024..SUBMITTED as u64).contains(&stored), "{stored}");
     assert_eq!(store.failure(), None, "slow is not broken");
     accept(&store, message(SUBMITTED + 1, 0, 1)).await.unwrap();
+}
+
+/// Hands a message in, and says whether it waits.
+async fn is_waiting<T>(accepting: &mut Pin<Box<impl Future<Output = T>>>) -> bool {
+    poll_fn(|context| Poll::Ready(accepting.as_mut().poll(context).is_pending())).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_one_that_waits_for_too_long_no_more_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Stuck::default());
+    let store = Embedded::open_with(folder.path(), still(), disk.clone()).unwrap();
+    let mut first = Box::pin(accept(&store, message(1, 0, 1)));
+    assert!(is_waiting(&mut first).await && store.obstacle().is_none());
+    // Nothing else goes on: the clock moves.
+    assert!(tokio::time::timeout(Duration::from_secs(11), &mut first).await.is_err());
+    assert!(store.obstacle().unwrap().contains("too slow"));
+    let before = tokio::time::Instant::now();
+    let told = accept(&store, message(2, 0, 1)).await.unwrap_err().to_string();
+    assert!(told.contains("the disk is too slow"), "{told}");
+    assert!(before.elapsed().is_zero(), "at once");
+    disk.let_go();
+    first.await.unwrap();
+    assert_eq!(store.obstacle(), None);
+    accept(&store, message(3, 0, 1)).await.unwrap();
+    assert_eq!(store.queued().await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_is_not_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Stuck::default());
+    let store = Embedded::open_with(folder.path(), still(), disk.clone()).unwrap();
+    let mut first = Box::pin(accept(&store, message(1, 0, 1)));
+    assert!(is_waiting(&mut first).await);
+    disk.wait();
+    let mut given_up = Box::pin(accept(&store, message(2, 0, 1)));
+    assert!(is_waiting(&mut given_up).await);
+    drop(given_up);
+    disk.let_go();
+    first.await.unwrap();
+    accept(&store, message(3, 0, 1)).await.unwrap();
+    assert_eq!(store.queued().await.unwrap(), 2);
+    assert!(store.message("default", Uuid::from_u128(2)).await.is_err());
 }

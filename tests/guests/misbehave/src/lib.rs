@@ -1,4 +1,5 @@
-//! A validator that does what the subject says: it traps, loops, sleeps, grows or answers nonsense. Any other subject passes.
+//! A validator that does what the subject says: it traps, loops, sleeps, grows, answers nonsense or refuses with its own name.
+//! Any other subject passes.
 //!
 //! What the host makes of each is asserted in `tests/system/misbehaviour.rs`.
 
@@ -19,9 +20,12 @@ mod bindings {
 use std::time::Duration;
 
 use bindings::exports::posthaste::validator::validator::Guest;
-use contract::{Acceptance, StageError, ValidatorInput, Wants};
+use contract::{Acceptance, Finding, FindingClass, StageError, ValidatorInput, Wants};
 
 struct Misbehave;
+
+/// What it refuses with that is asked who it is: of as many letters in every file that a test makes of this one.
+const NAME: &str = "version 0";
 
 impl Guest for Misbehave {
     fn describe() -> Result<Wants, StageError> {
@@ -49,6 +53,13 @@ impl Guest for Misbehave {
             "expect little" if input.text.is_some() || input.html.is_some() || input.raw.is_some() => {
                 Err(StageError::Unavailable("it was shown what it did not ask for".to_owned()))
             }
+            "who" => Err(StageError::Refused(Finding {
+                class: FindingClass::Policy,
+                text: std::hint::black_box(NAME).to_owned(),
+                status: None,
+                field: None,
+                position: None,
+            })),
             "unavailable" => Err(StageError::Unavailable("asked to be unavailable".to_owned())),
             _ => Ok(Acceptance::default()),
         }
