@@ -42,8 +42,11 @@ pub fn build_javascript(folder: &Path) -> Result<PathBuf> {
 ///
 /// The tools are not set up, or the build failed.
 pub fn build_python(folder: &Path) -> Result<PathBuf> {
-    let program = format!("COMPONENTIZE={}", tool("python/bin/componentize-py")?.display());
-    run(Command::new("make").arg(program).current_dir(folder))?;
+    // As in a shell where the environment is active.
+    let programs = tool("python/bin/componentize-py")?;
+    let programs = programs.parent().unwrap_or(&programs);
+    let path = std::env::join_paths([programs.to_owned()].into_iter().chain(std::env::split_paths(&paths())))?;
+    run(Command::new("make").env("PATH", path).current_dir(folder))?;
     Ok(artifact(folder))
 }
 
@@ -73,6 +76,10 @@ fn tool(path: &str) -> Result<PathBuf> {
     let why = std::env::var("POSTHASTE_INTEROP_MISSING").unwrap_or_default();
     ensure!(full.exists(), "{} is not there: `cargo xtask test` sets it up. {why}", full.display());
     Ok(full)
+}
+
+fn paths() -> std::ffi::OsString {
+    std::env::var_os("PATH").unwrap_or_default()
 }
 
 fn artifact(folder: &Path) -> PathBuf {

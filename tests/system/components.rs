@@ -94,6 +94,13 @@ fn push_rollback_and_activate_by_command() {
     std::fs::write(&text, "this is text").unwrap();
     let wrong = component(&setup, &["push", &text.display().to_string()]).unwrap_err().to_string();
     assert!(wrong.contains("text.wasm: is not a WASM component"), "{wrong}");
+    let name = b"posthaste:validator/validator@0.1.0";
+    let mut file = std::fs::read(kept()).unwrap();
+    let places: Vec<usize> = (0..file.len()).filter(|at| file[*at..].starts_with(name)).collect();
+    places.iter().for_each(|at| file[at + name.len() - 3] = b'2');
+    std::fs::write(&text, file).unwrap();
+    let wrong = component(&setup, &["push", &text.display().to_string()]).unwrap_err().to_string();
+    assert!(wrong.contains("validator@0.2.0`, and this host serves version 0.1 of that interface"), "{wrong}");
     let wrong = component(&setup, &["rollback"]).unwrap_err().to_string();
     assert!(wrong.contains("an active version"), "{wrong}");
     assert_eq!(versions(&setup).len(), 2);
@@ -173,6 +180,7 @@ fn a_component_is_pushed_by_url() {
     assert!(!done && said.contains(&format!("has the digest {digest}")), "{said}");
     let (done, said) = push(&digest);
     assert!(done && said.starts_with("validator version 1 ("), "{said}");
+    assert!(said.contains("misbehave.wasm: the host fetches, compiles and tests it"), "{said}");
     let (done, said) = push(&digest);
     assert!(!done && said.contains("answered 404"), "{said}");
     assert_eq!(send(&product, "ph_test", "unavailable").0, 503);

@@ -16,6 +16,9 @@ use anyhow::Result;
 use tests::authors::{self, run, workplace};
 use tests::product::{binary, root};
 
+/// How wide the names of cases are.
+const CASE_COLUMN: usize = 46;
+
 fn posthaste(words: &[&str]) -> Result<String> {
     run(Command::new(binary()?).args(words))
 }
@@ -25,7 +28,24 @@ fn conforms(file: &Path, stage: &str) -> String {
     let said = posthaste(&["component", "test", &file.display().to_string()]).unwrap();
     assert!(said.contains(&format!(": {stage}, compiled in ")), "{said}");
     assert!(said.contains(" cases passed") && !said.contains("FAIL"), "{said}");
+    assert!(said.contains(": compiling "), "{said}");
+    columns(&said);
     said
+}
+
+/// What stands in the columns of `component test`, behind the name of each case: two times, and memory.
+fn columns(said: &str) {
+    let rows: Vec<&str> = said.lines().filter(|line| line.contains(" MiB  ")).collect();
+    assert!(rows.len() >= 10, "{said}");
+    for row in &rows {
+        let columns: String = row.chars().skip(CASE_COLUMN).collect();
+        let words: Vec<&str> = columns.split_whitespace().collect();
+        let [fresh, "ms", used, "ms", memory, "MiB", ..] = words.as_slice() else { panic!("{row}") };
+        let number = |text: &str| text.parse::<f64>().unwrap();
+        // Nobody makes an instance in a hundredth of a microsecond, nor works without a page of 64 KiB.
+        assert!(number(fresh) > 0.0 && number(used) >= 0.0 && number(memory) >= 0.1, "{row}");
+    }
+    assert!(rows.iter().any(|row| row.contains("  ok")), "{said}");
 }
 
 /// Nothing comes from the network: what the projects use was fetched with the workspace, or by `cargo xtask test`.

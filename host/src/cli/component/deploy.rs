@@ -2,12 +2,14 @@
 //! `shadow`, `remove`, `grant`, `limit`.
 
 use std::cmp::Reverse;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use http::Method;
 
+use super::tell;
 use crate::api::control::components::{
     CallsView, FetchComponent, NameView, NewCanary, ShadowView, StageAnswer, TenantComponents, VersionView,
     WhichVersion,
@@ -235,6 +237,7 @@ async fn push(
     let made: VersionView = match sha256 {
         Some(sha256) => {
             let link = which.link().await?;
+            let _ = writeln!(std::io::stderr(), "{file}: the host fetches, compiles and tests it");
             let fetch = FetchComponent { url: file, sha256, canary, shadow };
             link.call(Method::PUT, &which.path(""), &fetch).await?
         }
@@ -248,7 +251,9 @@ async fn push(
             let name = path.file_name().map_or(file.clone(), |name| name.to_string_lossy().into_owned());
             let canary = canary.map_or(String::new(), |percent| format!("&canary={percent}"));
             let query = format!("?source={}{canary}{}", encode(&name), if shadow { "&shadow=true" } else { "" });
-            which.link().await?.upload(&which.path(&query), bytes).await?
+            let link = which.link().await?;
+            tell(&name, bytes.len(), "compiling and testing");
+            link.upload(&which.path(&query), bytes).await?
         }
     };
     say(became(&made))

@@ -6,6 +6,8 @@ mod new;
 mod project;
 mod test;
 
+use std::io::Write as _;
+
 use clap::Subcommand;
 
 use super::Failure;
@@ -35,6 +37,16 @@ impl Component {
             Component::Deploy(deploy) => deploy.run().await,
         }
     }
+}
+
+/// Files larger than this have the engine of a language in them, and take seconds to compile.
+const ENGINE_BYTES: usize = 4 << 20;
+
+/// Says on stderr what is done to a file, because it may take a while. Whoever does not read it misses nothing.
+fn tell(file: &str, bytes: usize, done: &str) {
+    let long = if bytes > ENGINE_BYTES { ": that takes some ten seconds" } else { "" };
+    let megabytes = bytes as f64 / 1e6;
+    let _ = writeln!(std::io::stderr(), "{file}: {done} {megabytes:.1} MB{long}");
 }
 
 /// The stage of a file: the one that was named, or the only one that it exports.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::stage_of;
+use super::{stage_of, tell};
 use crate::cli::{Failure, say};
 use crate::edge::conformance::{self, CaseReport, Verdict};
 use crate::edge::{Bounds, Stage};
@@ -39,6 +39,8 @@ impl Test {
             memory_bytes: usize::try_from(self.memory_mib << 20).unwrap_or(usize::MAX),
             output_bytes: OUTPUT_BYTES,
         };
+        let bytes = std::fs::metadata(&self.file).map_or(0, |file| usize::try_from(file.len()).unwrap_or(usize::MAX));
+        tell(&self.file.display().to_string(), bytes, "compiling");
         let (report, compiling) =
             conformance::test(&self.file, stage, &bounds).await.map_err(|error| Failure::Refused(error.to_string()))?;
         say(format_args!("{}: {stage}, compiled in {} ms", self.file.display(), compiling.as_millis()))?;
