@@ -6,7 +6,8 @@
 //! The road: `scheduler` leases what is due; `lookups` keeps what waits until its domain's site is found; `sites` keeps what waits for each and says
 //! how many connections to open; `connection` takes from there and sends; `policy` says what follows from an outcome, and
 //! `advice` what the peer's words add to that;
-//! `bodies` bounds what is in memory of what is sent;
+//! `turns` says whose mail is next at a site, `starved` which site gets the next connection; `bodies` bounds what is in
+//! memory of what is sent;
 //! `completing` tells the store, in batches, and then the log. Whatever ends a task early, its recipients go back to
 //! the store as released: each leased recipient is completed exactly once.
 

@@ -104,7 +104,7 @@ pub(super) struct Shared {
     pub(super) unsynced: AtomicBool,
     /// Whether the disk had less than its reserve when it was looked at last.
     pub(super) full: AtomicBool,
-    /// Whether somebody has waited for `HAND_IN` and nothing was committed since.
+    /// Whether somebody has waited for `HAND_IN` and no group has ended since.
     pub(super) lagging: AtomicBool,
     /// Held by whoever needs that no segment goes.
     pub(super) segments_stay: Mutex<()>,
@@ -130,7 +130,7 @@ impl Shared {
         }
     }
 
-    /// Somebody has waited for too long: no other is taken before something was committed.
+    /// Somebody has waited for too long: no other is taken before the writer has ended a group.
     fn lags(&self) {
         if !self.lagging.swap(true, Ordering::AcqRel) {
             tracing::error!(seconds = HAND_IN.as_secs(), "the disk does not keep up: new mail is told to come later");
@@ -330,7 +330,10 @@ impl Embedded {
             Ok(answer) => answer,
             Err(_) => {
                 self.shared.lags();
-                answer.await
+                let answer = answer.await;
+                // It may have been on its way already, and nobody else would say so.
+                self.shared.keeps_up();
+                answer
             }
         }
     }

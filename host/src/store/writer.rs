@@ -487,6 +487,7 @@ impl Writer {
     }
 
     fn failed(&mut self, effects: Effects, start: (u64, u64), error: &GroupError) {
+        self.shared.keeps_up();
         // Fails where the transaction never began or SQLite ended it itself.
         let _ = self.connection.execute_batch("ROLLBACK");
         let (number, position) = start;

@@ -13,19 +13,25 @@ use super::*;
 /// A disk that stands still until it is let go.
 #[derive(Default)]
 struct Stuck {
+    /// The point it stands at (`Synced` where none is told), and fails at once it is let go.
+    fails_at: Option<Point>,
     goes: Mutex<bool>,
     bell: Condvar,
     reached: Mutex<bool>,
+    failed: Mutex<bool>,
     reaching: Condvar,
 }
 
 impl Faults for Stuck {
     fn at(&self, point: Point) -> std::io::Result<()> {
-        if point == Point::Synced {
+        if point == self.fails_at.unwrap_or(Point::Synced) {
             *self.reached.lock().unwrap() = true;
             self.reaching.notify_all();
             let goes = self.goes.lock().unwrap();
             drop(self.bell.wait_while(goes, |goes| !*goes).unwrap());
+            if self.fails_at.is_some() && !std::mem::replace(&mut *self.failed.lock().unwrap(), true) {
+                return Err(std::io::Error::other("the disk gave up"));
+            }
         }
         Ok(())
     }
@@ -115,4 +121,18 @@ async fn what_nobody_waits_for_any_more_is_not_stored() {
     accept(&store, message(3, 0, 1)).await.unwrap();
     assert_eq!(store.queued().await.unwrap(), 2);
     assert!(store.message("default", Uuid::from_u128(2)).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn mail_is_taken_again_where_the_group_that_took_too_long_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Stuck { fails_at: Some(Point::Writing), ..Stuck::default() });
+    let store = Embedded::open_with(folder.path(), still(), disk.clone()).unwrap();
+    let mut first = Box::pin(accept(&store, message(1, 0, 1)));
+    assert!(tokio::time::timeout(Duration::from_secs(11), &mut first).await.is_err());
+    assert!(store.obstacle().is_some());
+    disk.let_go();
+    assert!(first.await.is_err());
+    assert_eq!(store.obstacle(), None);
+    accept(&store, message(2, 0, 1)).await.unwrap();
 }
